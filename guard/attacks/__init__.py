@@ -1,0 +1,99 @@
+"""Attacks on a model that maps pixels in [0,1] to logits: one registry, one entry, two frozen protocols.
+
+    from guard.attacks import attack
+    adversarial = attack("pgd100", model, images, labels, epsilon=1/255, seed=0)
+
+A new attack is one function and one row of ATTACKS. The function gets (model, images, labels, *, epsilon, draws, batch_size, and
+the row's settings) for images that the model gets right, and returns (adversarial, broken); see guard.attacks.slots for how to work
+only on the images that still stand.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+
+from guard.attacks.carlini_wagner import carlini_wagner
+from guard.attacks.gradient_signs import sign_steps
+from guard.device import generator
+from guard.errors import UserError
+from guard.models import frozen_eval
+
+
+class Attack(NamedTuple):
+    """function: as above. bounded: whether the result stays in the L-inf ball of epsilon. text: for reports."""
+
+    function: object
+    bounded: bool
+    text: str
+
+
+ATTACKS = {
+    "pgd100": Attack(functools.partial(sign_steps, relative_step=0.25, steps=100, random_start=True), True, "PGD, 100 steps of epsilon/4, random start"),
+    "mim": Attack(functools.partial(sign_steps, relative_step=1.0, steps=20, decay=1.0), True, "momentum iterative, 20 steps of epsilon, decay 1"),
+    "cw": Attack(functools.partial(carlini_wagner, c=1e-4, kappa=0.0, steps=50, learning_rate=0.01), False, "Carlini-Wagner, L2, c 1e-4, 50 steps, unbounded"),
+}
+
+# What a protocol consists of, by SPEC of the published tables; the names without a row above are reported as left out.
+PROTOCOLS = {
+    "paper": ("pgd100", "square", "autoattack-paper", "cw", "mim"),
+    "standard": ("pgd100", "square", "autoattack", "cw", "mim"),
+}
+PROTOCOL_EPSILON = 1 / 255  # in [0,1] pixels; another epsilon makes a protocol 'custom'
+
+
+def check_inputs(model, images, labels, epsilon):
+    """Raises UserError for what no attack can work on: a bad epsilon, pixels outside [0,1], a model in train mode."""
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise UserError(f"epsilon is {epsilon}; it has to be a finite number of at least 0, in [0,1] pixels")
+    if model.training:
+        raise UserError("the model is in train mode; call model.eval() before an attack")
+    if images.ndim != 4 or len(images) != len(labels):
+        raise UserError(f"images are {tuple(images.shape)} and labels {tuple(labels.shape)}; expected (N, 3, H, W) and (N,)")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        raise UserError(f"images reach from {images.min():.3g} to {images.max():.3g}; pixels have to be in [0,1], normalization belongs into the model")
+    if len(labels) and labels.min() < 0:
+        raise UserError(f"labels reach down to {labels.min()}; they have to be class numbers from 0")
+
+
+def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, indices=None, batch_size=128):
+    """Adversarial images (N, 3, H, W) in [0,1] for `images` and their true `labels`, by the attack of that name.
+
+    epsilon: largest change of a pixel, for the L-inf attacks. indices: the images' numbers in their data set, which with seed and
+    attack decide their random draws [0, 1, ...], so that nothing depends on batches or order. Images that the model gets wrong
+    anyway come back unchanged. The model's weights, their gradients and its mode are untouched. Raises UserError for bad inputs.
+    """
+    return run(name, model, images, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=batch_size)[0]
+
+
+def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128):
+    """As `attack`, but returns (adversarial, broken): broken (N,) bool, misclassified clean or by some iterate of the attack."""
+    if name not in ATTACKS:
+        raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
+    check_inputs(model, images, labels, epsilon)
+    indices = range(len(images)) if indices is None else [int(i) for i in indices]
+    with frozen_eval(model):
+        broken = wrong(model, images, labels, batch_size)
+        adversarial, standing = images.clone(), (~broken).nonzero().squeeze(1)
+        if len(standing):
+            own = [indices[i] for i in standing.tolist()]
+
+            def draws(position):
+                return generator(seed, own[position], name)
+
+            found, fell = ATTACKS[name].function(model, images[standing], labels[standing], epsilon=epsilon, draws=draws, batch_size=batch_size)
+            adversarial[standing], broken[standing] = found, fell
+    return adversarial, broken
+
+
+@torch.no_grad()
+def wrong(model, images, labels, batch_size=128):
+    """(N,) bool: misclassified by the model. Raises UserError for labels that the model has no logits for."""
+    parts = []
+    for part, expected in zip(images.split(batch_size), labels.split(batch_size)):
+        logits = model(part)
+        if expected.max() >= logits.shape[1]:
+            raise UserError(f"there is a label {expected.max()}, but the model has {logits.shape[1]} classes; use the data set it was trained on")
+        parts.append(logits.argmax(1) != expected)
+    return torch.cat(parts) if parts else labels.new_zeros(0, dtype=torch.bool)

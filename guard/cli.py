@@ -1,0 +1,151 @@
+"""Flags made from a recipe's fields, and the one way in which every command ends.
+
+Only the standard library: unknown or impossible values end before anything heavy is imported, with one line and exit status 2.
+"""
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+from dataclasses import fields, replace
+
+from guard import recipes
+from guard.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, that takes no abbreviations, and that has the flags every stage has."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def stage_parser(stage, description, *stage_recipes, argv):
+    """A Parser with the flags of recipes `stage_recipes` (names in recipes.STAGES) and those common to all stages.
+
+    Defaults are left to `resolve`; in the help stand those of the data set that argv names with --dataset, else of each family.
+    """
+    parser = Parser(prog=f"python -m {stage}", description=description)
+    dataset = _named_dataset(argv)
+    for name in stage_recipes:
+        group = parser.add_argument_group(f"settings of {name}" + (f" (defaults of {dataset})" if dataset else ""))
+        for row in fields(recipes.STAGES[name]):
+            _add_setting(group, name, row, dataset)
+    common = parser.add_argument_group("common")
+    common.add_argument("--seed", type=_number(int, low=0), default=0, metavar="N", help="seed of every random draw [0]")
+    common.add_argument("--device", type=_device, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
+    common.add_argument("--log", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
+    common.add_argument("--force", action="store_true", help="do the stage again although it is finished, or was made with other settings")
+    common.add_argument("--check", action="store_true", help="check the flags and stop")
+    return parser
+
+
+def add_workers(parser):
+    parser.add_argument("--workers", type=_number(int, low=0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode image files [cores, at most 8]")
+
+
+def add_data(parser, required=True):
+    parser.add_argument("--dataset", "-d", required=required, metavar="NAME", help="digits, cifar10, cifar100, tiny-imagenet, imagenette, imagenet, or any ROOT/NAME/{train,val}/CLASS/*.jpg")
+    parser.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
+
+
+def resolve(options, dataset, stage):
+    """The stage's recipe for the data set with every flag that was given in place of its default."""
+    base = getattr(recipes.recipe(dataset), stage)
+    given = {row.name: getattr(options, row.name) for row in fields(base) if getattr(options, row.name, None) is not None}
+    if stage == "pretrain" and dataset == "tiny-imagenet" and given.get("image_size", base.image_size) <= 64:
+        given.setdefault("stem", "cifar")  # the native size, as every other project reports it
+    return replace(base, **given)
+
+
+def given_flags(options, stage):
+    """The flags of a stage's recipe that the user gave."""
+    return [_flag(row) for row in fields(recipes.STAGES[stage]) if getattr(options, row.name, None) is not None]
+
+
+def run(command, *arguments, **named):
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError, 130 with one line for Ctrl-C."""
+    try:
+        command(*arguments, **named)
+    except UserError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---- one flag --------------------------------------------------------------------------------------------------------------------
+
+
+def _flag(row):
+    return row.metadata["flag"] or "--" + row.name.replace("_", "-")
+
+
+def _add_setting(group, stage, row, dataset):
+    limits = row.metadata
+    text = f"{limits['text']}{', ' + limits['unit'] if limits['unit'] else ''} [{_default_text(stage, row, dataset)}]".replace("%", "%%")
+    if row.type is bool:
+        group.add_argument(_flag(row), dest=row.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif row.type is str:
+        group.add_argument(_flag(row), dest=row.name, choices=limits["choices"], metavar="NAME", help=text + _choices_text(limits["choices"]))
+    else:
+        kind = _number(row.type, limits["low"], limits["high"], limits["above"])
+        group.add_argument(_flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text)
+
+
+def _choices_text(choices):
+    return f" ({', '.join(choices)})" if choices else ""
+
+
+def _default_text(stage, row, dataset):
+    def shown(name):
+        value = getattr(getattr(recipes.recipe(name), stage), row.name)
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    if dataset:
+        return shown(dataset)
+    usual = shown("imagenette")
+    others = [f"{name} {shown(name)}" for name in recipes.RECIPES if shown(name) != usual]
+    return "; ".join([usual, *others])
+
+
+def _named_dataset(argv):
+    for position, word in enumerate(argv):
+        if word in ("--dataset", "-d") and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith("--dataset="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _number(kind, low=None, high=None, above=None):
+    """A parser of one number, within its limits; a fraction such as 8/255 is a number, too."""
+
+    def parse(text):
+        try:
+            top, _, bottom = text.partition("/")
+            value = kind(text) if not bottom else kind(float(top) / float(bottom))
+        except (ValueError, ZeroDivisionError):
+            raise argparse.ArgumentTypeError(f"'{text}' is no {'whole number' if kind is int else 'number'}") from None
+        wanted = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None) + [f"at most {high}"] * (high is not None)
+        fine = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        if not fine:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, it has to be {' and '.join(wanted) or 'finite'}")
+        return value
+
+    return parse
+
+
+def _device(text):
+    if not re.fullmatch(r"auto|cpu|\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither cpu nor the id of a GPU (0, or 0,1 under torchrun)")
+    return text

@@ -1,0 +1,116 @@
+"""The teacher's regularizers, and the curvature that they claim to lower, measured.
+
+Notation: f the network on normalized images x, l_i the cross-entropy of image i alone, L their mean over the batch of B,
+z_i = h * grad l_i / ||grad l_i||. Sources: CURE (Moosavi-Dezfooli et al., CVPR 2019), GUARD (Xue et al., AAAI 2025).
+A new regularizer is one function (network, x, y, state at x, ...) -> penalty, and one row of FORMS.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from guard.models import frozen_eval
+
+
+def normalized(gradient, length=1.0):
+    """`gradient` (B, ...) scaled to `length` in L2 for each image; a zero gradient stays zero, and a tiny one has the full length.
+
+    Dividing by the largest entry first keeps the squares of tiny gradients from underflowing in float32.
+    """
+    flat = gradient.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    flat = flat / torch.where(largest > 0, largest, 1)
+    norm = flat.norm(dim=1, keepdim=True)
+    return (flat * (length / torch.where(norm > 0, norm, 1))).view_as(gradient)
+
+
+class _AtImages:
+    """Loss and input gradient at x, made once and shared by z and by every penalty that needs them.
+
+    losses: (B,) cross-entropy of each image. gradient: (B, ...) grad l_i at x_i. With second_order both keep their graph to the
+    weights; without, only the losses do.
+    """
+
+    def __init__(self, network, x, y, second_order):
+        self.network, self.x, self.y = network, x.detach().requires_grad_(), y
+        self.losses = F.cross_entropy(network(self.x), y, reduction="none")
+        (self.gradient,) = torch.autograd.grad(self.losses.sum(), self.x, create_graph=second_order, retain_graph=True)
+
+    def shifted(self, h):
+        """x + z with z a constant."""
+        return self.x.detach() + normalized(self.gradient.detach(), h)
+
+    def gradient_change(self, h):
+        """grad l_i(x_i + z_i) - grad l_i(x_i), one row per image, with its graph to the weights."""
+        there = self.shifted(h).requires_grad_()
+        loss = F.cross_entropy(self.network(there), self.y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, there, create_graph=True)
+        return (gradient - self.gradient).flatten(1)
+
+
+def _gradient_norm(at, h, batch_size):
+    # L is the mean over the batch, so each image's gradient of L carries 1/B.
+    return (at.gradient_change(h).norm(dim=1) / batch_size).mean()
+
+
+def _gradient_squared(at, h, batch_size):
+    return at.gradient_change(h).square().sum(1).mean()
+
+
+def _loss(at, h, batch_size):
+    return (F.cross_entropy(at.network(at.shifted(h)), at.y) - at.losses.mean()).abs()
+
+
+# name -> (penalty, whether it differentiates the gradient at x, which coefficient it takes)
+FORMS = {
+    "gradient-norm": (_gradient_norm, True, "lambda"),
+    "gradient-squared": (_gradient_squared, True, "lambda"),
+    "loss": (_loss, False, "beta"),
+}
+
+
+def penalty(network, x, y, *, regularizer=None, lambda_=0.0, h=3.0, beta=0.0, gradient_regularization=False, batch_size=None):
+    """What is added to the teacher's ordinary loss: coefficient times each regularizer that is on, a scalar with graph.
+
+    network: normalized images (B, 3, S, S) to logits. y: labels (B,). regularizer: a name of FORMS or None. h: length of z in
+    normalized-image units. gradient_regularization: add beta * mean_i ||grad_x L(x)_i||, here with its second-order part, so that
+    it reaches the weights (the original reads .grad after backward(), which the weights never see). batch_size: B of the whole
+    batch where x is one process's share of it. The network is in eval mode meanwhile, its statistics and mode are untouched, and a
+    zero gradient gives z_i = 0 and no NaN.
+    """
+    batch_size = batch_size or len(x)
+    form, second_order, coefficient = FORMS[regularizer] if regularizer else (None, False, None)
+    with frozen_eval(network, freeze=False):
+        at = _AtImages(network, x, y, second_order or gradient_regularization)
+        total = x.new_zeros(())
+        if form:
+            total = total + {"lambda": lambda_, "beta": beta}[coefficient] * form(at, h, batch_size)
+        if gradient_regularization:
+            total = total + beta * (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
+    return total
+
+
+def measure(network, x, y, h, power_iterations=20, generator=None):
+    """Curvature of each image's loss at x, in eval mode: a dict of three tensors (B,), all per squared normalized-image unit.
+
+    gradient_change: ||grad l(x + z) - grad l(x)|| / h, what the regularizer sees. along_z: u^T H u with u = z / ||z|| and H the
+    Hessian of l_i with respect to x_i. largest_eigenvalue: of H, the one of largest magnitude, by power iteration from a random
+    direction (drawn on the CPU from `generator`).
+    """
+    with frozen_eval(network):
+        at = _AtImages(network, x, y, second_order=True)
+
+        def hessian_times(direction):
+            (product,) = torch.autograd.grad(at.gradient, at.x, direction, retain_graph=True)
+            return product.detach()
+
+        def rayleigh(direction):
+            product = hessian_times(direction)
+            return product, (product * direction).flatten(1).sum(1)
+
+        _, along_z = rayleigh(normalized(at.gradient.detach()))
+        direction = normalized(torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+        for _ in range(power_iterations):
+            product, eigenvalue = rayleigh(direction)
+            direction = normalized(product)
+        change = at.gradient_change(h).detach().norm(dim=1) / h
+    return {"gradient_change": change, "along_z": along_z, "largest_eigenvalue": eigenvalue}

@@ -1,0 +1,102 @@
+"""Device, threads, seeds and the group of processes."""
+
+import contextlib
+import hashlib
+import os
+import sys
+
+import torch
+import torch.distributed
+
+from guard.errors import UserError
+
+
+def generator(*key):
+    """A CPU random generator that depends on nothing but `key` (numbers and strings, such as seed, purpose, epoch, batch).
+
+    Draws are tied to what they are for instead of to the order in which they happen, so any batch, problem or image can be made
+    again anywhere, whatever ran before it.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def select(name):
+    """The torch.device for `name`: 'auto', 'cpu', or ids of GPUs, of which each process takes one; without any GPU an id falls back
+    to the CPU with a note on stderr, and 'auto' quietly.
+
+    Raises UserError for an id that this machine's GPUs do not have.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        if name not in ("cpu", "auto") and rank() == 0:
+            print(f"note: no GPU here, so --device {name} runs on the CPU", file=sys.stderr, flush=True)
+        return torch.device("cpu")
+    ids = [0] if name == "auto" else [int(number) for number in name.split(",")]
+    number = ids[local_rank() % len(ids)]
+    if number >= torch.cuda.device_count():
+        raise UserError(f"there is no GPU {number}, the machine has {torch.cuda.device_count()}; choose one with --device (-u in run.sh)")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def make_deterministic():
+    """Same seed, same device, same bits: no autotuned or order-dependent kernels, no TF32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def rank():
+    """Number of this process in its torchrun group, 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank():
+    """Number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size():
+    """Processes in the torchrun group, 1 alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def process_group():
+    """Joins the torchrun group for the duration, where there is one."""
+    if world_size() == 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def barrier():
+    """Waits until every process of the group is here."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def sum_over_processes(tensor):
+    """Adds `tensor` up over the group, in place; returns it."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def synchronize(device):
+    """Waits for the device's queued work, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def maximum_over_processes(tensor):
+    """The group's elementwise maximum, in place; returns it."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return tensor

@@ -1,0 +1,40 @@
+# Sourced by run.sh and tests/run.sh: finds a python that can run the project, or makes one in .venv.
+
+# The python to check flags with: the standard library is all that needs.
+light_python() {
+    if [ -x .venv/bin/python ]; then echo .venv/bin/python; else echo python3; fi
+}
+
+# set_up REQUIREMENTS...: sets PYTHON to an interpreter that has all that the given files list. The current python serves where it
+# imports torch and torchvision and the rest; else .venv is made, on top of the current python's torch where it has one.
+set_up() {
+    local stamp current
+    stamp=".venv/complete-$(cat "$@" | cksum | cut -d ' ' -f 1)"
+    current=$(command -v python || command -v python3) || { echo "error: there is no python here; install Python 3.11 or newer" >&2; exit 2; }
+    if [ -f "$stamp" ]; then
+        PYTHON=.venv/bin/python
+        return
+    fi
+    local has_torch=no
+    "$current" -c 'import torch, torchvision' 2>/dev/null && has_torch=yes
+    if [ $has_torch = yes ] && "$current" -c "$(imports "$@")" 2>/dev/null; then
+        PYTHON=$current
+        return
+    fi
+    echo "setting up .venv (once; torch alone is a download of a few hundred MB to 3 GB)" >&2
+    if [ $has_torch = yes ]; then
+        "$current" -m venv --system-site-packages .venv
+        cat "$@" | grep -v '^torch' | .venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+    else
+        "$current" -m venv .venv
+        cat "$@" | .venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+    fi
+    .venv/bin/python -c 'import torch, torchvision'
+    touch "$stamp"
+    PYTHON=.venv/bin/python
+}
+
+# imports FILE...: python code that imports every package listed.
+imports() {
+    cat "$@" | sed -e 's/[=<>].*//' -e '/^ *#/d' -e '/^ *$/d' -e 's/^pillow$/PIL/' -e 's/^/import /'
+}

@@ -1,0 +1,227 @@
+"""Pixels of what guard.datasets found, in batches of views.
+
+Two holders with one interface: Packed (all images in memory as one uint8 tensor: CIFAR, the embedded set, distilled images) and
+Streamed (files decoded by the loader's workers, every size its own). Both give `views(indices, draw, size)` and
+`validation(indices, size)`: float32 pixels in [0,1], (N, 3, size, size).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
+
+from guard import augment, checkpoint, datasets
+from guard.device import generator
+from guard.errors import UserError
+
+VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view of the ImageNet family
+
+
+def read_image(path):
+    """An image file as uint8 (3, H, W). Raises UserError that names an unreadable file."""
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+
+
+class Packed:
+    """Images of one size in memory. pixels: uint8 (N, 3, S, S) on any device; labels: (N,) int64 on the CPU; classes: names."""
+
+    def __init__(self, pixels, labels, classes):
+        self.pixels, self.labels, self.classes = pixels, labels, classes
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def fingerprint(self):
+        """Of pixels, labels and class names, however they are stored."""
+        return checkpoint.fingerprint({"pixels": self.pixels, "labels": self.labels}, list(self.classes))
+
+    def subset(self, indices):
+        return Packed(self.pixels[indices], self.labels[indices], self.classes)
+
+    def to(self, device):
+        return Packed(self.pixels.to(device), self.labels, self.classes)
+
+    def views(self, indices, draw, size):
+        """The images at `indices` (CPU), each in the view that draw(heights, widths) -> augment.Views gives it."""
+        height, width = self.pixels.shape[2:]
+        views = draw(torch.full((len(indices),), height), torch.full((len(indices),), width))
+        return augment.apply_views(self.pixels[indices.to(self.pixels.device)], views, size)
+
+    def validation(self, indices, size):
+        """As they are, or resized where the network wants another size."""
+        pixels = self.pixels[indices.to(self.pixels.device)].float() / 255
+        if pixels.shape[2] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        return pixels
+
+
+class Streamed:
+    """Images in files, decoded when asked for. labels: (N,) int64; classes: names."""
+
+    def __init__(self, files, labels, classes):
+        self.files, self.labels, self.classes = files, labels, classes
+
+    def __len__(self):
+        return len(self.files)
+
+    def subset(self, indices):
+        return Streamed([self.files[i] for i in indices], self.labels[indices], self.classes)
+
+    def to(self, device):
+        return self
+
+    def views(self, indices, draw, size):
+        images = [read_image(self.files[i]) for i in indices.tolist()]
+        views = draw(torch.tensor([image.shape[1] for image in images]), torch.tensor([image.shape[2] for image in images]))
+        batch = []
+        for image, box, flip in zip(images, views.boxes.tolist(), views.flips.tolist()):
+            view = transforms.resized_crop(image, *box, [size, size], antialias=True)
+            batch.append(view.flip(2) if flip else view)
+        return torch.stack(batch).float() / 255
+
+    def validation(self, indices, size):
+        """Shorter side to size * 256/224, centre crop."""
+        shorter = round(size * VALIDATION_RESIZE)
+        batch = []
+        for i in indices.tolist():
+            image = transforms.resize(read_image(self.files[i]), [shorter], antialias=True)
+            batch.append(transforms.center_crop(image, [size, size]))
+        return torch.stack(batch).float() / 255
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------------
+
+
+def load(source, image_size, per_class=0):
+    """Packed or Streamed images of a datasets.Source; per_class > 0 keeps the first so many of each class.
+
+    image_size: side in pixels that the embedded set, which is 8x8, is enlarged to.
+    """
+    if source.kind == "digits":
+        images = _digits(source, image_size)
+    elif source.kind == "cifar":
+        images = _cifar(source)
+    else:
+        images = Streamed(list(source.files), torch.tensor(source.labels), source.classes)
+    if per_class:
+        images = images.subset(first_of_each_class(images.labels, per_class))
+    if isinstance(images, Streamed) and source.name in datasets.CIFAR_FOLDERS:
+        images = pack(images.files, images.labels, images.classes, f"reading {source.name}")
+    return images
+
+
+def first_of_each_class(labels, count):
+    """Indices of the first `count` images of each class, in order."""
+    keep = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        keep[(labels == label).nonzero().squeeze(1)[:count]] = True
+    return keep.nonzero().squeeze(1)
+
+
+def pack(files, labels, classes, title):
+    """Decodes files of one size into memory. Raises UserError for a file whose size differs from the first one's."""
+    with ThreadPoolExecutor() as pool:
+        images = list(tqdm(pool.map(read_image, files), total=len(files), desc=title, unit="image", disable=None))
+    for path, image in zip(files, images):
+        if image.shape != images[0].shape:
+            height, width = images[0].shape[1:]
+            raise UserError(f"{path} is {image.shape[2]}x{image.shape[1]} pixels, the images before it {width}x{height}; all have to have one size")
+    return Packed(torch.stack(images), torch.as_tensor(labels), tuple(classes))
+
+
+def load_distilled(folder):
+    """Any folder FOLDER/CLASS/*.png (or jpg) of square images of one size, ours or distilled elsewhere, as Packed."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no folder of images at {folder}; make one with python -m recover, or name one with FOLDER/CLASS/*.png")
+    source = datasets.scan(folder.name, folder, "train")
+    images = pack(source.files, source.labels, source.classes, "reading distilled images")
+    if images.pixels.shape[2] != images.pixels.shape[3]:
+        raise UserError(f"{source.files[0]} is not square; distilled images have to be")
+    return images
+
+
+def _digits(source, image_size):
+    with numpy.load(source.path) as stored:
+        inside = stored["validation"] if source.split == "val" else ~stored["validation"]
+        gray = torch.from_numpy(stored["images"][inside]).float() * (255 / 16)  # 17 levels, 0 to 16
+        labels = torch.from_numpy(stored["labels"][inside]).long()
+    gray = F.interpolate(gray.unsqueeze(1), size=(image_size, image_size), mode="bilinear", antialias=True)
+    pixels = gray.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+    return Packed(pixels.contiguous(), labels, source.classes)
+
+
+def _cifar(source):
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[source.name]
+    try:
+        stored = reader(source.path, train=source.split == "train")
+    except (RuntimeError, OSError, EOFError, ValueError) as problem:
+        raise UserError(f"{source.path} does not hold an intact {source.name} ({problem}); make it again: python -m data.prepare {source.name} --root {source.path.parent}") from None
+    return Packed(torch.from_numpy(stored.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(stored.targets), source.classes)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------------------
+
+
+class TrainingEpoch(Dataset):
+    """One pass over the images: item b is (pixels, labels) of batch b, in an order and views that depend on (seed, epoch, b) alone.
+
+    share: (rank, size) for the part of every batch that falls to one process of a group.
+    """
+
+    def __init__(self, images, *, augmentation, batch_size, size, seed, epoch, share=(0, 1)):
+        self.images, self.augmentation, self.size, self.key, self.share = images, augmentation, size, (seed, "teacher", epoch), share
+        self.batches = torch.randperm(len(images), generator=generator(*self.key)).split(batch_size)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        draws = generator(*self.key, number)
+        mine = self.batches[number].tensor_split(self.share[1])[self.share[0]]
+        # Each process draws views for its own part from a stream of its own; alone, part 0 is the batch.
+        draws = draws if self.share[0] == 0 else generator(*self.key, number, self.share[0])
+
+        def draw(heights, widths):
+            return augment.draw_views(draws, self.augmentation, heights, widths)
+
+        return self.images.views(mine, draw, self.size), self.images.labels[mine]
+
+
+class ValidationBatches(Dataset):
+    """Item b is (pixels, labels) of the b-th batch of the images in order, in the validation view."""
+
+    def __init__(self, images, *, batch_size, size):
+        self.images, self.size = images, size
+        self.batches = torch.arange(len(images)).split(batch_size)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        indices = self.batches[number]
+        return self.images.validation(indices, self.size), self.images.labels[indices]
+
+
+def batches(dataset, workers, device):
+    """Iterates over whole-batch items; files are decoded by `workers` processes, images in memory need none.
+
+    A file that cannot be read raises the worker's UserError here.
+    """
+    streamed = isinstance(dataset.images, Streamed) and workers > 0
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda")
+    for pixels, labels in loader:
+        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

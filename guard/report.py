@@ -1,0 +1,168 @@
+"""What a person looks at: tables, pictures and plots, made from the records alone.
+
+    python -m guard.report runs/24        writes the experiment's report.md, images.png, curves.png and robustness.png again
+"""
+
+import sys
+from pathlib import Path
+
+import numpy
+
+from guard import checkpoint, cli, images, records
+from guard.errors import UserError
+
+SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
+
+
+def accuracy_table(results):
+    """A Markdown table of accuracies in percent: one row per network, columns clean and each attack. results: name -> evaluation."""
+    names = list(next(iter(results.values()))["attacks"])
+    rows = [["", *names], ["---", *["---:"] * len(names)]]
+    rows += [[network, *(f"{result['attacks'][name]['accuracy']:.2f}" for name in names)] for network, result in results.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("| " + " | ".join(_padded(cell, width) for cell, width in zip(row, widths)) + " |" for row in rows)
+
+
+def _padded(cell, width):
+    if cell.startswith("---"):
+        return "-" * (width - 1) + (":" if cell.endswith(":") else "-")
+    return cell.rjust(width) if cell.replace(".", "").isdigit() else cell.ljust(width)
+
+
+def protocol_text(result):
+    """One line on how an evaluation was made, and one for each of its warnings."""
+    left_out = f"; of this protocol {', '.join(result['left_out'])} {'is' if len(result['left_out']) == 1 else 'are'} left out" if result["left_out"] else ""
+    lines = [f"Accuracy in percent on {result['images']} validation images, protocol {result['protocol']}, epsilon {result['epsilon'] * 255:.4g}/255{left_out}."]
+    return "\n".join(lines + [f"Warning: {text}." for text in result["warnings"]])
+
+
+def write(log, teacher_log, distilled):
+    """Writes report.md and its pictures beside `log`; returns what to print: the table and where the pictures lie."""
+    folder = Path(log).parent
+    entries, teacher = records.read(log), records.read(teacher_log)
+    results = {"teacher": teacher.get("evaluate teacher"), "student": entries.get("evaluate student")}
+    results = {name: result for name, result in results.items() if result and result["complete"]}
+    if not results:
+        raise UserError(f"{log} has no evaluation yet; run python -m train first")
+    table = accuracy_table(results) + "\n\n" + protocol_text(next(iter(results.values())))
+    histories = {name: entry["history"] for name, entry in (("teacher", teacher.get("pretrain")), ("student", entries.get("train"))) if entry}
+    image_grid(distilled, folder / "images.png")
+    curves(histories, folder / "curves.png")
+    bars(results, folder / "robustness.png")
+    with checkpoint.replacing(folder / "report.md") as temporary:
+        temporary.write_text(_report(folder.name, table, {**teacher, **entries}))
+    pictures = ", ".join(str(folder / name) for name in ("images.png", "curves.png", "robustness.png"))
+    return f"\n{table}\n\nreport: {folder / 'report.md'}; pictures: {pictures}"
+
+
+def _report(title, table, entries):
+    lines = [f"# Experiment {title}", "", table, "", "![robustness](robustness.png)", "", "![distilled images](images.png)", "", "![training](curves.png)", ""]
+    teacher = entries.get("pretrain", {}).get("results", {})
+    if "curvature" in teacher:
+        measured = teacher["curvature"]
+        lines.append(
+            f"Curvature of the teacher's loss, mean over {measured['images']} validation images, per squared normalized-image unit: gradient change over a "
+            f"step of {measured['h']} along the gradient {measured['gradient_change']:.4g}, along the gradient {measured['along_z']:.4g}, largest "
+            f"eigenvalue {measured['largest_eigenvalue']:.4g}.\n"
+        )
+    for stage in ("pretrain", "recover", "relabel", "train"):
+        if stage in entries:
+            entry = entries[stage]
+            where = entry["environment"]
+            lines += [f"## {stage}", "", f"{entry['seconds']:.1f} seconds on {where['device']}, torch {where['torch']}, commit {where['commit']}, seed {entry['seed']}.", ""]
+            lines += ["| setting | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in entry["settings"].items()), ""]
+    return "\n".join(lines)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------------------
+
+
+def _figure(width, height):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _save(figure, path):
+    from matplotlib import pyplot
+
+    with checkpoint.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    pyplot.close(figure)
+
+
+def image_grid(distilled, path):
+    """A grid of distilled images: a row per class, its first images from left to right."""
+    held = images.load_distilled(distilled)
+    shown = range(min(len(held.classes), SHOWN_CLASSES))
+    rows = [held.pixels[held.labels == label][:SHOWN_IMAGES].permute(0, 2, 3, 1).numpy() for label in shown]
+    size, columns = held.pixels.shape[2], max(len(row) for row in rows)
+    gap = max(1, size // 16)
+    grid = numpy.full((len(rows) * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, numpy.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            grid[i * (size + gap) : i * (size + gap) + size, j * (size + gap) : j * (size + gap) + size] = image
+    figure, axes = _figure(1.2 + 0.8 * columns, 0.4 + 0.8 * len(rows))
+    axes.imshow(grid, interpolation="nearest")
+    axes.set_yticks([i * (size + gap) + size / 2 for i in range(len(rows))], [held.classes[label] for label in shown])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    hidden = f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
+    axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
+    _save(figure, path)
+
+
+def curves(histories, path):
+    """Loss and accuracy on val against the epoch, for each network that was trained."""
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("Agg")
+    figure, axes = pyplot.subplots(2, max(len(histories), 1), figsize=(5 * max(len(histories), 1), 5.5), dpi=120, layout="constrained", squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        for row, (field, unit) in enumerate((("loss", "loss"), ("val accuracy", "accuracy on val, %"))):
+            points = [(entry["epoch"], entry[field]) for entry in history if field in entry]
+            if points:
+                axes[row][column].plot(*zip(*points), marker="." if len(points) < 40 else None)
+            axes[row][column].set(xlabel="epoch", ylabel=unit, title=name if row == 0 else None)
+            axes[row][column].grid(alpha=0.3)
+    _save(figure, path)
+
+
+def bars(results, path):
+    """Accuracy clean and under each attack, a group of bars per attack."""
+    names = list(next(iter(results.values()))["attacks"])
+    figure, axes = _figure(1.5 + 1.4 * len(names), 4)
+    width = 0.8 / len(results)
+    for number, (network, result) in enumerate(results.items()):
+        places = numpy.arange(len(names)) + (number - (len(results) - 1) / 2) * width
+        drawn = axes.bar(places, [result["attacks"][name]["accuracy"] for name in names], width, label=network)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    result = next(iter(results.values()))
+    axes.set(ylim=(0, 109), ylabel="accuracy, %", title=f"Accuracy under attack, epsilon {result['epsilon'] * 255:.4g}/255")
+    axes.legend(loc="upper right")
+    _save(figure, path)
+
+
+def main(argv):
+    parser = cli.Parser(prog="python -m guard.report", description="Writes an experiment's report again, from its records.")
+    parser.add_argument("folder", help="folder of the experiment, such as runs/24")
+    options = parser.parse_args(argv)
+
+    def work():
+        log = Path(options.folder) / "log.json"
+        if not log.exists():
+            raise UserError(f"no record at {log}; name the folder of an experiment")
+        teacher = records.read(log).get("train", {}).get("teacher checkpoint")
+        teacher_log = Path(teacher).parent / "log.json" if teacher else log
+        print(write(log, teacher_log, Path(options.folder) / "images"))
+
+    cli.run(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

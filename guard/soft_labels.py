@@ -1,0 +1,196 @@
+"""Soft labels: made, stored, verified, read.
+
+An epoch of labels is one structured array with a row per image, in the order of training: which image, its view, its partner and
+how they are mixed, and the teacher's logits in fp16. A row tells all that is needed to see again what the teacher saw, so student
+and teacher look at the same pixels whoever makes the batch, and the store is one memory-mappable .npy file per epoch.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy
+import torch
+
+from guard import augment, recipes, records
+from guard.checkpoint import replacing
+from guard.device import generator
+from guard.errors import UserError
+
+FORMAT = "guard-labels-1"
+
+
+@dataclass(frozen=True)
+class LabelRecipe:
+    """All that decides an epoch of labels besides teacher and images; batch_size is the resolved one."""
+
+    epochs: int
+    batch_size: int
+    augmentation: str
+    mix: str
+    mix_alpha: float
+    teacher_mode: str
+    seed: int
+
+
+def check_classes(teacher, images, folder):
+    """Teacher and images have to have the same classes in the same order, and the same size. Raises UserError."""
+    if list(images.classes) != list(teacher.classes):
+        wrong = sorted(set(images.classes) ^ set(teacher.classes))[:5]
+        raise UserError(f"the classes of {folder} are not the teacher's ({', '.join(wrong) or 'another order'} differ); use images and a teacher of one data set")
+    if images.pixels.shape[2] != teacher.image_size:
+        raise UserError(f"the images in {folder} are {images.pixels.shape[2]} pixels wide, the teacher sees {teacher.image_size}; use images of that size")
+
+
+def label_recipe(settings, images, seed):
+    """The LabelRecipe for these images, with the batch size that 0 stands for."""
+    per_class = -(-len(images) // len(images.classes))
+    batch_size = recipes.relabel_batch_size(settings.batch_size, per_class)
+    return LabelRecipe(**{**asdict(settings), "batch_size": batch_size, "seed": seed})
+
+
+def _row(classes):
+    return numpy.dtype([
+        ("image", "<i4"), ("box", "<i2", 4), ("flip", "?"),
+        ("partner", "<i4"), ("share", "<f4"), ("mix_box", "<i2", 4),
+        ("logits", "<f2", classes),
+    ])  # fmt: skip
+
+
+def draw_epoch(recipe, count, size, classes, epoch):
+    """The rows of one epoch, logits still zero: everything random about it, drawn from (seed, epoch, batch) alone."""
+    rows = numpy.zeros(count, _row(classes))
+    order = torch.randperm(count, generator=generator(recipe.seed, "labels", epoch))
+    rows["image"] = order.numpy()
+    for number, start in enumerate(range(0, count, recipe.batch_size)):
+        draws = generator(recipe.seed, "labels", epoch, number)
+        batch = rows[start : start + recipe.batch_size]
+        sides = torch.full((len(batch),), size)
+        views = augment.draw_views(draws, recipe.augmentation, sides, sides)
+        mix = augment.draw_mix(draws, recipe.mix, len(batch), size, recipe.mix_alpha)
+        batch["box"], batch["flip"] = views.boxes.numpy(), views.flips.numpy()
+        batch["partner"], batch["share"], batch["mix_box"] = mix.partner.numpy(), mix.share, mix.box
+    return rows
+
+
+def make_epoch(teacher, images, recipe, epoch):
+    """One epoch of labels. teacher: a PixelModel in eval mode; images: Packed on the teacher's device.
+
+    With teacher_mode 'train' each batch is normalized by its own statistics; the teacher's running ones stay as they are.
+    """
+    size = images.pixels.shape[2]
+    rows = draw_epoch(recipe, len(images), size, len(images.classes), epoch)
+    with torch.no_grad(), _teacher_mode(teacher, recipe.teacher_mode):
+        for batch in batches_of(rows, recipe.batch_size):
+            batch["logits"] = teacher(look(images, batch)).half().cpu().numpy()
+    return rows
+
+
+class _teacher_mode:
+    """Puts the batch-norm layers alone into train mode, with running statistics that do not move."""
+
+    def __init__(self, teacher, mode):
+        from guard.models import batch_norm_layers
+
+        self.layers = batch_norm_layers(teacher) if mode == "train" else []
+
+    def __enter__(self):
+        self.momenta = [layer.momentum for layer in self.layers]
+        for layer in self.layers:
+            layer.train()
+            layer.momentum = 0.0
+
+    def __exit__(self, *_):
+        for layer, momentum in zip(self.layers, self.momenta):
+            layer.eval()
+            layer.momentum = momentum
+
+
+def batches_of(rows, batch_size):
+    """The rows of an epoch, batch by batch."""
+    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def look(images, batch):
+    """The pixels (N, 3, S, S) in [0,1] that a batch of rows describes, on the images' device."""
+    batch = numpy.array(batch)  # rows of a memory-mapped file are read-only
+    chosen = torch.from_numpy(batch["image"].astype(numpy.int64)).to(images.pixels.device)
+    views = augment.Views(torch.from_numpy(batch["box"].astype(numpy.int64)), torch.from_numpy(batch["flip"]))
+    mix = augment.Mix(torch.from_numpy(batch["partner"].astype(numpy.int64)), float(batch["share"][0]), tuple(batch["mix_box"][0].tolist()))
+    pixels = augment.apply_views(images.pixels[chosen], views, images.pixels.shape[2])
+    return augment.apply_mix(pixels, mix)
+
+
+# ---- the store -------------------------------------------------------------------------------------------------------------------
+
+
+class LabelStore:
+    """A folder of labels: manifest.json and one epoch_NNNN.npy per epoch.
+
+    The manifest says which teacher, which images and which recipe the labels belong to; `complete` is true once every epoch is
+    there.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.manifest_path = self.folder / "manifest.json"
+
+    def manifest(self):
+        contents = records.read_json(self.manifest_path, "manifest of soft labels")
+        if contents.get("format") != FORMAT:
+            raise UserError(f"{self.manifest_path} is no manifest of soft labels of this project; make the labels with python -m relabel")
+        return contents
+
+    def begin(self, recipe, teacher, images, classes, force):
+        """Writes the manifest, or goes on with labels begun with the same one; returns whether they are complete already.
+
+        teacher, images: fingerprints. Raises UserError for a folder that holds other labels, unless `force`, which clears them.
+        """
+        wanted = {"format": FORMAT, "recipe": asdict(recipe), "teacher": teacher, "images": images, "classes": list(classes)}
+        if self.manifest_path.exists() and not force:
+            found = self.manifest()
+            difference = [key for key in wanted if found.get(key) != wanted[key]]
+            if difference:
+                raise UserError(f"{self.folder} holds soft labels with another {', '.join(difference)}; choose another folder, or --force (-f in run.sh) to replace them")
+            return found["complete"] and all(self._path(epoch).exists() for epoch in range(recipe.epochs))
+        for stale in self.folder.glob("epoch_*.npy"):
+            stale.unlink()
+        records.write_json({**wanted, "complete": False}, self.manifest_path)
+        return False
+
+    def finish(self):
+        records.write_json({**self.manifest(), "complete": True}, self.manifest_path)
+
+    def has(self, epoch):
+        return self._path(epoch).exists()
+
+    def write(self, epoch, rows):
+        with replacing(self._path(epoch)) as temporary, open(temporary, "wb") as file:
+            numpy.save(file, rows)
+
+    def open(self, images, classes, teacher=None):
+        """The LabelRecipe, after checking that the store is complete and belongs to these images (fingerprint), classes and, where
+        one is given, teacher. Raises UserError that names what differs."""
+        manifest = self.manifest()
+        if not manifest.get("complete"):
+            raise UserError(f"the soft labels in {self.folder} are not complete; run python -m relabel again to finish them")
+        for what, wanted in (("images", images), ("classes", list(classes)), ("teacher", teacher)):
+            if wanted is not None and manifest.get(what) != wanted:
+                raise UserError(f"the soft labels in {self.folder} were made for other {what}; make them again with python -m relabel")
+        try:
+            return LabelRecipe(**manifest["recipe"])
+        except (KeyError, TypeError):
+            raise UserError(f"{self.manifest_path} has no recipe that this version knows; make the labels again with python -m relabel") from None
+
+    def read(self, epoch, count, classes):
+        """The rows of an epoch, memory-mapped. Raises UserError for a file that is not what the manifest promises."""
+        path = self._path(epoch)
+        try:
+            rows = numpy.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as problem:
+            raise UserError(f"cannot read the soft labels {path} ({problem}); remove it and run python -m relabel again") from None
+        if rows.shape != (count,) or rows.dtype != _row(classes) or not 0 <= rows["image"].min() <= rows["image"].max() < count:
+            raise UserError(f"{path} does not hold {count} rows of {classes} logits; remove it and run python -m relabel again")
+        return rows
+
+    def _path(self, epoch):
+        return self.folder / f"epoch_{epoch:04d}.npy"

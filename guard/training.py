@@ -1,0 +1,108 @@
+"""What the teacher's and the student's loops share: schedule, gradients over processes, accuracy, going on after a stop, progress."""
+
+import hashlib
+import json
+import math
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from guard import checkpoint, device, images
+from guard.errors import UserError
+
+
+def cosine(step, steps):
+    """The factor of a cosine schedule from 1 to 0: (1 + cos(pi step / steps)) / 2."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_learning_rate(optimizer, learning_rate):
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def average_gradients(model, share):
+    """Makes every process's gradients those of the whole batch; `share` is this process's part of its images."""
+    if device.world_size() == 1:
+        return
+    gradients = [p.grad.mul_(share) for p in model.parameters() if p.grad is not None]
+    together = device.sum_over_processes(torch.cat([g.flatten() for g in gradients]))
+    for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
+        gradient.copy_(summed.view_as(gradient))
+
+
+@torch.no_grad()
+def accuracy(model, held, size, *, workers, where, batch_size=256):
+    """Percent of images that `model`, in eval mode, gets right in the validation view of `size` pixels; then back to its mode."""
+    training = model.training
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=where)
+    for pixels, labels in images.batches(images.ValidationBatches(held, batch_size=batch_size, size=size), workers, where):
+        right += (model(pixels).argmax(1) == labels).sum()
+    model.train(training)
+    return 100 * right.item() / len(held)
+
+
+class Resume:
+    """The state of an unfinished training, beside its checkpoint, at most `seconds` old at an epoch's end.
+
+    `key` holds all that decides the result; a state with another key is somebody else's and is refused. Randomness needs no saving:
+    it depends on (seed, epoch, batch).
+    """
+
+    def __init__(self, path, key, force=False, seconds=60):
+        self.path, self.seconds, self.saved = path, seconds, time.monotonic()
+        self.key = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        if force and device.rank() == 0:
+            path.unlink(missing_ok=True)
+        device.barrier()
+
+    def restore(self, model, optimizer):
+        """Puts the saved state in place; returns (epochs done, history)."""
+        if not self.path.exists():
+            return 0, []
+        state = checkpoint.read(self.path)
+        if state.get("key") != self.key:
+            raise UserError(f"{self.path} is an unfinished training with other settings; choose another folder, or --force (-f in run.sh) to start again")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"going on after epoch {state['epoch']} ({self.path})", flush=True)
+        return state["epoch"], state["history"]
+
+    def save(self, epoch, model, optimizer, history):
+        """Called after each epoch; writes when the last state is older than `seconds`."""
+        if device.rank() == 0 and time.monotonic() - self.saved >= self.seconds:
+            state = {"key": self.key, "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            checkpoint.save(state, self.path)
+            self.saved = time.monotonic()
+
+    def done(self):
+        self.path.unlink(missing_ok=True)
+
+
+class Progress:
+    """A tqdm bar with the numbers that matter on a terminal; elsewhere the lines given to `line`."""
+
+    def __init__(self, title, total, unit, start=0):
+        self.shown = sys.stdout.isatty() and sys.stderr.isatty() and device.rank() == 0
+        self.lines = not self.shown and device.rank() == 0
+        self.title = title
+        self.bar = tqdm(total=total, initial=start, desc=title, unit=unit, disable=not self.shown, dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def step(self, count=1, **numbers):
+        """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
+        if self.shown:
+            self.bar.set_postfix({name: f"{float(value):.4g}" for name, value in numbers.items()}, refresh=False)
+            self.bar.update(count)
+
+    def line(self, text):
+        if self.lines:
+            print(f"{self.title}: {text}", flush=True)

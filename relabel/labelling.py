@@ -1,0 +1,63 @@
+"""Stage relabel: the teacher's logits for every view that the student will see, epoch by epoch."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from guard import device as devices
+from guard import images as pictures
+from guard import records, training
+from guard.soft_labels import LabelStore, check_classes, label_recipe, make_epoch
+
+# ---- setup -----------------------------------------------------------------------------------------------------------------------
+
+
+def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
+    """Writes OUTPUT/epoch_NNNN.npy for every epoch of `settings` (recipes.Relabel); epochs that are there are not made again.
+
+    teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of other labels, unless `force`.
+    """
+    output = Path(output)
+    with devices.process_group():
+        images = pictures.load_distilled(distilled)
+        check_classes(teacher, images, distilled)
+        recipe = label_recipe(settings, images, seed)
+        store = LabelStore(output)
+        if _begin(store, recipe, teacher, images, force):
+            return
+        devices.make_deterministic()
+        where = devices.select(device)
+        started = time.time()
+        _label(store, teacher.build(where), images.to(where), recipe)
+        devices.barrier()
+        if devices.rank() == 0:
+            store.finish()
+            records.update(log or output / "log.json", "relabel", {
+                "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
+                "seconds": time.time() - started, "environment": records.environment(where),
+            })  # fmt: skip
+            print(f"relabel: {recipe.epochs} epochs of labels for {len(images)} images in {output}", flush=True)
+
+
+def _begin(store, recipe, teacher, images, force):
+    finished = False
+    if devices.rank() == 0:
+        finished = store.begin(recipe, teacher.fingerprint, images.fingerprint, images.classes, force)
+        if finished:
+            print(f"the soft labels in {store.folder} are finished; --force (-f in run.sh) makes them again")
+    devices.barrier()
+    return finished if devices.rank() == 0 else store.manifest()["complete"]
+
+
+# ---- loop ------------------------------------------------------------------------------------------------------------------------
+
+
+def _label(store, teacher, images, recipe):
+    mine = [epoch for epoch in range(devices.rank(), recipe.epochs, devices.world_size()) if not store.has(epoch)]
+    started = time.time()
+    with training.Progress("relabel", len(mine), "epoch") as progress:
+        for number, epoch in enumerate(mine, 1):
+            store.write(epoch, make_epoch(teacher, images, recipe, epoch))
+            rate = number * len(images) / (time.time() - started)
+            progress.step(images_per_second=rate)
+            progress.line(f"epoch {epoch + 1}/{recipe.epochs}, {rate:.0f} images/s")

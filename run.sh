@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# GUARD, four stages: a teacher is trained, images are recovered from it, relabelled, and a student is trained on them and attacked.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source guard/environment.sh
+
+usage() {
+    cat <<'USAGE'
+usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
+
+  -d NAME   data set: digits (embedded), cifar10, cifar100, tiny-imagenet, imagenette, imagenet,
+            or any DATA_ROOT/NAME/{train,val}/CLASS/*.jpg                                          [digits]
+  -r DIR    data root, the folder that holds the data sets                                         [data/raw]
+  -x ID     experiment id                                                                          [24]
+  -y ID     teacher id                                                                             [1]
+  -p        train a new teacher (without it, teacher ID has to be there)
+  -m NAME   teacher model                                                                          [the recipe's, resnet18]
+  -e NAME   student model                                                                          [the recipe's, resnet18]
+  -c N      images per class                                                                       [10]
+  -C        GUARD: curvature regularizer in the teacher's training
+  -l X      lambda, its coefficient                                                                [the recipe's, 100]
+  -h X      h, the length of its step; with -v f the attack's epsilon                              [3]
+  -G        gradient regularization in the teacher's training
+  -B X      beta, its coefficient, and that of TRADES                                              [1e-4]
+  -v t|f    adversarially trained teacher: t TRADES style, f ten sign steps
+  -b X      r_bn, weight of the batch-norm loss in recovery                                        [the recipe's]
+  -a X      step size of the recovery                                                              [the recipe's]
+  -i N      iterations of the recovery                                                             [the recipe's]
+  -A        CDA: curriculum of crops in the recovery
+  -z N      epochs of relabelling and of the student                                               [the recipe's]
+  -u IDS    cpu, a GPU id, or several (0,1: one process each)                                      [0, or the CPU without a GPU]
+  -s N      seed                                                                                   [0]
+  -o DIR    output root                                                                            [runs]
+  -g        debug: 2 iterations, 2 epochs, 2 images per class, real and distilled
+  -n        print the four stage commands and stop
+  -f        do finished stages again
+  --help    this text
+
+The recipes' defaults: python3 -m guard.recipes NAME. What follows -- goes to the stages as it is, for example
+  bash run.sh -d cifar10 -p -C -m convnet -e convnet -- pretrain --epochs 10 --images 300 train --images 50
+USAGE
+}
+
+fail() {
+    echo "error: $1; see bash run.sh --help" >&2
+    exit 2
+}
+
+# The words as one would type them: quoted where the shell would read them otherwise.
+quoted() {
+    local word line=''
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=,+-]+$ ]] || printf -v word '%q' "$word"
+        line+="$word "
+    done
+    echo "${line% }"
+}
+
+# ---- flags -----------------------------------------------------------------------------------------------------------------------
+
+for word in "$@"; do
+    [ "$word" != -- ] || break
+    [ "$word" != --help ] || { usage; exit 0; }
+done
+
+dataset=digits root=data/raw experiment=24 teacher=1 output=runs device='' model=''
+train_teacher=no only_print=no debug=no
+common=() models=() pretrain=() recover=() relabel=() train=()
+while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
+    case $flag in
+        d) dataset=$OPTARG ;;
+        r) root=$OPTARG ;;
+        x) experiment=$OPTARG ;;
+        y) teacher=$OPTARG ;;
+        p) train_teacher=yes ;;
+        m) model=$OPTARG models+=("$OPTARG") pretrain+=(--model "$OPTARG") ;;
+        e) models+=("$OPTARG") train+=(--model "$OPTARG") ;;
+        c) recover+=(--images-per-class "$OPTARG") ;;
+        C) pretrain+=(--curvature) ;;
+        l) pretrain+=(--lambda "$OPTARG") ;;
+        h) pretrain+=(--h "$OPTARG") ;;
+        G) pretrain+=(--gradient-regularization) ;;
+        B) pretrain+=(--beta "$OPTARG") ;;
+        v) pretrain+=(--adversarial "$OPTARG") ;;
+        b) recover+=(--r-bn "$OPTARG") ;;
+        a) recover+=(--step-size "$OPTARG") ;;
+        i) recover+=(--iterations "$OPTARG") ;;
+        A) recover+=(--cda) ;;
+        z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
+        u) device=$OPTARG common+=(--device "$OPTARG") ;;
+        s) common+=(--seed "$OPTARG") ;;
+        o) output=$OPTARG ;;
+        g) debug=yes ;;
+        n) only_print=yes ;;
+        f) common+=(--force) ;;
+        :) fail "-$OPTARG needs a value" ;;
+        *) fail "there is no flag -$OPTARG" ;;
+    esac
+done
+shift $((OPTIND - 1))
+if [ $debug = yes ]; then
+    pretrain+=(--epochs 2 --images 2) recover+=(--iterations 2 --images-per-class 2) relabel+=(--epochs 2) train+=(--epochs 2 --images 2)
+fi
+stage=''
+for word in "$@"; do
+    case $word in
+        pretrain | recover | relabel | train) stage=$word ;;
+        *)
+            [ -n "$stage" ] || fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
+            declare -n extra=$stage
+            extra+=("$word")
+            ;;
+    esac
+done
+for id in "$dataset" "$experiment" "$teacher"; do
+    [[ $id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "'$id' is no name for a folder; use letters, digits, dots, dashes"
+done
+
+# ---- the four commands -----------------------------------------------------------------------------------------------------------
+
+light=$(light_python)
+[ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
+folder=$output/$experiment
+teachers=$output/teachers/$dataset/$model/$teacher
+images=$folder/images labels=$folder/labels log=$folder/log.json
+data=(--dataset "$dataset" --root "$root")
+
+pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
+recover=(recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --output "$images" --log "$log" "${recover[@]}" "${common[@]}")
+relabel=(relabel --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --distilled "$images" --output "$labels" --log "$log" "${relabel[@]}" "${common[@]}")
+train=(train "${data[@]}" --teacher "$teachers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --log "$log" "${train[@]}" "${common[@]}")
+
+for stage in pretrain recover relabel train; do
+    declare -n command=$stage
+    "$light" -m "${command[@]}" --check
+done
+
+launch=(-m)
+if [[ $device == *,* ]]; then
+    processes=${device//[^,]/}
+    launch=(-m torch.distributed.run --standalone --nproc-per-node $((${#processes} + 1)) -m)
+fi
+if [ $only_print = yes ]; then
+    [ $train_teacher = yes ] || echo "# teacher: $teachers/checkpoint.pt"
+    for stage in pretrain recover relabel train; do
+        declare -n command=$stage
+        [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
+        echo "python ${launch[*]} $(quoted "${command[@]}")"
+    done
+    exit 0
+fi
+
+# ---- the run ---------------------------------------------------------------------------------------------------------------------
+
+if [ $train_teacher = no ] && [ ! -f "$teachers/checkpoint.pt" ]; then
+    echo "error: there is no teacher $teachers/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2
+    exit 2
+fi
+"$light" -m guard.datasets "$dataset" --root "$root" --quiet
+set_up requirements.txt
+[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "${models[@]}"
+for stage in pretrain recover relabel train; do
+    [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
+    declare -n command=$stage
+    echo "== $stage"
+    "$PYTHON" "${launch[@]}" "${command[@]}"
+done

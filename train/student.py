@@ -1,0 +1,166 @@
+"""Stage train: a student on distilled images and soft labels, then its numbers and the report."""
+
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from guard import checkpoint, datasets, models, recipes, records, report, training
+from guard import device as devices
+from guard import images as pictures
+from guard.checkpoint import Checkpoint
+from guard.errors import UserError
+from guard.soft_labels import (
+    LabelStore,
+    batches_of,
+    check_classes,
+    label_recipe,
+    look,
+    make_epoch,
+)
+from train import evaluate
+
+# ---- setup -----------------------------------------------------------------------------------------------------------------------
+
+
+def train(settings, label_settings, attack_settings, *, epochs, dataset, root, distilled, labels, teacher_path, output, log, seed, device, workers, force):
+    """Trains a student by `settings` (recipes.Train), attacks it and its teacher by `attack_settings` (recipes.Evaluate), reports.
+
+    labels: a folder of soft labels, or 'online' for labels made on the fly by `label_settings` (recipes.Relabel). epochs: of
+    training, as many as were labelled where it is None. A finished student with the same settings is left as it is, an interrupted
+    one goes on. Raises UserError for artifacts that do not belong together.
+    """
+    output = Path(output)
+    log = Path(log or output / "log.json")
+    with devices.process_group():
+        teacher = checkpoint.load(teacher_path, "teacher")
+        images = pictures.load_distilled(distilled)
+        check_classes(teacher, images, distilled)
+        source = datasets.find(dataset, root, "val")
+        if list(source.classes) != list(teacher.classes):
+            raise UserError(f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set it was trained on, {teacher.dataset}")
+        recipe, epoch_rows = _labels(labels, label_settings, teacher, images, seed, epochs)
+        key = {
+            "dataset": dataset, "seed": seed, "epochs": epochs or recipe.epochs, "images": images.fingerprint, "teacher": teacher.fingerprint,
+            "labels": asdict(recipe), **recipes.as_dict(settings),
+        }  # fmt: skip
+        devices.make_deterministic()
+        where = devices.select(device)
+        if not _finished(output / "checkpoint.pt", key, force):
+            val = pictures.load(source, teacher.image_size).to(where)
+            rows = epoch_rows(teacher.build(where), images.to(where))
+            _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
+            if devices.rank() == 0:
+                records.update(log, "train", {**records.read(log)["train"], "teacher checkpoint": str(teacher_path)})
+        devices.barrier()
+        for path, role_log in ((Path(teacher_path), Path(teacher_path).parent / "log.json"), (output / "checkpoint.pt", log)):
+            evaluate.evaluate_checkpoint(path, attack_settings, dataset=dataset, root=root, log=role_log, seed=seed, where=where, workers=workers, force=force)
+        if devices.rank() == 0:
+            print(report.write(log, teacher_log=Path(teacher_path).parent / "log.json", distilled=distilled), flush=True)
+        devices.barrier()
+
+
+def _labels(labels, label_settings, teacher, images, seed, epochs):
+    """(LabelRecipe, function (teacher model, images) -> function epoch -> rows), from the store or made on the fly."""
+    count, classes = len(images), len(images.classes)
+    if labels == "online":
+        recipe = label_recipe(replace(label_settings, epochs=epochs or label_settings.epochs), images, seed)
+        return recipe, lambda model, pixels: lambda epoch: make_epoch(model, pixels, recipe, epoch)
+    store = LabelStore(labels)
+    recipe = store.open(images.fingerprint, images.classes, teacher.fingerprint)
+    if epochs and epochs > recipe.epochs:
+        raise UserError(f"{labels} holds labels for {recipe.epochs} epochs, --epochs asks for {epochs}; make more with python -m relabel --epochs {epochs}")
+    return recipe, lambda model, pixels: lambda epoch: store.read(epoch, count, classes)
+
+
+def _finished(path, key, force):
+    if force or not path.exists():
+        return False
+    found = checkpoint.load(path, "student").settings
+    difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
+    if difference:
+        raise UserError(f"{path} is a student with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace it")
+    if devices.rank() == 0:
+        print(f"the student {path} is finished; --force (-f in run.sh) trains it again")
+    return True
+
+
+# ---- loss ------------------------------------------------------------------------------------------------------------------------
+
+
+def student_loss(student_logits, teacher_logits, temperature):
+    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor T^2 (SRe2L's)."""
+    return F.kl_div(F.log_softmax(student_logits / temperature, 1), F.log_softmax(teacher_logits / temperature, 1), reduction="batchmean", log_target=True)
+
+
+# ---- loop ------------------------------------------------------------------------------------------------------------------------
+
+
+def _optimizer(model, settings):
+    """AdamW with weight decay on weights with more than one dimension only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, settings.learning_rate)
+
+
+def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output, log, where, workers, force):
+    started, epochs, seed = time.time(), key["epochs"], key["seed"]
+    resume = training.Resume(output / "resume.pt", key, force)
+    torch.manual_seed(seed)
+    model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
+    optimizer = _optimizer(model, settings)
+    done, history = resume.restore(model, optimizer)
+    with training.Progress("student", epochs, "epoch", done) as progress:
+        for epoch in range(done, epochs):
+            training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
+            row = {"epoch": epoch + 1, "loss": _epoch(model, optimizer, rows_of(epoch), recipe, images, settings.temperature, (seed, epoch), where)}
+            if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
+                row["val accuracy"] = training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
+            history.append(row)
+            progress.step(**{name: value for name, value in row.items() if name != "epoch"})
+            progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            resume.save(epoch + 1, model, optimizer, history)
+    if devices.rank() == 0:
+        _save(settings, key, model, history, teacher, output, log, where, time.time() - started)
+        resume.done()
+
+
+def _epoch(model, optimizer, rows, recipe, images, temperature, key, where):
+    """One pass over the labelled views; returns the mean loss."""
+    model.train()
+    torch.manual_seed(hash(key))  # dropout, where the network has it
+    total, share = torch.zeros((), device=where, dtype=torch.float64), (devices.rank(), devices.world_size())
+    for batch in batches_of(rows, recipe.batch_size):
+        pixels, logits = look(images, batch), torch.from_numpy(batch["logits"].astype("float32")).to(where)
+        pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
+        loss = student_loss(model(pixels), logits, temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        training.average_gradients(model, len(pixels) / len(batch))
+        optimizer.step()
+        total += loss.detach() * len(pixels)
+    mean = devices.sum_over_processes(total).item() / len(rows)
+    if math.isnan(mean):
+        raise UserError("the student's loss is not a number; lower --learning-rate")
+    return mean
+
+
+# ---- save ------------------------------------------------------------------------------------------------------------------------
+
+
+def _save(settings, key, model, history, teacher, output, log, where, seconds):
+    results = {"val accuracy": history[-1]["val accuracy"]}
+    student = Checkpoint(
+        role="student", dataset=key["dataset"], model=settings.model, stem=teacher.stem, image_size=teacher.image_size, mean=teacher.mean,
+        std=teacher.std, classes=teacher.classes, seed=key["seed"], settings=key, state=checkpoint.cpu_state(model.network), results=results,
+    )  # fmt: skip
+    student.save(output / "checkpoint.pt")
+    records.update(log, "train", {
+        "settings": key, "seed": key["seed"], "results": results, "history": history, "seconds": seconds,
+        "fingerprint": student.fingerprint, "environment": records.environment(where),
+    })  # fmt: skip
+    print(f"student: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
