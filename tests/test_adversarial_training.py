@@ -1,0 +1,48 @@
+"""Adversarial training of the teacher against the naive loops."""
+
+import naive
+import pytest
+import torch
+from conftest import pixel_model
+
+from guard.device import generator
+from pretrain import adversarial
+
+
+@pytest.fixture
+def pixels():
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+
+
+def test_sign_steps_are_the_naive_ones(network, pixels):
+    model = pixel_model(network)
+    images, labels = pixels
+    noise = 0.001 * torch.randn(images.shape, generator=generator("noise"), dtype=torch.float64)
+    found = adversarial.sign_steps(model, images, labels, start=images + noise, epsilon=0.031)
+    expected = naive.adversarial_example(model, images, labels, 0.007, 10, 0.031, noise)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert 0.02 < (found - images).abs().max() <= 0.031 + 1e-9 and 0 <= found.min() and found.max() <= 1
+
+
+def test_losses_are_the_formulas_and_reach_the_weights(network, pixels):
+    model = pixel_model(network)
+    images, labels = pixels
+    loss, logits = adversarial.adversarial_loss(model, images, labels, style="t", epsilon=3.0, beta=0.5, draws=generator("t"))
+    noise = 0.001 * torch.randn(images.shape, generator=generator("t")).to(images)
+    found = adversarial.sign_steps(model, images, labels, start=images + noise, epsilon=0.031)
+    expected = naive.trades_loss(model, found, images, labels, 0.5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for one, other in zip(torch.autograd.grad(loss, list(model.parameters())), torch.autograd.grad(expected, list(model.parameters()))):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+    fast, logits = adversarial.adversarial_loss(model, images, labels, style="f", epsilon=2 / 255, beta=0.5, draws=None)
+    example = naive.adversarial_example(model, images, labels, 0.007, 10, 2 / 255, torch.zeros_like(images))
+    assert fast.item() == pytest.approx(torch.nn.functional.cross_entropy(model(example), labels).item(), rel=1e-9)
+    assert logits.shape == (4, 3)
+
+
+def test_making_examples_moves_no_statistics_and_no_gradients(network, pixels):
+    model = pixel_model(network).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adversarial.sign_steps(model, *pixels, start=pixels[0], epsilon=0.03)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training and all(p.grad is None for p in model.parameters())

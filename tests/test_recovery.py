@@ -1,0 +1,106 @@
+"""Recovery against the naive loop, one problem at a time, in float64."""
+
+import dataclasses
+import json
+
+import naive
+import numpy
+import pytest
+import torch
+from conftest import pixel_model
+from PIL import Image
+
+from guard.batch_stats import BatchStatistics
+from guard.device import generator
+from guard.errors import UserError
+from guard.recipes import recipe
+from recover import recovery
+
+SETTINGS = dataclasses.replace(recipe("imagenette").recover, iterations=12, r_bn=0.3, roll=2, images_per_class=3)
+
+
+def test_statistics_are_of_each_layers_input_with_biased_variance(network, batch):
+    network.eval()
+    x = torch.cat([batch[0], 2 * batch[0] - 1])
+    with BatchStatistics(network, problems=2, first_layer_weight=10.0) as statistics:
+        network(x)
+        found = statistics.loss()
+    expected = torch.stack([naive.batch_norm_loss(network, part) for part in x.split(5)])
+    torch.testing.assert_close(found, expected.view(2), rtol=1e-10, atol=0)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("changes", [{}, {"crop": False, "crop_scale": 0.4}, {"cda": True, "cda_milestone": 0.5}, {"crop": False, "cda": True, "crop_scale": 0.4, "cda_schedule": "linear"}])
+def test_packed_problems_equal_the_naive_loop_one_by_one(changes, network):
+    settings, model, seed = dataclasses.replace(SETTINGS, **changes), pixel_model(network), 7
+    problems = recovery.problems_of(3, 3, classes_per_problem=100)
+    packed, _ = recovery.recover_pack(settings, model, problems, seed, torch.device("cpu"))
+    for problem, found in zip(problems, packed):
+        alone, _ = recovery.recover_pack(settings, model, [problem], seed, torch.device("cpu"))
+        torch.testing.assert_close(found, alone[0], rtol=0, atol=1e-9)
+        views, rolls = recovery.draw_views(settings, problem, seed, 8)
+        uncropped = not (settings.crop or settings.cda)
+        plan = [(None if uncropped else tuple(box), bool(flip), tuple(roll)) for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())]
+        noise = torch.randn(3, 3, 8, 8, generator=generator(*problem.key(seed), "noise"), dtype=torch.float64)
+        mean, std = model.mean.flatten(), model.std.flatten()
+        naively = naive.recover(model.network, torch.arange(3), noise, plan, mean, std, settings.r_bn, settings.step_size)
+        torch.testing.assert_close(model.normalize(found), naively, rtol=0, atol=1e-6)
+    assert not torch.equal(packed[0], packed[1]) and 0 <= packed.min() and packed.max() <= 1
+
+
+def test_float64_recovery_depends_on_noise_views_and_seed(network):
+    model, problem = pixel_model(network), recovery.Problem(0, (0, 1, 2))
+    one = recovery.recover_pack(SETTINGS, model, [problem], 7, torch.device("cpu"))[0]
+    assert torch.equal(one, recovery.recover_pack(SETTINGS, model, [problem], 7, torch.device("cpu"))[0])
+    assert not torch.equal(one, recovery.recover_pack(SETTINGS, model, [problem], 8, torch.device("cpu"))[0])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
+@pytest.mark.parametrize("milestone", [1.0, 0.5, 0.1])
+def test_cdas_schedule_is_the_naive_one(schedule, milestone):
+    found = [recovery.crop_scale_at(t, 40, schedule=schedule, milestone=milestone, lowest=0.08) for t in range(40)]
+    assert found == pytest.approx([naive.crop_scale_lower_bound(t, 40, schedule, milestone, 0.08) for t in range(40)])
+    assert found[0] == 1.0 and all(a >= b for a, b in zip(found, found[1:]))
+
+
+def test_packs_depend_on_the_recipe_alone():
+    packs = recovery.packs_of(recovery.problems_of(10, 12, 100), 100)
+    assert [len(pack) for pack in packs] == [10, 2] and all(problem.classes == tuple(range(10)) for pack in packs for problem in pack)
+    many = recovery.packs_of(recovery.problems_of(250, 2, 100), 100)
+    assert [[len(problem.classes) for problem in pack] for pack in many] == [[100], [100], [50], [100], [100], [50]]
+    covered = sorted((problem.number, label) for pack in many for problem in pack for label in problem.classes)
+    assert covered == [(number, label) for number in range(2) for label in range(250)]
+
+
+def test_no_batch_norm_is_refused_before_any_work(network):
+    with pytest.raises(UserError, match="no batch norm"):
+        BatchStatistics(torch.nn.Linear(3, 3), 1, 10.0)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("image.png", [[0, 128, 255]]), ("image.jpg", None)])
+def test_saved_pixels_are_rounded_in_png_and_truncated_in_jpeg(name, expected, tmp_path):
+    pixels = torch.tensor([0.0, 127.6 / 255, 1.0]).view(3, 1, 1).expand(3, 8, 8)
+    recovery.write_image(pixels, tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.format == ("PNG" if expected else "JPEG")
+        found = numpy.asarray(image)[0, 0].tolist()
+    assert [found] == expected if expected else abs(found[1] - 127) <= 3
+
+
+def test_manifest_names_every_file_and_its_bytes(toy):
+    manifest = json.loads((toy / "images" / "manifest.json").read_text())
+    from guard.checkpoint import file_fingerprint, load
+
+    assert manifest["complete"] and len(manifest["files"]) == 4 and manifest["classes"] == ["cat", "dog"]
+    assert all(file_fingerprint(toy / "images" / name) == digest for name, digest in manifest["files"].items())
+    assert manifest["teacher"] == load(toy / "teacher" / "checkpoint.pt").fingerprint
+
+
+def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
+    from conftest import TOY, command
+
+    teacher = tmp_path / "teacher"
+    plain = [*TOY["pretrain"][2:], "--model", "resnet18", "--image-size", "32", "--stem", "cifar", "--epochs", "1"]
+    assert command("pretrain", "--dataset", "toy", "--root", toy, "--output", teacher, *plain) == 0
+    assert command("recover", "--teacher", teacher / "checkpoint.pt", "--output", tmp_path / "images", "--iterations", 2, "--images-per-class", 1, "--cda") == 0
+    assert len(list((tmp_path / "images").glob("*/*.png"))) == 2
