@@ -77,7 +77,7 @@ def run(command, *arguments, **named):
         sys.exit(2)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; give the same command again to go on", file=sys.stderr)
         sys.exit(130)
 
 

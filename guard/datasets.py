@@ -90,7 +90,7 @@ def _cifar100_classes(parent):
         with open(path, "rb") as file:
             return tuple(_PlainUnpickler(file).load()["fine_label_names"])
     except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as problem:
-        raise UserError(f"{path} is missing or damaged ({problem}); make it again: python -m data.prepare cifar100 --root {parent}") from None
+        raise UserError(f"{path} is missing or damaged ({problem}); remove {path.parent} and make it again, see python -m data.prepare --help") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -169,7 +169,7 @@ def _cifar(source):
     try:
         stored = reader(source.path, train=source.split == "train")
     except (RuntimeError, OSError, EOFError, ValueError) as problem:
-        raise UserError(f"{source.path} does not hold an intact {source.name} ({problem}); make it again: python -m data.prepare {source.name} --root {source.path.parent}") from None
+        raise UserError(f"{source.path} does not hold an intact {source.name} ({problem}); remove it and make it again, see python -m data.prepare --help") from None
     return Packed(torch.from_numpy(stored.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(stored.targets), source.classes)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import http.client
 import io
 import os
 import pickle
@@ -89,7 +90,7 @@ def refused(command, *arguments):
     """The one line of the UserError that a call has to end with."""
     with pytest.raises(UserError) as problem:
         command(*arguments)
-    assert "\n" not in str(problem.value) and "; " in str(problem.value) and ".part" not in str(problem.value)
+    assert "\n" not in str(problem.value) and str(problem.value).count("; ") == 1 and ".part" not in str(problem.value)
     return str(problem.value)
 
 
@@ -160,6 +161,12 @@ def _with_folder(root, name):
 # ---- what is refused -------------------------------------------------------------------------------------------------------------
 
 
+def nul_member(name):
+    member = tar_member("train/a/x.jpg")
+    member.pax_headers = {"path": name}
+    return member
+
+
 def zip_link(name):
     member = zipfile.ZipInfo(name)
     member.external_attr = 0o120777 << 16
@@ -174,6 +181,7 @@ UNSAFE = {
     "drive": (".zip", "C:/train/a/x.jpg", "outside"),
     "absolute, zip": (".zip", "/train/a/x.jpg", "outside"),
     "outside what is used": (".tar", tar_member("../x"), "outside"),
+    "end of a name in a name": (".tar", nul_member("train/a/x\0.jpg"), "outside"),
     "symbolic link": (".tar", tar_member("train/a/x.jpg", tarfile.SYMTYPE, "/etc/passwd"), "link"),
     "link to a folder": (".tar.xz", tar_member("train/c", tarfile.SYMTYPE, "/tmp"), "link"),
     "hard link": (".tar", tar_member("train/a/x.jpg", tarfile.LNKTYPE, "train/a/train_0.JPEG"), "link"),
@@ -183,12 +191,17 @@ UNSAFE = {
 }
 
 
+def shown(member):
+    name = getattr(member, "pax_headers", {}).get("path") or getattr(member, "name", None) or getattr(member, "filename", member)
+    return repr(name)
+
+
 @pytest.mark.parametrize("suffix, odd, why", UNSAFE.values(), ids=UNSAFE)
 def test_unsafe_members_are_refused_before_anything_is_written(tmp_path, suffix, odd, why):
     fine = pack(tmp_path / "fine.tar", folders(train=("z",), val=("z",)))
     archive = pack(tmp_path / f"bad{suffix}", folders(), odd)
     message = refused(prepare.prepare, "imagenette", tmp_path / "in" / "raw", [fine, archive])
-    assert str(archive) in message and repr(getattr(odd, "name", getattr(odd, "filename", odd))) in message and why in message
+    assert str(archive) in message and shown(odd) in message and why in message
     assert sorted(os.listdir(tmp_path)) == sorted(["fine.tar", archive.name])
 
 
@@ -206,6 +219,24 @@ def test_damaged_archives_are_refused(tmp_path, suffix, damage):
     archive.write_bytes(DAMAGED[damage](archive.read_bytes()))
     assert str(archive) in refused(prepare.prepare, "imagenette", tmp_path / "raw", [archive])
     assert tree(tmp_path) == [archive.name] and (not (tmp_path / "raw").exists() or not os.listdir(tmp_path / "raw"))
+
+
+@pytest.mark.parametrize("suffix", [each for each in SUFFIXES if each != ".tar"])  # tar has no checksum of the contents
+def test_a_changed_byte_is_found_or_does_not_matter(tmp_path, suffix):
+    wanted = {name: bytes(700) + data[:100] for name, data in folders().items()}
+    archive = pack(tmp_path / f"a{suffix}", wanted)
+    whole, found = archive.read_bytes(), 0
+    for place in range(0, len(whole), len(whole) // 60):
+        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            prepare.prepare("imagenette", tmp_path / "raw", [archive])
+        except UserError:
+            found += 1
+        else:
+            assert {each: (tmp_path / "raw/imagenette" / each).read_bytes() for each in tree(tmp_path / "raw/imagenette")} == wanted
+            shutil.rmtree(tmp_path / "raw/imagenette")
+        assert not (tmp_path / "raw").exists() or os.listdir(tmp_path / "raw") == []
+    assert found > 20
 
 
 def test_a_tar_cut_between_two_members_is_refused(tmp_path):
@@ -282,6 +313,20 @@ def test_no_room_and_no_folder(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "raw") == []
 
 
+def test_a_second_stop_does_not_end_the_clean_up(tmp_path, monkeypatch):
+    archive, rmtree = pack(tmp_path / "a.tar", folders()), shutil.rmtree
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "check", stopped)
+    monkeypatch.setattr(prepare.shutil, "rmtree", lambda *a, **n: os.kill(os.getpid(), signal.SIGINT) or rmtree(*a, **n))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare("imagenette", tmp_path / "raw", [archive])
+    assert os.listdir(tmp_path / "raw") == [] and signal.getsignal(signal.SIGINT) is before
+
+
 # ---- downloads -------------------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +357,7 @@ def test_download(tmp_path, capsys, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", prepare.NAMES)
-@pytest.mark.parametrize("problem", [OSError("no route"), RuntimeError("File not found or\ncorrupted."), EOFError()])
+@pytest.mark.parametrize("problem", [OSError("no route"), RuntimeError("File not found or\ncorrupted."), http.client.IncompleteRead(b"x"), EOFError()])
 def test_a_failed_download_says_what_else_to_do(tmp_path, monkeypatch, name, problem):
     def download_url(url, root, *_, **__):
         Path(root).mkdir(parents=True, exist_ok=True)
@@ -399,7 +444,8 @@ def test_wrong_commands_end_with_one_line(arguments, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:
         prepare.main([*arguments, "--root", str(tmp_path / "raw")] if arguments else [])
     out, err = capsys.readouterr()
-    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == "" and not (tmp_path / "raw").exists()
+    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == "" and ("no archive" in err) == ("no-such.tgz" in arguments)
+    assert not (tmp_path / "raw").exists()
 
 
 def test_command(tmp_path):

@@ -1,0 +1,174 @@
+"""The attacks against naive one-image loops, in float64; what they promise about balls, draws, batches and the model."""
+
+import math
+
+import naive
+import pytest
+import torch
+from conftest import pixel_model
+
+from guard import attacks, robustness
+from guard.device import generator
+from guard.errors import UserError
+from guard.images import Packed
+
+
+@pytest.fixture
+def model(network):
+    """A float64 model that gets most images of the fixture below right, with margins that attacks can cross."""
+    torch.manual_seed(2)
+    made = pixel_model(network).train()
+    images, labels = data(256)
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(made(images), labels).backward()
+        optimizer.step()
+    made.zero_grad()
+    return made.eval()
+
+
+def data(count, start=0):
+    """Noise whose brightest channel is the label, in float64; labels (N,)."""
+    labels = (torch.arange(count) + start) % 3
+    images = torch.stack([torch.rand(3, 8, 8, generator=generator("image", i + start), dtype=torch.float64) for i in range(count)]) * 0.8
+    images[torch.arange(count), labels] += 0.08
+    return images.clamp(0, 1), labels
+
+
+def starts(images, epsilon, seed, name, indices):
+    return torch.stack([(2 * torch.rand(images.shape[1:], generator=generator(seed, i, name), dtype=images.dtype) - 1) * epsilon for i in indices])
+
+
+@pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255, 10 / 255])
+def test_pgd_is_the_naive_loop(model, epsilon):
+    images, labels = data(24, 300)
+    found, broken = attacks.run("pgd100", model, images, labels, epsilon=epsilon, seed=4)
+    expected, fell = naive.pgd(model, images, labels, epsilon, epsilon / 4, 100, starts(images, epsilon, 4, "pgd100", range(24)))
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    if epsilon == 6 / 255:
+        assert 0 < broken.sum() < 24  # or the comparison would say little
+
+
+@pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255])
+def test_mim_is_the_naive_loop(model, epsilon):
+    images, labels = data(24, 300)
+    found, broken = attacks.run("mim", model, images, labels, epsilon=epsilon)
+    expected, fell = naive.mim(model, images, labels, epsilon, epsilon, 20, 1.0)
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("c", [1e-4, 1.0])
+def test_carlini_wagner_is_the_naive_loop(model, c):
+    images, labels = data(16, 300)
+    standing = ~attacks.wrong(model, images, labels)
+    images, labels = images[standing], labels[standing]
+    found, broken = attacks.carlini_wagner(model, images, labels, epsilon=0, draws=None, batch_size=5, c=c, kappa=0.0, steps=50, learning_rate=0.01)
+    expected, fell = naive.cw(model, images, labels, c, 0.0, 50, 0.01)
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    if c == 1.0:
+        assert broken.any()
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_the_adversarial_images_depend_neither_on_batch_nor_on_order(name, model):
+    images, labels = data(40, 300)
+    epsilon = 6 / 255
+    whole = attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40)
+    order = torch.randperm(40, generator=generator("order"))
+    shuffled = attacks.attack(name, model, images[order], labels[order], epsilon=epsilon, seed=1, indices=order, batch_size=7)
+    torch.testing.assert_close(shuffled, whole[order], rtol=0, atol=1e-9)
+    assert torch.equal(whole, attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40))
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_promises(name, model):
+    images, labels = data(30, 300)
+    labels[0] = (labels[0] + 1) % 3
+    model.train()
+    model.eval()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    found, broken = attacks.run(name, model, images, labels, epsilon=6 / 255)
+    assert found.min() >= 0 and found.max() <= 1 and not found.isnan().any()
+    if attacks.ATTACKS[name].bounded:
+        assert (found - images).abs().max() <= 6 / 255 + 1e-12
+    assert broken[0] and torch.equal(found[0], images[0])  # wrong anyway: left alone
+    assert torch.equal(attacks.wrong(model, found, labels), broken)  # what it returns is what it claims
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters()) and not model.training
+
+
+def test_epsilon_zero_changes_nothing(model):
+    images, labels = data(8)
+    for name in ("pgd100", "mim"):
+        assert torch.equal(attacks.attack(name, model, images, labels, epsilon=0.0), images)
+
+
+BAD = {
+    "negative epsilon": ({"epsilon": -0.1}, "epsilon"),
+    "epsilon NaN": ({"epsilon": math.nan}, "epsilon"),
+    "epsilon infinite": ({"epsilon": math.inf}, "epsilon"),
+    "normalized images": ({"images": torch.randn(4, 3, 8, 8, dtype=torch.float64)}, "pixels have to be in"),
+    "NaN images": ({"images": torch.full((4, 3, 8, 8), math.nan, dtype=torch.float64)}, "pixels have to be in"),
+    "label too large": ({"labels": torch.tensor([0, 1, 2, 3])}, "label 3"),
+    "label negative": ({"labels": torch.tensor([0, 1, 2, -1])}, "-1"),
+    "other count": ({"labels": torch.tensor([0, 1])}, "expected"),
+    "unknown attack": ({"name": "nosuch"}, "no attack 'nosuch'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_inputs_are_named(case, model):
+    changes, expected = BAD[case]
+    images, labels = data(4)
+    arguments = {"name": "pgd100", "images": images, "labels": labels, "epsilon": 1 / 255, **changes}
+    with pytest.raises(UserError, match=expected):
+        attacks.attack(arguments["name"], model, arguments["images"], arguments["labels"], epsilon=arguments["epsilon"])
+
+
+def test_a_model_in_train_mode_is_refused(model):
+    with pytest.raises(UserError, match="train mode"):
+        attacks.attack("pgd100", model.train(), *data(4))
+
+
+def evaluated(model, **changes):
+    images, labels = data(30, 300)
+    held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
+    settings = {"protocol": "paper", "epsilon": 6 / 255, "attack_batch": 4, "seed": 0, "workers": 0, "where": torch.device("cpu"), **changes}
+    return robustness.evaluate(model.float(), held, size=8, **settings)
+
+
+def test_evaluation_counts_survivors_and_names_what_it_left_out(model):
+    found = evaluated(model)
+    clean, attacked = found["attacks"]["clean"]["accuracy"], found["attacks"]["pgd100"]["accuracy"]
+    assert 0 < attacked < clean and found["warnings"] == []
+    assert found["attacks"]["clean"]["accuracy"] == pytest.approx(100 * (1 - len(found["attacks"]["clean"]["broken"]) / 30))
+    assert set(found["attacks"]["clean"]["broken"]) <= set(found["attacks"]["pgd100"]["broken"])
+    assert set(found["left_out"]) == set(attacks.PROTOCOLS["paper"]) - set(attacks.ATTACKS)
+    assert found["protocol"] == "custom (paper at epsilon 6/255)" and evaluated(model, epsilon=1 / 255)["protocol"] == "paper"
+    broken = set().union(*(result["broken"] for result in found["attacks"].values()))
+    assert evaluated(model, protocol="standard")["worst_case"] == pytest.approx(100 * (1 - len(broken) / 30))
+    assert evaluated(model, attack_batch=30)["attacks"]["pgd100"]["broken"] == found["attacks"]["pgd100"]["broken"]
+
+
+def test_evaluation_goes_on_after_the_last_attack(model):
+    saved = []
+    whole = evaluated(model, save=lambda results: saved.append(dict(results)))
+    assert [list(results) for results in saved] == [["clean"], ["clean", "pgd100"], ["clean", "pgd100", "cw"], ["clean", "pgd100", "cw", "mim"]]
+    went_on = evaluated(model, finished=saved[1], save=lambda results: saved.append(dict(results)))
+    assert len(saved) == 6 and went_on["attacks"]["pgd100"] == whole["attacks"]["pgd100"]
+    assert {name: result["broken"] for name, result in went_on["attacks"].items()} == {name: result["broken"] for name, result in whole["attacks"].items()}
+
+
+def test_the_gate_names_what_is_wrong():
+    fine = {"largest_change": 0.01, "out_of_range": 0.0, "not_a_number": False}
+    assert robustness.warnings({"clean": 90.0, "pgd100": 50.0}, {"clean": fine, "pgd100": fine}, 0.01) == []
+    too_far = robustness.warnings({"pgd100": 50.0}, {"pgd100": {**fine, "largest_change": 0.02}}, 0.01)
+    assert len(too_far) == 1 and "more than epsilon" in too_far[0]
+    assert "valid pixels" in robustness.warnings({}, {"cw": {**fine, "not_a_number": True}}, 0.01)[0]
+    assert "valid pixels" in robustness.warnings({}, {"cw": {**fine, "out_of_range": 0.1}}, 0.01)[0]
+    assert "above clean" in robustness.warnings({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
+    assert "black-box" in robustness.warnings({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
