@@ -297,11 +297,12 @@ def main(argv=None):
     some.add_argument("--classes", required=True, type=lambda text: text.split(","), metavar="CLASS,...", help="names of class folders, such as WordNet ids")
     for one in commands.choices.values():
         one.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
+    parser.set_defaults(size=SIZES[0])
     options = parser.parse_args(argv)
     if options.name == "subset":
         cli.run(subset, options.subset, options.source, options.classes, options.root)
     else:
-        cli.run(prepare, options.name, options.root, options.archive, getattr(options, "size", SIZES[0]))
+        cli.run(prepare, options.name, options.root, options.archive, options.size)
 
 
 if __name__ == "__main__":

@@ -113,9 +113,13 @@ def read(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
-        raise UserError(f"{path} holds more than plain tensors and values, or is damaged; it was not loaded ({str(problem).splitlines()[0][:80]})") from None
+        raise UserError(f"{path} holds more than plain tensors and values, or is damaged; it was not loaded ({_first_line(problem)})") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
-        raise UserError(f"{path} is truncated or no checkpoint ({str(problem).splitlines()[0][:80]}); make it again") from None
+        raise UserError(f"{path} is truncated or no checkpoint ({_first_line(problem)}); make it again") from None
+
+
+def _first_line(problem):
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:80]
 
 
 def load(path, role=None):

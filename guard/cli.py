@@ -109,7 +109,9 @@ def _default_text(stage, row, dataset):
         value = getattr(getattr(recipes.recipe(name), stage), row.name)
         if isinstance(value, bool):
             return "on" if value else "off"
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value * 255:.6g}/255" if row.name == "epsilon" else f"{value:.6g}"
+        return str(value)
 
     if dataset:
         return shown(dataset)

@@ -15,12 +15,12 @@ set_up() {
         PYTHON=.venv/bin/python
         return
     fi
-    local has_torch=no
-    "$current" -c 'import torch, torchvision' 2>/dev/null && has_torch=yes
-    if [ $has_torch = yes ] && "$current" -c "$(imports "$@")" 2>/dev/null; then
+    if "$current" -c "$(imports "$@")" 2>/dev/null; then
         PYTHON=$current
         return
     fi
+    local has_torch=no
+    "$current" -c 'import torch, torchvision' 2>/dev/null && has_torch=yes
     echo "setting up .venv (once; torch alone is a download of a few hundred MB to 3 GB)" >&2
     if [ $has_torch = yes ]; then
         "$current" -m venv --system-site-packages .venv

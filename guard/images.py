@@ -216,12 +216,31 @@ class ValidationBatches(Dataset):
         return self.images.validation(indices, self.size), self.images.labels[indices]
 
 
+class _Reported(Dataset):
+    """Hands a UserError over as an item: raised in a worker, it would arrive wrapped in the worker's traceback."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, number):
+        try:
+            return self.dataset[number]
+        except UserError as problem:
+            return problem
+
+
 def batches(dataset, workers, device):
     """Iterates over whole-batch items; files are decoded by `workers` processes, images in memory need none.
 
-    A file that cannot be read raises the worker's UserError here.
+    Raises UserError for a file that cannot be read.
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda")
-    for pixels, labels in loader:
+    loader = DataLoader(_Reported(dataset), batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda")
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        pixels, labels = item
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

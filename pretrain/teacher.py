@@ -45,7 +45,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
         seconds = time.time() - started
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(teacher, model, val, output, log or output / "log.json", where, workers, history=history, seconds=seconds)
+            _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=history, seconds=seconds)
         devices.barrier()
 
 
@@ -63,7 +63,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     load_weights(model.network, weights, settings.model)
     model.to(where)
     teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
-    _finish(teacher, model, val, output, log or output / "log.json", where, workers, history=[], seconds=0.0)
+    _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=[], seconds=0.0)
 
 
 def _finished(path, key, force):
@@ -201,11 +201,10 @@ def _checkpoint(settings, model, classes, dataset, seed, key):
     )  # fmt: skip
 
 
-def _finish(teacher, model, val, output, log, where, workers, history, seconds):
+def _finish(settings, teacher, model, val, output, log, where, workers, history, seconds):
     results = {"val accuracy": training.accuracy(model, val, teacher.image_size, workers=workers, where=where)}
-    count = teacher.settings.get("curvature_images", 0)
-    if count:
-        results["curvature"] = measure_curvature(model, val, teacher.image_size, count, teacher.settings["h"], where)
+    if settings.curvature_images:
+        results["curvature"] = measure_curvature(model, val, teacher.image_size, settings.curvature_images, settings.h, where)
     teacher = replace(teacher, results=results)
     teacher.save(output / "checkpoint.pt")
     records.update(log, "pretrain", {

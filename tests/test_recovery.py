@@ -1,6 +1,7 @@
 """Recovery against the naive loop, one problem at a time, in float64."""
 
 import dataclasses
+import itertools
 import json
 
 import naive
@@ -60,7 +61,7 @@ def test_float64_recovery_depends_on_noise_views_and_seed(network):
 def test_cdas_schedule_is_the_naive_one(schedule, milestone):
     found = [recovery.crop_scale_at(t, 40, schedule=schedule, milestone=milestone, lowest=0.08) for t in range(40)]
     assert found == pytest.approx([naive.crop_scale_lower_bound(t, 40, schedule, milestone, 0.08) for t in range(40)])
-    assert found[0] == 1.0 and all(a >= b for a, b in zip(found, found[1:]))
+    assert found[0] == 1.0 and all(a >= b for a, b in itertools.pairwise(found))
 
 
 def test_packs_depend_on_the_recipe_alone():

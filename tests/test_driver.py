@@ -1,0 +1,118 @@
+"""run.sh: golden commands of its flags, and every wrong flag ends at once in one line and status 2."""
+
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+TEACHER = "runs/teachers/{dataset}/{model}/{teacher}"
+
+
+def run_sh(*words):
+    return subprocess.run(["bash", "run.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def commands(dataset="digits", model="convnet-32", teacher="1", experiment="24", root="data/raw", output="runs", launch="python -m", *, pretrain="", recover="", relabel="", train="", common="", first=True):
+    """The four commands as run.sh -n prints them, with what the flags add to each."""
+    at, folder = f"{output}/teachers/{dataset}/{model}/{teacher}", f"{output}/{experiment}"
+    made = f"--teacher {at}/checkpoint.pt"
+    lines = [
+        f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
+        f"{launch} recover --dataset {dataset} {made} --output {folder}/images --log {folder}/log.json {recover}{common}",
+        f"{launch} relabel --dataset {dataset} {made} --distilled {folder}/images --output {folder}/labels --log {folder}/log.json {relabel}{common}",
+        f"{launch} train --dataset {dataset} --root {root} {made} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --log {folder}/log.json {train}{common}",
+    ]
+    if not first:
+        lines[0] = f"# teacher: {at}/checkpoint.pt"
+    return [line.strip() for line in lines]
+
+
+PUBLISHED = "-x 1 -y 1 -d imagenette -r /home/user/data/ -u 0 -b 10.0 -p -C -h 3.0 -l 100"
+ON_IMAGENETTE = {"dataset": "imagenette", "model": "resnet18"}
+GOLDEN = {
+    "": {"first": False},
+    "-p -C": {"pretrain": "--curvature "},
+    PUBLISHED: {**ON_IMAGENETTE, "experiment": "1", "root": "/home/user/data/", "pretrain": "--curvature --h 3.0 --lambda 100 ", "recover": "--r-bn 10.0 ", "common": "--device 0 "},
+    "-d cifar10 -p -C -i 500 -b 1 -a 0.1 -z 30 -e resnet50 -c 5": {
+        "dataset": "cifar10", "model": "resnet18", "pretrain": "--curvature ", "recover": "--iterations 500 --r-bn 1 --step-size 0.1 --images-per-class 5 ",
+        "relabel": "--epochs 30 ", "train": "--epochs 30 --model resnet50 ",
+    },
+    "-d cifar100 -p -G -B 0.5 -v t": {"dataset": "cifar100", "model": "resnet18", "pretrain": "--gradient-regularization --beta 0.5 --adversarial t "},
+    "-d tiny-imagenet -p -C -G -v f -h 0.01": {"dataset": "tiny-imagenet", "model": "resnet18", "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 "},
+    "-d wolf -A -y 7 -x cda": {"dataset": "wolf", "model": "resnet18", "teacher": "7", "experiment": "cda", "recover": "--cda ", "first": False},
+    "-d imagenet -m resnet50 -e vit": {"dataset": "imagenet", "model": "resnet50", "train": "--model vit ", "first": False},
+    "-p -g": {
+        "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 ",
+    },
+    "-p -u 0,1 -s 3": {"launch": "python -m torch.distributed.run --standalone --nproc-per-node 2 -m", "common": "--device 0,1 --seed 3 "},
+    "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
+    "-p -- train --images 5 pretrain --epochs 3 --images 9": {"pretrain": "--epochs 3 --images 9 ", "train": "--images 5 "},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", GOLDEN)
+def test_the_commands_of_the_flags(flags):
+    words = flags.split()
+    place = words.index("--") if "--" in words else len(words)
+    done = run_sh(*words[:place], "-n", *words[place:])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == commands(**GOLDEN[flags])
+
+
+WRONG = {
+    "-q": "no flag -q",
+    "-d": "-d needs a value",
+    "-p -C -l": "-l needs a value",
+    "-p -l abc": "'abc' is no number",
+    "-p -l -1": "--lambda",
+    "-p -h 0": "--h",
+    "-p -h nan": "--h",
+    "-p -B x": "--beta",
+    "-p -v z": "--adversarial",
+    "-b ten": "--r-bn",
+    "-b -1": "--r-bn",
+    "-a 0": "--step-size",
+    "-i 1.5": "--iterations",
+    "-i 0": "--iterations",
+    "-c 0": "--images-per-class",
+    "-c ten": "--images-per-class",
+    "-z 0": "--epochs",
+    "-s one": "--seed",
+    "-u gpu": "--device",
+    "-u 0,": "--device",
+    "-x ../elsewhere": "no name for a folder",
+    "-y a/b": "no name for a folder",
+    "-d a/b": "no name for a folder",
+    "digits": "stands alone",
+    "-p -- --epochs 3": "stands alone",
+    "-p -- train --nosuch 3": "--nosuch",
+    "-p -d nosuch": "no data set 'nosuch'",
+    "-p -d cifar10 -r /nosuch": "no data set 'cifar10'",
+    "-p -m nosuch": "no model 'nosuch'",
+    "-p -e nosuch": "no model 'nosuch'",
+    "-y 99": "no teacher",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
+    words = flags.split()
+    done = run_sh("-o", str(tmp_path / "out"), *words)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1, (done.stdout, done.stderr)
+    assert lines[0].startswith("error: ") and WRONG[flags] in lines[0]
+    assert done.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_help_names_every_flag():
+    done = run_sh("--help")
+    assert done.returncode == 0
+    assert all(f"\n  -{flag} " in done.stdout for flag in "drxympeclhCGBvbaiAzusognf")
+
+
+def test_a_stage_that_fails_stops_the_run(tmp_path):
+    teacher = tmp_path / "teachers/digits/convnet-32/1/checkpoint.pt"
+    teacher.parent.mkdir(parents=True)
+    teacher.write_bytes(b"no checkpoint")
+    done = run_sh("-o", str(tmp_path))
+    assert done.returncode == 2 and "checkpoint.pt" in done.stderr and "== relabel" not in done.stdout

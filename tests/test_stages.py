@@ -1,0 +1,310 @@
+"""Each stage alone, on explicit paths: what it makes, what it refuses, how it goes on."""
+
+import json
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import TOY, command, write_folder
+from PIL import Image
+
+from guard import checkpoint, models, recipes, records
+from guard.errors import UserError
+
+
+def pretrain(root, output, *more):
+    return ["pretrain", "--dataset", "toy", "--root", root, "--output", output, *TOY["pretrain"], *more]
+
+
+def fingerprint(folder):
+    return checkpoint.load(folder / "checkpoint.pt").fingerprint
+
+
+# ---- what a stage makes ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_checkpoint_and_record_say_how_it_was_made(toy):
+    teacher = checkpoint.load(toy / "teacher" / "checkpoint.pt", "teacher")
+    record = records.read(toy / "teacher" / "log.json")["pretrain"]
+    assert teacher.classes == ["cat", "dog"] and teacher.settings == record["settings"] and teacher.results == record["results"]
+    assert {"gradient_change", "along_z", "largest_eigenvalue"} <= set(teacher.results["curvature"])
+    assert record["seed"] == 0 and len(record["history"]) == 2 and record["fingerprint"] == teacher.fingerprint
+    assert all(record["settings"][name] == value for name, value in recipes.as_dict(recipes.recipe("toy").pretrain).items() if name in ("learning_rate", "augmentation", "lambda"))
+
+
+def test_same_seed_same_bits_and_another_seed_another_teacher(toy, tmp_path):
+    assert command(*pretrain(toy, tmp_path / "same")) == 0
+    assert command(*pretrain(toy, tmp_path / "other", "--seed", 1)) == 0
+    assert fingerprint(tmp_path / "same") == fingerprint(toy / "teacher") != fingerprint(tmp_path / "other")
+
+
+def test_the_number_of_workers_changes_nothing(toy, tmp_path):
+    assert command(*pretrain(toy, tmp_path / "two", "--workers", 2)) == 0
+    assert fingerprint(tmp_path / "two") == fingerprint(toy / "teacher")
+
+
+@pytest.mark.parametrize("flags", [["--curvature"], ["--curvature", "--regularizer", "loss", "--beta", "1"], ["--curvature", "--regularizer", "gradient-squared", "--lambda", "1"], ["--gradient-regularization", "--beta", "5"], ["--adversarial", "t"], ["--adversarial", "f", "--h", "0.01"], ["--clip-grad-norm", "0.1"]])
+def test_each_kind_of_teacher_is_another_teacher(flags, toy, tmp_path):
+    assert command(*pretrain(toy, tmp_path / "t", *flags)) == 0
+    assert fingerprint(tmp_path / "t") != fingerprint(toy / "teacher")
+
+
+def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path, monkeypatch, capsys):
+    from guard import training
+
+    monkeypatch.setattr(training.Resume.save, "__defaults__", None)
+    saved = training.Resume.save
+
+    def save_and_stop(self, epoch, *state):
+        self.saved = -1e9
+        saved(self, epoch, *state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Resume, "save", save_and_stop)
+    assert command(*pretrain(toy, tmp_path / "t")) == 130
+    assert "again to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
+    monkeypatch.setattr(training.Resume, "save", saved)
+    assert command(*pretrain(toy, tmp_path / "t")) == 0
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert fingerprint(tmp_path / "t") == fingerprint(toy / "teacher") and not (tmp_path / "t" / "resume.pt").exists()
+
+
+def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
+    shutil.copytree(toy / "images", again := tmp_path / "images")
+    manifest = json.loads((again / "manifest.json").read_text())
+    (again / "manifest.json").write_text(json.dumps({**manifest, "complete": False, "files": None}))
+    (again / "cat" / "cat_1.png").unlink()
+    kept = (again / "cat" / "cat_0.png").stat().st_mtime_ns
+    arguments = ["recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]]
+    assert command(*arguments) == 0
+    assert (again / "manifest.json").read_text() == (toy / "images" / "manifest.json").read_text()
+    for path in (toy / "images").glob("*/*.png"):
+        assert (again / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+    del kept
+
+
+def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
+    for class_name in ("cat", "dog"):
+        (tmp_path / "elsewhere" / class_name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (16, 16), (40 * number, 99, 200)).save(tmp_path / "elsewhere" / class_name / f"anything{number}.jpg")
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", tmp_path / "elsewhere"]
+    assert command("relabel", *teacher, "--output", tmp_path / "labels", *TOY["relabel"]) == 0
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    assert command("train", "--dataset", "toy", "--root", toy, *teacher, "--labels", tmp_path / "labels", "--output", tmp_path / "student", "--images", 1, *TOY["train"]) == 0
+    record = records.read(tmp_path / "student" / "log.json")
+    assert record["evaluate student"]["images"] == 2 and (tmp_path / "student" / "report.md").exists()
+
+
+def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
+    arguments = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--log", tmp_path / "log.json", "--workers", 0]
+    assert command(*arguments, "--epsilon", "4/255") == 0
+    printed = capsys.readouterr().out
+    assert "pgd100" in printed and "clean" in printed
+    first = records.read(tmp_path / "log.json")["evaluate teacher"]
+    assert first["complete"] and first["protocol"] == "custom (paper at epsilon 4/255)" and first["images"] == 12
+    assert command(*arguments, "--epsilon", "4/255") == 0
+    assert records.read(tmp_path / "log.json")["evaluate teacher"]["attacks"] == first["attacks"]
+    assert command(*arguments, "--epsilon", "8/255") == 0
+    assert records.read(tmp_path / "log.json")["evaluate teacher"]["epsilon"] == pytest.approx(8 / 255)
+
+
+# ---- weights from elsewhere ------------------------------------------------------------------------------------------------------
+
+
+WRAPPED = {
+    "plain": lambda state: state,
+    "under model": lambda state: {"model": state, "epoch": 3},
+    "under state_dict, DataParallel": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "under net": lambda state: {"net": state},
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_state_dict_becomes_a_teacher(case, toy, tmp_path):
+    state = checkpoint.load(toy / "teacher/checkpoint.pt").state
+    torch.save(WRAPPED[case](state), tmp_path / "weights.pt")
+    assert command(*pretrain(toy, tmp_path / "adopted", "--weights", tmp_path / "weights.pt")) == 0
+    adopted = checkpoint.load(tmp_path / "adopted/checkpoint.pt", "teacher")
+    assert adopted.fingerprint == fingerprint(toy / "teacher")
+    assert adopted.results["val accuracy"] == checkpoint.load(toy / "teacher/checkpoint.pt").results["val accuracy"]
+
+
+def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
+    state = checkpoint.load(toy / "teacher/checkpoint.pt").state
+    torch.save({"wrong": torch.zeros(1), **{name: tensor for name, tensor in state.items() if name != "0.weight"}}, tmp_path / "weights.pt")
+    line = refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "weights.pt"))
+    assert "missing 0.weight" in line and "unknown wrong" in line
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "no state_dict" in refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "list.pt"))
+    assert "no weights of that name" in refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "nosuch.pt"))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what a stage refuses --------------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+def write_other_format(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def write_flipped(path):
+    contents = torch.load(path, weights_only=True)
+    contents["state"]["0.weight"][0] += 1
+    torch.save(contents, path)
+
+
+def write_role(path):
+    teacher = checkpoint.load(path)
+    teacher.role = "student"
+    teacher.save(path)
+
+
+def write_without(path):
+    contents = torch.load(path, weights_only=True)
+    del contents["classes"]
+    torch.save(contents, path)
+
+
+def write_without_batch_norm(path):
+    teacher = checkpoint.load(path)
+    teacher.model, teacher.state = "vit", checkpoint.cpu_state(models.build("vit", classes=2, image_size=16, stem="standard", mean=[0.5] * 3, std=[0.5] * 3).network)
+    teacher.save(path)
+
+
+BAD_CHECKPOINTS = {
+    "missing": (lambda path: path.unlink(), "no checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "truncated"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-300]), "truncated"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "truncated"),
+    "no checkpoint": (lambda path: path.write_text("hello"), "checkpoint.pt"),
+    "somebody else's": (write_other_format, "not a checkpoint of this project"),
+    "damaged weights": (write_flipped, "fingerprint"),
+    "a student": (write_role, "holds a student"),
+    "without a field": (write_without, "lacks classes"),
+    "a pickle that runs code": (lambda path: path.write_bytes(pickle.dumps(Malicious())), "checkpoint.pt"),
+    "torch.save of code": (lambda path: torch.save(Malicious(), path), "not loaded"),
+    "no batch norm": (write_without_batch_norm, "no batch norm"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
+def test_recover_refuses_a_bad_teacher(case, toy, tmp_path, refused, monkeypatch):
+    spoil, expected = BAD_CHECKPOINTS[case]
+    path = tmp_path / "checkpoint.pt"
+    shutil.copy(toy / "teacher/checkpoint.pt", path)
+    spoil(path)
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused("recover", "--teacher", path, "--output", tmp_path / "images")
+    assert not (tmp_path / "images").exists() and not (tmp_path / "pwned").exists()
+
+
+def test_a_folder_of_other_images_is_left_alone(toy, refused):
+    line = refused("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "images", *TOY["recover"], "--r-bn", 3)
+    assert "another settings" in line
+    assert "files that are not ours" in refused("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "toy" / "train")
+
+
+def test_a_teacher_with_other_settings_is_left_alone(toy, refused):
+    before = (toy / "teacher/checkpoint.pt").read_bytes()
+    assert "another lambda" in refused(*pretrain(toy, toy / "teacher", "--lambda", "7"))
+    assert (toy / "teacher/checkpoint.pt").read_bytes() == before
+
+
+def test_classes_that_differ_are_never_combined(toy, tmp_path, refused):
+    write_folder(tmp_path, classes=("cat", "cow"))
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert "cow" in refused("relabel", *teacher, "--distilled", tmp_path / "toy/train", "--output", tmp_path / "labels")
+    assert "classes" in refused("train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", tmp_path)
+    shutil.copytree(toy / "toy" / "val", tmp_path / "mixed" / "val")
+    shutil.copytree(tmp_path / "toy" / "train", tmp_path / "mixed" / "train")
+    assert "unknown: ['dog']" in refused("pretrain", "--dataset", "mixed", "--root", tmp_path, "--output", tmp_path / "t", *TOY["pretrain"])
+    assert "pixels wide" in refused("relabel", *teacher, "--distilled", toy / "toy/train", "--output", tmp_path / "labels")
+
+
+def empty_class(root):
+    for path in (root / "toy/val/dog").iterdir():
+        path.unlink()
+
+
+BAD_DATA = {
+    "no data set": (lambda root: shutil.rmtree(root / "toy"), "no data set 'toy'"),
+    "no val": (lambda root: shutil.rmtree(root / "toy/val"), "no folder val or test"),
+    "no classes": (lambda root: [shutil.rmtree(root / "toy/val" / name) for name in ("cat", "dog")], "no class folders"),
+    "empty class": (empty_class, "dog"),
+    "class missing in val": (lambda root: shutil.rmtree(root / "toy/val/dog"), "missing: ['dog']"),
+    "unreadable image": (lambda root: (root / "toy/train/cat/0.png").write_bytes(b"no image"), "0.png"),
+    "truncated image": (lambda root: (root / "toy/val/cat/3.png").write_bytes((root / "toy/val/cat/3.png").read_bytes()[:200]), "3.png"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_named(case, workers, tmp_path, refused):
+    spoil, expected = BAD_DATA[case]
+    write_folder(tmp_path)
+    spoil(tmp_path)
+    assert expected in refused(*pretrain(tmp_path, tmp_path / "out", "--epochs", 1, "--workers", workers))
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+BAD_FLAGS = [
+    ("pretrain", ["--dataset", "digits"], "--output"),
+    ("pretrain", ["--output", "x"], "--dataset"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--model", "nosuch"], "no model 'nosuch'"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--image-size", "9", "--model", "vitb"], "9 pixels"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--regularizer", "nosuch"], "invalid choice"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--epoch", "3"], "unrecognized arguments: --epoch"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--momentum", "1.5"], "at most 1.0"),
+    ("recover", ["--teacher", "x"], "--output"),
+    ("recover", ["--teacher", "x", "--output", "y", "--image-format", "gif"], "invalid choice"),
+    ("relabel", ["--teacher", "x", "--distilled", "y", "--output", "z", "--mix-alpha", "0"], "above 0"),
+    ("train", ["--dataset", "digits", "--teacher", "x", "--distilled", "y", "--labels", "z", "--output", "o", "--mix", "none"], "goes with --labels online"),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "-1/255"], "--epsilon"),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "1/0"], "no number"),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--protocol", "mine"], "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("module", "flags", "expected"), BAD_FLAGS)
+def test_bad_flags_are_named(module, flags, expected, tmp_path, refused):
+    flags = [tmp_path / "out" if flag == "x" and "--output" in flags and module == "pretrain" else flag for flag in flags]
+    assert expected in refused(module, *flags)
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["pretrain", "recover", "relabel", "train", "train.evaluate"])
+def test_help_gives_each_setting_its_default_for_the_family(module, capsys):
+    def entries(*flags):
+        capsys.readouterr()
+        assert command(module, *flags, "--help") == 0
+        blocks = [re.sub(r"\s+", " ", re.sub(r"-\n +", "-", block)) for block in re.split(r"\n  (?=-)", capsys.readouterr().out)]
+        return {block.split()[0].rstrip(","): block for block in blocks if block.startswith("--")}
+
+    general, cifar = entries(), entries("--dataset", "cifar10")
+    stage = module.split(".")[-1]
+    for name, value in recipes.as_dict(getattr(recipes.recipe("cifar10"), stage)).items():
+        flag = f"--{name.replace('_', '-')}"
+        shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else str(value)
+        assert f"[{'1/255' if name == 'epsilon' else shown}]" in cifar[flag] and flag in general
+    if module == "recover":
+        assert "tiny-imagenet 1]" in general["--r-bn"] and "[0.01; " in general["--r-bn"] and ", iterations [" in general["--iterations"]
+
+
+def test_the_model_is_rebuilt_from_its_checkpoint_alone(toy):
+    teacher = checkpoint.load(toy / "teacher/checkpoint.pt")
+    model = teacher.build()
+    assert not model.training and model(torch.rand(2, 3, 16, 16)).shape == (2, 2)
+    with pytest.raises(UserError, match="not a teacher"):
+        teacher.role = "student"
+        teacher.save(toy / "student.pt")
+        checkpoint.load(toy / "student.pt", "teacher")
