@@ -64,7 +64,7 @@ for word in "$@"; do
 done
 
 dataset=digits root=data/raw experiment=24 teacher=1 output=runs device='' model=''
-train_teacher=no only_print=no debug=no
+teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
     case $flag in
@@ -96,6 +96,7 @@ while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
         :) fail "-$OPTARG needs a value" ;;
         *) fail "there is no flag -$OPTARG" ;;
     esac
+    [[ $flag != [ClhGBv] ]] || teacher_flags+=" -$flag"
 done
 shift $((OPTIND - 1))
 if [ $debug = yes ]; then
@@ -157,6 +158,9 @@ if [ $train_teacher = no ] && [ ! -f "$teachers/checkpoint.pt" ]; then
     exit 2
 fi
 "$light" -m guard.datasets "$dataset" --root "$root" --quiet
+if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
+    echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
+fi
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "${models[@]}"
 for stage in pretrain recover relabel train; do

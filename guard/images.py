@@ -5,6 +5,7 @@ Streamed (files decoded by the loader's workers, every size its own). Both give 
 `validation(indices, size)`: float32 pixels in [0,1], (N, 3, size, size).
 """
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -232,13 +233,21 @@ class _Reported(Dataset):
             return problem
 
 
+def _ignore_interrupt(worker):
+    """Ctrl-C reaches the workers as well, but it is the main process that ends the run, with one line."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def batches(dataset, workers, device):
     """Iterates over whole-batch items; files are decoded by `workers` processes, images in memory need none.
 
     Raises UserError for a file that cannot be read.
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
-    loader = DataLoader(_Reported(dataset), batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda")
+    loader = DataLoader(
+        _Reported(dataset), batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda", worker_init_fn=_ignore_interrupt
+    )
     for item in loader:
         if isinstance(item, UserError):
             raise item

@@ -36,21 +36,19 @@ def protocol_text(result):
     return "\n".join(lines + [f"Warning: {text}." for text in result["warnings"]])
 
 
-def write(log, teacher_log, distilled):
+def write(log, distilled):
     """Writes report.md and its pictures beside `log`; returns what to print: the table and where the pictures lie."""
-    folder = Path(log).parent
-    entries, teacher = records.read(log), records.read(teacher_log)
-    results = {"teacher": teacher.get("evaluate teacher"), "student": entries.get("evaluate student")}
-    results = {name: result for name, result in results.items() if result and result["complete"]}
+    folder, entries = Path(log).parent, records.read(log)
+    results = {name: entries[f"evaluate {name}"] for name in ("teacher", "student") if entries.get(f"evaluate {name}", {}).get("complete")}
     if not results:
         raise UserError(f"{log} has no evaluation yet; run python -m train first")
     table = accuracy_table(results) + "\n\n" + protocol_text(next(iter(results.values())))
-    histories = {name: entry["history"] for name, entry in (("teacher", teacher.get("pretrain")), ("student", entries.get("train"))) if entry}
+    histories = {name: entry["history"] for name, entry in (("teacher", entries.get("pretrain")), ("student", entries.get("train"))) if entry}
     image_grid(distilled, folder / "images.png")
     curves(histories, folder / "curves.png")
     bars(results, folder / "robustness.png")
     with checkpoint.replacing(folder / "report.md") as temporary:
-        temporary.write_text(_report(folder.name, table, {**teacher, **entries}))
+        temporary.write_text(_report(folder.name, table, entries))
     pictures = ", ".join(str(folder / name) for name in ("images.png", "curves.png", "robustness.png"))
     return f"\n{table}\n\nreport: {folder / 'report.md'}; pictures: {pictures}"
 
@@ -157,9 +155,7 @@ def main(argv):
         log = Path(options.folder) / "log.json"
         if not log.exists():
             raise UserError(f"no record at {log}; name the folder of an experiment")
-        teacher = records.read(log).get("train", {}).get("teacher checkpoint")
-        teacher_log = Path(teacher).parent / "log.json" if teacher else log
-        print(write(log, teacher_log, Path(options.folder) / "images"))
+        print(write(log, Path(options.folder) / "images"))
 
     cli.run(work)
 

@@ -22,13 +22,17 @@ def main(argv):
     settings = cli.resolve(options, options.dataset, "pretrain")
     if options.check:
         return
-    from pretrain import teacher
 
-    make = functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
-    cli.run(
-        make, settings, dataset=options.dataset, root=options.root, output=options.output, log=options.log, seed=options.seed, device=options.device,
-        workers=options.workers, force=options.force,
-    )  # fmt: skip
+    def work():
+        from pretrain import teacher
+
+        make = functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
+        make(
+            settings, dataset=options.dataset, root=options.root, output=options.output, log=options.log, seed=options.seed, device=options.device,
+            workers=options.workers, force=options.force,
+        )  # fmt: skip
+
+    cli.run(work)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.check:
         return
-    from recover import recovery
 
     def work():
+        from recover import recovery
+
         teacher = recovery.load_teacher(options.teacher)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
         recovery.recover(settings, teacher, output=options.output, log=options.log, seed=options.seed, device=options.device, force=options.force)

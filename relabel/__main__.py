@@ -21,10 +21,11 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.check:
         return
-    from guard import checkpoint
-    from relabel import labelling
 
     def work():
+        from guard import checkpoint
+        from relabel import labelling
+
         teacher = checkpoint.load(options.teacher, "teacher")
         settings = cli.resolve(options, options.dataset or teacher.dataset, "relabel")
         labelling.relabel(settings, teacher, distilled=options.distilled, output=options.output, log=options.log, seed=options.seed, device=options.device, force=options.force)

@@ -21,8 +21,9 @@ def test_toy_run_of_all_stages(tmp_path):
 
     teacher, experiment = tmp_path / "teachers/digits/convnet-32/1", tmp_path / "24"
     records = json.loads((experiment / "log.json").read_text())
-    assert {"recover", "relabel", "train", "evaluate student"} <= set(records)
+    assert set(records) == {"pretrain", "recover", "relabel", "train", "evaluate teacher", "evaluate student"}
     assert {"pretrain", "evaluate teacher"} <= set(json.loads((teacher / "log.json").read_text()))
+    assert records["pretrain"]["environment"]["command"].startswith("python -m pretrain --dataset digits")
     for entry in records.values():
         assert {"torch", "device", "commit"} <= set(entry["environment"])
     assert len(list((experiment / "images").glob("*/*.png"))) == 20

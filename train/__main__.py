@@ -28,14 +28,18 @@ def main(argv):
         parser.error(f"{for_labels[0]} goes with --labels online; a folder of labels has its own")
     if options.check:
         return
-    from train import student
+    settings = [cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")]
 
-    cli.run(
-        student.train,
-        cli.resolve(options, options.dataset, "train"), cli.resolve(options, options.dataset, "relabel"), cli.resolve(options, options.dataset, "evaluate"),
-        epochs=options.epochs, dataset=options.dataset, root=options.root, distilled=options.distilled, labels=options.labels, teacher_path=options.teacher,
-        output=options.output, log=options.log, seed=options.seed, device=options.device, workers=options.workers, force=options.force,
-    )  # fmt: skip
+    def work():
+        from train import student
+
+        student.train(
+            *settings, epochs=options.epochs, dataset=options.dataset, root=options.root, distilled=options.distilled, labels=options.labels,
+            teacher_path=options.teacher, output=options.output, log=options.log, seed=options.seed, device=options.device, workers=options.workers,
+            force=options.force,
+        )  # fmt: skip
+
+    cli.run(work)
 
 
 if __name__ == "__main__":

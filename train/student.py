@@ -53,13 +53,14 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             val = pictures.load(source, teacher.image_size).to(where)
             rows = epoch_rows(teacher.build(where), images.to(where))
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
-            if devices.rank() == 0:
-                records.update(log, "train", {**records.read(log)["train"], "teacher checkpoint": str(teacher_path)})
         devices.barrier()
-        for path, role_log in ((Path(teacher_path), Path(teacher_path).parent / "log.json"), (output / "checkpoint.pt", log)):
-            evaluate.evaluate_checkpoint(path, attack_settings, dataset=dataset, root=root, log=role_log, seed=seed, where=where, workers=workers, force=force)
+        teacher_log = Path(teacher_path).parent / "log.json"
+        for path, its_log in ((teacher_path, teacher_log), (output / "checkpoint.pt", log)):
+            evaluate.evaluate_checkpoint(path, attack_settings, dataset=dataset, root=root, log=its_log, seed=seed, where=where, workers=workers, force=force)
         if devices.rank() == 0:
-            print(report.write(log, teacher_log=Path(teacher_path).parent / "log.json", distilled=distilled), flush=True)
+            for entry, record in records.read(teacher_log).items():  # the experiment's record is whole, although teachers are shared
+                records.update(log, entry, record)
+            print(report.write(log, distilled), flush=True)
         devices.barrier()
 
 
