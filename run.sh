@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # GUARD, four stages: a teacher is trained, images are recovered from it, relabelled, and a student is trained on them and attacked.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source guard/environment.sh
 
@@ -31,7 +32,7 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)                                      [0, or the CPU without a GPU]
   -s N      seed                                                                                   [0]
   -o DIR    output root                                                                            [runs]
-  -g        debug: 2 iterations, 2 epochs, 2 images per class, real and distilled
+  -g        debug: 2 iterations, 2 epochs, 2 images per class, protocol quick, in OUTPUT/debug
   -n        print the four stage commands and stop
   -f        do finished stages again
   --help    this text
@@ -44,6 +45,11 @@ USAGE
 fail() {
     echo "error: $1; see bash run.sh --help" >&2
     exit 2
+}
+
+# A folder that was named where run.sh was called.
+from_caller() {
+    if [[ $1 == /* || $PWD == "$caller" ]]; then echo "$1"; else echo "$caller/$1"; fi
 }
 
 # The words as one would type them: quoted where the shell would read them otherwise.
@@ -69,12 +75,12 @@ common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
     case $flag in
         d) dataset=$OPTARG ;;
-        r) root=$OPTARG ;;
+        r) root=$(from_caller "$OPTARG") ;;
         x) experiment=$OPTARG ;;
         y) teacher=$OPTARG ;;
         p) train_teacher=yes ;;
-        m) model=$OPTARG models+=("$OPTARG") pretrain+=(--model "$OPTARG") ;;
-        e) models+=("$OPTARG") train+=(--model "$OPTARG") ;;
+        m) model=$OPTARG models+=(--teacher "$OPTARG") pretrain+=(--model "$OPTARG") ;;
+        e) models+=(--student "$OPTARG") train+=(--model "$OPTARG") ;;
         c) recover+=(--images-per-class "$OPTARG") ;;
         C) pretrain+=(--curvature) ;;
         l) pretrain+=(--lambda "$OPTARG") ;;
@@ -89,7 +95,7 @@ while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
         z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
         u) device=$OPTARG common+=(--device "$OPTARG") ;;
         s) common+=(--seed "$OPTARG") ;;
-        o) output=$OPTARG ;;
+        o) output=$(from_caller "$OPTARG") ;;
         g) debug=yes ;;
         n) only_print=yes ;;
         f) common+=(--force) ;;
@@ -100,7 +106,8 @@ while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
 done
 shift $((OPTIND - 1))
 if [ $debug = yes ]; then
-    pretrain+=(--epochs 2 --images 2) recover+=(--iterations 2 --images-per-class 2) relabel+=(--epochs 2) train+=(--epochs 2 --images 2)
+    output=$output/debug # whose teachers and experiments are not for real use
+    pretrain+=(--epochs 2 --images 2) recover+=(--iterations 2 --images-per-class 2) relabel+=(--epochs 2) train+=(--epochs 2 --images 2 --protocol quick)
 fi
 stage=''
 for word in "$@"; do
@@ -127,9 +134,9 @@ images=$folder/images labels=$folder/labels log=$folder/log.json
 data=(--dataset "$dataset" --root "$root")
 
 pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
-recover=(recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --output "$images" --log "$log" "${recover[@]}" "${common[@]}")
-relabel=(relabel --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --distilled "$images" --output "$labels" --log "$log" "${relabel[@]}" "${common[@]}")
-train=(train "${data[@]}" --teacher "$teachers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --log "$log" "${train[@]}" "${common[@]}")
+recover=(recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --output "$images" --record "$log" "${recover[@]}" "${common[@]}")
+relabel=(relabel --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --distilled "$images" --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}")
+train=(train "${data[@]}" --teacher "$teachers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}")
 
 for stage in pretrain recover relabel train; do
     declare -n command=$stage
@@ -162,7 +169,7 @@ if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
     echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
 fi
 set_up requirements.txt
-[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "${models[@]}"
+[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "$dataset" "${models[@]}"
 for stage in pretrain recover relabel train; do
     [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
     declare -n command=$stage

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from guard import models
+from guard.device import rank
 from guard.errors import UserError
 
 FORMAT = "guard-checkpoint-1"
@@ -35,7 +36,8 @@ def replacing(path):
     except OSError as problem:
         raise UserError(f"cannot write {path} ({problem.strerror or problem}); make room or choose another output folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def fingerprint(state, *more):
@@ -51,8 +53,7 @@ def fingerprint(state, *more):
 
 def file_fingerprint(path):
     """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 @dataclass
@@ -137,3 +138,17 @@ def load(path, role=None):
     if role and checkpoint.role != role:
         raise UserError(f"{path} holds a {checkpoint.role}, not a {role}; name a {role}'s checkpoint")
     return checkpoint
+
+
+def finished(path, role, key, force):
+    """Whether a network made with the settings `key` is at `path` already; says so. Raises UserError for one with other settings,
+    unless `force`."""
+    if force or not path.exists():
+        return False
+    found = load(path, role).settings
+    difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
+    if difference:
+        raise UserError(f"{path} is a {role} with another {', '.join(difference)}; choose another id (-x, -y in run.sh) or --force (-f) to replace it")
+    if rank() == 0:
+        print(f"the {role} {path} is finished; --force (-f in run.sh) trains it again")
+    return True

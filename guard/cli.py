@@ -37,9 +37,9 @@ def stage_parser(stage, description, *stage_recipes, argv):
         for row in fields(recipes.STAGES[name]):
             _add_setting(group, name, row, dataset)
     common = parser.add_argument_group("common")
-    common.add_argument("--seed", type=_number(int, low=0), default=0, metavar="N", help="seed of every random draw [0]")
+    common.add_argument("--seed", type=_number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
     common.add_argument("--device", type=_device, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
-    common.add_argument("--log", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
+    common.add_argument("--record", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
     common.add_argument("--force", action="store_true", help="do the stage again although it is finished, or was made with other settings")
     common.add_argument("--check", action="store_true", help="check the flags and stop")
     return parser
@@ -69,7 +69,7 @@ def given_flags(options, stage):
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError, 130 with one line for Ctrl-C."""
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one line for Ctrl-C."""
     try:
         command(*arguments, **named)
     except UserError as problem:
@@ -77,8 +77,13 @@ def run(command, *arguments, **named):
         sys.exit(2)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("\ninterrupted; give the same command again to go on", file=sys.stderr)
+        print("\ninterrupted; give the same command again, without --force, to go on", file=sys.stderr)
         sys.exit(130)
+    except RuntimeError as problem:
+        if type(problem).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print("error: the GPU's memory is too small; make --batch-size, --pack-images or --attack-batch smaller", file=sys.stderr)
+        sys.exit(2)
 
 
 # ---- one flag --------------------------------------------------------------------------------------------------------------------
@@ -97,6 +102,7 @@ def _add_setting(group, stage, row, dataset):
         group.add_argument(_flag(row), dest=row.name, choices=limits["choices"], metavar="NAME", help=text + _choices_text(limits["choices"]))
     else:
         kind = _number(row.type, limits["low"], limits["high"], limits["above"])
+        kind = _numbers(kind) if limits["several"] else kind
         group.add_argument(_flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text)
 
 
@@ -135,7 +141,7 @@ def _number(kind, low=None, high=None, above=None):
     def parse(text):
         try:
             top, _, bottom = text.partition("/")
-            value = kind(text) if not bottom else kind(float(top) / float(bottom))
+            value = float(top) / float(bottom) if bottom and kind is float else kind(text)
         except (ValueError, ZeroDivisionError):
             raise argparse.ArgumentTypeError(f"'{text}' is no {'whole number' if kind is int else 'number'}") from None
         wanted = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None) + [f"at most {high}"] * (high is not None)
@@ -143,6 +149,16 @@ def _number(kind, low=None, high=None, above=None):
         if not fine:
             raise argparse.ArgumentTypeError(f"{text} is out of range, it has to be {' and '.join(wanted) or 'finite'}")
         return value
+
+    return parse
+
+
+def _numbers(number):
+    """A parser of one number, or of several with commas between them, which make a tuple."""
+
+    def parse(text):
+        values = tuple(number(word) for word in text.split(","))
+        return values if len(values) > 1 else values[0]
 
     return parse
 

@@ -8,6 +8,7 @@ A new regularizer is one function (network, x, y, state at x, ...) -> penalty, a
 import torch
 import torch.nn.functional as F
 
+from guard.device import sum_over_processes
 from guard.models import frozen_eval
 
 
@@ -57,7 +58,9 @@ def _gradient_squared(at, h, batch_size):
 
 
 def _loss(at, h, batch_size):
-    return (F.cross_entropy(at.network(at.shifted(h)), at.y) - at.losses.mean()).abs()
+    difference = F.cross_entropy(at.network(at.shifted(h)), at.y) - at.losses.mean()
+    # |difference| of the whole batch, of which this may be one process's share: its sign is that of all shares together.
+    return sum_over_processes(difference.detach() * (len(at.x) / batch_size)).sign() * difference
 
 
 # name -> (penalty, whether it differentiates the gradient at x, which coefficient it takes)

@@ -8,6 +8,7 @@ numbers differ from the ImageNet family's, a row of guard.recipes).
 """
 
 import argparse
+import hashlib
 import os
 import pickle
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ class Source:
     classes: tuple
     files: tuple = ()
     labels: tuple = ()
+
+    @property
+    def fingerprint(self):
+        """sha256 over the classes and over names and sizes of all files: which data this is, without reading it."""
+        files = self.files or sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
+        if self.kind == "cifar":
+            files = [path for path in files if CIFAR_FOLDERS[self.name] in path]
+        base = self.path.parent if self.path.is_file() else self.path
+        listed = [(os.path.relpath(path, base), os.stat(path).st_size) for path in files or [self.path]]
+        return hashlib.sha256(repr((self.split, self.classes, listed)).encode()).hexdigest()
 
 
 def find(name, root, split):

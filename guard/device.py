@@ -1,6 +1,7 @@
 """Device, threads, seeds and the group of processes."""
 
 import contextlib
+import datetime
 import hashlib
 import os
 import sys
@@ -21,9 +22,14 @@ def generator(*key):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def seed_everything(*key):
+    """Seeds torch's own generators, on every device, from `key`: initial weights, dropout."""
+    torch.manual_seed(generator(*key).initial_seed())
+
+
 def select(name):
-    """The torch.device for `name`: 'auto', 'cpu', or ids of GPUs, of which each process takes one; without any GPU an id falls back
-    to the CPU with a note on stderr, and 'auto' quietly.
+    """The torch.device for `name`: 'cpu', ids of GPUs, of which each process takes one, or 'auto', GPU 0, 1, ... process by process;
+    without any GPU an id falls back to the CPU with a note on stderr, and 'auto' quietly.
 
     Raises UserError for an id that this machine's GPUs do not have.
     """
@@ -31,7 +37,7 @@ def select(name):
         if name not in ("cpu", "auto") and rank() == 0:
             print(f"note: no GPU here, so --device {name} runs on the CPU", file=sys.stderr, flush=True)
         return torch.device("cpu")
-    ids = [0] if name == "auto" else [int(number) for number in name.split(",")]
+    ids = range(world_size()) if name == "auto" else [int(number) for number in name.split(",")]
     number = ids[local_rank() % len(ids)]
     if number >= torch.cuda.device_count():
         raise UserError(f"there is no GPU {number}, the machine has {torch.cuda.device_count()}; choose one with --device (-u in run.sh)")
@@ -64,14 +70,18 @@ def world_size():
 
 
 @contextlib.contextmanager
-def process_group():
-    """Joins the torchrun group for the duration, where there is one."""
+def joined(name):
+    """The torch.device for `name` (see `select`), with deterministic kernels, inside the torchrun group where there is one."""
+    make_deterministic()
+    where = select(name)
     if world_size() == 1:
-        yield
+        yield where
         return
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # A process without work waits as long as the others need, so that the limit is no judgement on the work.
+    backend, own = ("nccl", where) if where.type == "cuda" else ("gloo", None)
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
     try:
-        yield
+        yield where
     finally:
         torch.distributed.destroy_process_group()
 
@@ -87,12 +97,6 @@ def sum_over_processes(tensor):
     if world_size() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
-
-
-def synchronize(device):
-    """Waits for the device's queued work, so that a clock read next is true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def maximum_over_processes(tensor):

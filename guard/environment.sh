@@ -20,7 +20,8 @@ set_up() {
         return
     fi
     local has_torch=no
-    "$current" -c 'import torch, torchvision' 2>/dev/null && has_torch=yes
+    # A .venv can build on a system's python, not on another environment's.
+    "$current" -c 'import sys, torch, torchvision; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null && has_torch=yes
     echo "setting up .venv (once; torch alone is a download of a few hundred MB to 3 GB)" >&2
     if [ $has_torch = yes ]; then
         "$current" -m venv --system-site-packages .venv

@@ -2,7 +2,7 @@
 
 Two holders with one interface: Packed (all images in memory as one uint8 tensor: CIFAR, the embedded set, distilled images) and
 Streamed (files decoded by the loader's workers, every size its own). Both give `views(indices, draw, size)` and
-`validation(indices, size)`: float32 pixels in [0,1], (N, 3, size, size).
+`validation(indices, size)`: pixels (N, 3, size, size), float32 in [0,1], or as uint8 what `as_float` makes that.
 """
 
 import signal
@@ -17,11 +17,24 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from guard import augment, checkpoint, datasets
+from guard import augment, checkpoint, datasets, records
 from guard.device import generator
 from guard.errors import UserError
 
 VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view of the ImageNet family
+
+
+def as_float(pixels):
+    """float32 pixels in [0,1]; uint8, which travels between processes in a quarter of the memory, is divided by 255."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def batch_ranges(count, batch_size):
+    """(start, stop) of each batch; a single image left over joins the batch before it, since batch norm needs two."""
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count]))
 
 
 def read_image(path):
@@ -89,7 +102,7 @@ class Streamed:
         for image, box, flip in zip(images, views.boxes.tolist(), views.flips.tolist()):
             view = transforms.resized_crop(image, *box, [size, size], antialias=True)
             batch.append(view.flip(2) if flip else view)
-        return torch.stack(batch).float() / 255
+        return torch.stack(batch)
 
     def validation(self, indices, size):
         """Shorter side to size * 256/224, centre crop."""
@@ -98,7 +111,7 @@ class Streamed:
         for i in indices.tolist():
             image = transforms.resize(read_image(self.files[i]), [shorter], antialias=True)
             batch.append(transforms.center_crop(image, [size, size]))
-        return torch.stack(batch).float() / 255
+        return torch.stack(batch)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------------
@@ -142,15 +155,30 @@ def pack(files, labels, classes, title):
 
 
 def load_distilled(folder):
-    """Any folder FOLDER/CLASS/*.png (or jpg) of square images of one size, ours or distilled elsewhere, as Packed."""
+    """Any folder FOLDER/CLASS/*.png (or jpg) of square images of one size, ours or distilled elsewhere, as Packed.
+
+    Where it has a manifest of ours, all images have to be there, byte for byte. Raises UserError that names what differs.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder of images at {folder}; make one with python -m recover, or name one with FOLDER/CLASS/*.png")
     source = datasets.scan(folder.name, folder, "train")
+    if (folder / "manifest.json").exists():
+        _check_manifest(folder, source.files)
     images = pack(source.files, source.labels, source.classes, "reading distilled images")
     if images.pixels.shape[2] != images.pixels.shape[3]:
         raise UserError(f"{source.files[0]} is not square; distilled images have to be")
     return images
+
+
+def _check_manifest(folder, files):
+    manifest = records.read_json(folder / "manifest.json", "manifest of images")
+    if not manifest.get("complete"):
+        raise UserError(f"the images in {folder} are not complete; run python -m recover again to finish them")
+    listed, found = manifest["files"], {str(Path(path).relative_to(folder)): path for path in files}
+    different = sorted(set(listed) ^ set(found)) or [name for name, path in found.items() if checkpoint.file_fingerprint(path) != listed[name]]
+    if different:
+        raise UserError(f"{folder / different[0]} is not what the manifest beside it says; recover the images again with --force")
 
 
 def _digits(source, image_size):
@@ -185,7 +213,8 @@ class TrainingEpoch(Dataset):
 
     def __init__(self, images, *, augmentation, batch_size, size, seed, epoch, share=(0, 1)):
         self.images, self.augmentation, self.size, self.key, self.share = images, augmentation, size, (seed, "teacher", epoch), share
-        self.batches = torch.randperm(len(images), generator=generator(*self.key)).split(batch_size)
+        order = torch.randperm(len(images), generator=generator(*self.key))
+        self.batches = [order[start:stop] for start, stop in batch_ranges(len(images), batch_size)]
 
     def __len__(self):
         return len(self.batches)
@@ -195,6 +224,8 @@ class TrainingEpoch(Dataset):
         mine = self.batches[number].tensor_split(self.share[1])[self.share[0]]
         # Each process draws views for its own part from a stream of its own; alone, part 0 is the batch.
         draws = draws if self.share[0] == 0 else generator(*self.key, number, self.share[0])
+        if not len(mine):  # a last batch of fewer images than processes
+            return torch.zeros(0, 3, self.size, self.size), self.images.labels[mine]
 
         def draw(heights, widths):
             return augment.draw_views(draws, self.augmentation, heights, widths)
@@ -252,4 +283,4 @@ def batches(dataset, workers, device):
         if isinstance(item, UserError):
             raise item
         pixels, labels = item
-        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield as_float(pixels.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

@@ -4,14 +4,15 @@ A new model is one row of MODELS: a function (classes, image_size, stem) -> nn.M
 """
 
 import functools
-import sys
 
 import torch
 from torch import nn
 from torchvision import models as torchvision_models
 from torchvision.models.vision_transformer import VisionTransformer
 
+from guard import cli, recipes
 from guard.errors import UserError
+from guard.recipes import STEMS
 
 
 class PixelModel(nn.Module):
@@ -107,11 +108,15 @@ def build(name, *, classes, image_size, stem, mean, std):
     """
     check_name(name)
     make = MODELS.get(name) or functools.partial(_torchvision, name=name)
+    if stem not in STEMS:
+        raise UserError(f"there is no stem '{stem}'; there are {', '.join(STEMS)}")
     try:
-        network = make(classes, image_size, stem)
+        model = PixelModel(make(classes, image_size, stem), mean, std, image_size)
+        with torch.no_grad(), frozen_eval(model):
+            model(torch.zeros(2, 3, image_size, image_size))
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as problem:
-        raise UserError(f"the model {name} does not take images of {image_size} pixels ({problem}); choose another --image-size") from None
-    return PixelModel(network, mean, std, image_size)
+        raise UserError(f"the model {name} does not take images of {image_size} pixels ({str(problem)[:80]}); choose another --image-size") from None
+    return model
 
 
 def batch_norm_layers(model):
@@ -139,7 +144,23 @@ class frozen_eval:
             parameter.requires_grad_(wanted)
 
 
-if __name__ == "__main__":  # python -m guard.models NAME...: run.sh's check of model names
-    from guard import cli
+def main():
+    """python -m guard.models DATASET [--teacher NAME] [--student NAME]: run.sh's check of the models before any work."""
+    parser = cli.Parser(prog="python -m guard.models", description="Builds the named models once, at the data set's image size.")
+    parser.add_argument("dataset")
+    parser.add_argument("--teacher", metavar="NAME", help="a model that is to be trained and recovered from: has to have batch norm")
+    parser.add_argument("--student", metavar="NAME", help="a model that is to be trained")
+    options = parser.parse_args()
 
-    cli.run(lambda: [check_name(name) for name in sys.argv[1:]])
+    def check():
+        recipe = recipes.recipe(options.dataset)
+        for name in filter(None, (options.teacher, options.student)):
+            model = build(name, classes=10, image_size=recipe.pretrain.image_size, stem=recipe.pretrain.stem, mean=recipe.mean, std=recipe.std)
+            if name == options.teacher and not batch_norm_layers(model):
+                raise UserError(f"the model {name} has no batch norm, so nothing can be recovered from such a teacher; choose another -m")
+
+    cli.run(check)
+
+
+if __name__ == "__main__":
+    main()

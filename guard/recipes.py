@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, fields, replace
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 REGULARIZERS = ("gradient-norm", "gradient-squared", "loss")
 STEMS = ("standard", "tiny", "cifar")
-PROTOCOLS = ("paper", "standard")
+PROTOCOLS = ("paper", "standard", "quick", "both")
 
 
-def setting(default, text, *, unit="", choices=None, low=None, high=None, above=None, flag=None):
-    """A recipe's field: default value, help text, unit, and what is allowed (a closed set, or low <= value <= high, above < value)."""
-    metadata = {"text": text, "unit": unit, "choices": choices, "low": low, "high": high, "above": above, "flag": flag}
+def setting(default, text, *, unit="", choices=None, low=None, high=None, above=None, flag=None, several=False):
+    """A recipe's field: default value, help text, unit, and what is allowed (a closed set, or low <= value <= high, above < value; with
+    several, numbers with commas between them make a tuple)."""
+    metadata = {"text": text, "unit": unit, "choices": choices, "low": low, "high": high, "above": above, "flag": flag, "several": several}
     return field(default=default, metadata=metadata)
 
 
@@ -97,8 +98,8 @@ class Train:
 class Evaluate:
     """Clean and robust accuracy."""
 
-    protocol: str = setting("paper", "frozen set of attacks", choices=PROTOCOLS)
-    epsilon: float = setting(1 / 255, "largest change of a pixel in the L-inf attacks; 1/255 is the protocols' own, another makes it custom", unit="[0,1] pixels", low=0.0, high=1.0)
+    protocol: str = setting("paper", "frozen set of attacks; both is paper and standard", choices=PROTOCOLS)
+    epsilon: float = setting(1 / 255, "largest change of a pixel in the L-inf attacks; 1/255 is the protocols' own, another makes it custom", unit="[0,1] pixels", low=0.0, high=1.0, several=True)
     images: int = setting(0, "attack the first N validation images of each class; 0 for all", unit="images", low=0)
     attack_batch: int = setting(128, "images that an attack works on at a time; no result depends on it", unit="images", low=1)
 
@@ -124,7 +125,7 @@ IMAGENET = Recipe()  # every folder data set without a row of its own
 CIFAR10 = Recipe(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
-    pretrain=Pretrain(image_size=32, stem="cifar", augmentation="shift", epochs=200, batch_size=128, learning_rate=0.1, weight_decay=5e-4),
+    pretrain=Pretrain(image_size=32, stem="cifar", augmentation="pad-crop", epochs=200, batch_size=128, learning_rate=0.1, weight_decay=5e-4),
     recover=Recover(iterations=1000, crop=False, crop_scale=0.4, roll=4),
     relabel=Relabel(epochs=400, batch_size=128, augmentation="pad-crop", mix="mixup", mix_alpha=0.8),
     train=Train(temperature=30.0),
@@ -144,7 +145,7 @@ RECIPES = {
     "digits": DIGITS,
     "imagenet": replace(IMAGENET, relabel=Relabel(batch_size=100)),
     "tiny-imagenet": Recipe(
-        pretrain=Pretrain(stem="tiny"),  # 64 pixels take the cifar stem: guard.cli.recipe_for
+        pretrain=Pretrain(stem="tiny"),  # 64 pixels take the cifar stem: guard.cli.resolve
         recover=Recover(r_bn=1.0, step_size=0.1),
         relabel=Relabel(batch_size=100),
     ),

@@ -44,18 +44,25 @@ def update(log, stage, record):
     write_json({**read(log), stage: record}, log)
 
 
+def _commit():
+    """The repository's commit, '-dirty' with changes; None without git."""
+    command = ["git", "-C", Path(__file__).resolve().parent.parent, "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
+
+
 def _module(script):
     return script.parent.name if script.stem == "__main__" else f"{script.parent.name}.{script.stem}"
 
 
 def environment(device):
     """Versions, commit, device and command, for a record."""
-    repository = Path(__file__).resolve().parent.parent
-    git = subprocess.run(["git", "-C", repository, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "command": " ".join(["python -m", _module(Path(sys.argv[0])), *sys.argv[1:]]),
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "device": name,
         "processes": world_size(),
         "python": platform.python_version(),

@@ -3,12 +3,13 @@
     python -m guard.report runs/24        writes the experiment's report.md, images.png, curves.png and robustness.png again
 """
 
+import math
 import sys
 from pathlib import Path
 
 import numpy
 
-from guard import checkpoint, cli, images, records
+from guard import checkpoint, cli, images, metrics, records
 from guard.errors import UserError
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
@@ -29,11 +30,27 @@ def _padded(cell, width):
     return cell.rjust(width) if cell.replace(".", "").isdigit() else cell.ljust(width)
 
 
-def protocol_text(result):
-    """One line on how an evaluation was made, and one for each of its warnings."""
-    left_out = f"; of this protocol {', '.join(result['left_out'])} {'is' if len(result['left_out']) == 1 else 'are'} left out" if result["left_out"] else ""
-    lines = [f"Accuracy in percent on {result['images']} validation images, protocol {result['protocol']}, epsilon {result['epsilon'] * 255:.4g}/255{left_out}."]
-    return "\n".join(lines + [f"Warning: {text}." for text in result["warnings"]])
+def evaluation_text(results):
+    """The table, how it was made, its metrics and warnings, as Markdown. results: name -> evaluation."""
+    first = next(iter(results.values()))
+    lines = [accuracy_table(results), "", f"Accuracy in percent on {first['images']} validation images, epsilon {first['epsilon'] * 255:.4g}/255, protocol {' and '.join(first['protocols'])}."]
+    for name, result in results.items():
+        if len(result["attacks"]) > 1:
+            found = metrics.of_record(result)
+            worst = f", worst case {found['worst_case']:.2f}" if found["worst_case"] is not None else ""
+            ratio = f"RR {found['robustness_ratio']:.2f} (0 for a model that is equally robust to all attacks)" if math.isfinite(found["robustness_ratio"]) else "RR undefined, since no attack costs anything"
+            lines.append(f"{name}: {ratio}, I-RR {found['improved_robustness_ratio']:.2f}{worst}.")
+        lines += [f"{name}, warning: {text}." for text in result["warnings"]]
+    return "\n".join(lines)
+
+
+def curve_text(curve):
+    """Accuracy against epsilon as a Markdown table, and whether it reaches zero."""
+    lines = ["| epsilon | accuracy |", "| ---: | ---: |"]
+    lines += [f"| {epsilon * 255:.4g}/255 | {accuracy:.2f} |" for epsilon, accuracy in zip(curve["epsilon"], curve["accuracy"])]
+    if curve["reaches_zero"]:
+        return "\n".join([*lines, "", "At the largest epsilon the accuracy reaches zero, as it must."])
+    return "\n".join([*lines, "", "At the largest epsilon the accuracy is not zero yet: add a larger one. If it stays, the attack or the gradients are broken."])
 
 
 def write(log, distilled):
@@ -42,7 +59,7 @@ def write(log, distilled):
     results = {name: entries[f"evaluate {name}"] for name in ("teacher", "student") if entries.get(f"evaluate {name}", {}).get("complete")}
     if not results:
         raise UserError(f"{log} has no evaluation yet; run python -m train first")
-    table = accuracy_table(results) + "\n\n" + protocol_text(next(iter(results.values())))
+    table = evaluation_text(results)
     histories = {name: entry["history"] for name, entry in (("teacher", entries.get("pretrain")), ("student", entries.get("train"))) if entry}
     image_grid(distilled, folder / "images.png")
     curves(histories, folder / "curves.png")
@@ -143,6 +160,15 @@ def bars(results, path):
     result = next(iter(results.values()))
     axes.set(ylim=(0, 109), ylabel="accuracy, %", title=f"Accuracy under attack, epsilon {result['epsilon'] * 255:.4g}/255")
     axes.legend(loc="upper right")
+    _save(figure, path)
+
+
+def epsilon_curve(curve, path):
+    """Accuracy against epsilon."""
+    figure, axes = _figure(6, 4)
+    axes.plot([epsilon * 255 for epsilon in curve["epsilon"]], curve["accuracy"], marker="o")
+    axes.set(xlabel="epsilon, 1/255", ylabel="accuracy, %", ylim=(0, 102), title=f"Accuracy under {curve['attack']}")
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 

@@ -15,6 +15,7 @@ from guard import augment, recipes, records
 from guard.checkpoint import replacing
 from guard.device import generator
 from guard.errors import UserError
+from guard.images import batch_ranges
 
 FORMAT = "guard-labels-1"
 
@@ -61,9 +62,8 @@ def draw_epoch(recipe, count, size, classes, epoch):
     rows = numpy.zeros(count, _row(classes))
     order = torch.randperm(count, generator=generator(recipe.seed, "labels", epoch))
     rows["image"] = order.numpy()
-    for number, start in enumerate(range(0, count, recipe.batch_size)):
+    for number, batch in enumerate(batches_of(rows, recipe.batch_size)):
         draws = generator(recipe.seed, "labels", epoch, number)
-        batch = rows[start : start + recipe.batch_size]
         sides = torch.full((len(batch),), size)
         views = augment.draw_views(draws, recipe.augmentation, sides, sides)
         mix = augment.draw_mix(draws, recipe.mix, len(batch), size, recipe.mix_alpha)
@@ -107,7 +107,7 @@ class _teacher_mode:
 
 def batches_of(rows, batch_size):
     """The rows of an epoch, batch by batch."""
-    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return (rows[start:stop] for start, stop in batch_ranges(len(rows), batch_size))
 
 
 def look(images, batch):
@@ -151,7 +151,9 @@ class LabelStore:
             difference = [key for key in wanted if found.get(key) != wanted[key]]
             if difference:
                 raise UserError(f"{self.folder} holds soft labels with another {', '.join(difference)}; choose another folder, or --force (-f in run.sh) to replace them")
-            return found["complete"] and all(self._path(epoch).exists() for epoch in range(recipe.epochs))
+            if found["complete"] and not all(self.has(epoch) for epoch in range(recipe.epochs)):
+                records.write_json({**found, "complete": False}, self.manifest_path)
+            return self.manifest()["complete"]
         for stale in self.folder.glob("epoch_*.npy"):
             stale.unlink()
         records.write_json({**wanted, "complete": False}, self.manifest_path)

@@ -27,10 +27,21 @@ def average_gradients(model, share):
     """Makes every process's gradients those of the whole batch; `share` is this process's part of its images."""
     if device.world_size() == 1:
         return
-    gradients = [p.grad.mul_(share) for p in model.parameters() if p.grad is not None]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.mul_(share) for p in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients):
+        parameter.grad = gradient  # a process whose share is empty has none of its own
     together = device.sum_over_processes(torch.cat([g.flatten() for g in gradients]))
     for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
         gradient.copy_(summed.view_as(gradient))
+
+
+@torch.no_grad()
+def average_statistics(model):
+    """Makes every process's batch-norm statistics their mean; called after each epoch, so that a state saved then is everybody's."""
+    if device.world_size() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                device.sum_over_processes(buffer).div_(device.world_size())
 
 
 @torch.no_grad()

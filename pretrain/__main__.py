@@ -28,7 +28,7 @@ def main(argv):
 
         make = functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
         make(
-            settings, dataset=options.dataset, root=options.root, output=options.output, log=options.log, seed=options.seed, device=options.device,
+            settings, dataset=options.dataset, root=options.root, output=options.output, log=options.record, seed=options.seed, device=options.device,
             workers=options.workers, force=options.force,
         )  # fmt: skip
 

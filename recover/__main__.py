@@ -25,7 +25,7 @@ def main(argv):
 
         teacher = recovery.load_teacher(options.teacher)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
-        recovery.recover(settings, teacher, output=options.output, log=options.log, seed=options.seed, device=options.device, force=options.force)
+        recovery.recover(settings, teacher, output=options.output, log=options.record, seed=options.seed, device=options.device, force=options.force)
 
     cli.run(work)
 

@@ -70,13 +70,11 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     output = Path(output)
     names = [file_name_of(name) for name in teacher.classes]
     paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
-    with devices.process_group():
+    with devices.joined(device) as where:
         if _begin(output, settings, teacher, seed, force, paths):
             if devices.rank() == 0:
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
-        devices.make_deterministic()
-        where = devices.select(device)
         started = time.time()
         packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         mine = [pack for pack in packs[devices.rank() :: devices.world_size()] if not all(path.exists() for path in _paths(pack, paths))]
@@ -220,9 +218,8 @@ def _begin(output, settings, teacher, seed, force, paths):
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
         finished = bool(found.get("complete")) and all(path.exists() for row in paths for path in row)
     elif devices.rank() == 0:
-        known = {path for row in paths for path in row}
-        stray = [path for path in output.glob("*/*") if path.is_file() and path not in known and not manifest.exists()]
-        if stray and not force:
+        stray = [path for path in output.glob("*/*") if path.is_file() and not manifest.exists()]
+        if stray:
             raise UserError(f"{output} already holds files that are not ours, such as {stray[0]}; choose another --output")
         _remove_images(output)
         records.write_json({**wanted, "complete": False}, manifest)
@@ -231,6 +228,7 @@ def _begin(output, settings, teacher, seed, force, paths):
 
 
 def _remove_images(output):
+    """Removes what earlier runs of ours left in a folder with our manifest."""
     for folder in output.glob("*/"):
         for path in [*folder.glob(f"{folder.name}_*.png"), *folder.glob(f"{folder.name}_*.jpg")]:
             path.unlink()
@@ -239,11 +237,11 @@ def _remove_images(output):
 def _finish(output, settings, teacher, seed, paths, log, where, losses, seconds):
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
     manifest = records.read_json(output / "manifest.json", "manifest of images")
-    records.write_json({**manifest, "complete": True, "files": files}, output / "manifest.json")
     entropy, distance = (sum(column) / len(column) for column in zip(*losses)) if losses else (None, None)
     records.update(log, "recover", {
         "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
         "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": seconds,
         "environment": records.environment(where),
     })  # fmt: skip
+    records.write_json({**manifest, "complete": True, "files": files}, output / "manifest.json")
     print(f"recover: {len(files)} images in {output}", flush=True)

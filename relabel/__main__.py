@@ -28,7 +28,7 @@ def main(argv):
 
         teacher = checkpoint.load(options.teacher, "teacher")
         settings = cli.resolve(options, options.dataset or teacher.dataset, "relabel")
-        labelling.relabel(settings, teacher, distilled=options.distilled, output=options.output, log=options.log, seed=options.seed, device=options.device, force=options.force)
+        labelling.relabel(settings, teacher, distilled=options.distilled, output=options.output, log=options.record, seed=options.seed, device=options.device, force=options.force)
 
     cli.run(work)
 

@@ -18,24 +18,22 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
     teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of other labels, unless `force`.
     """
     output = Path(output)
-    with devices.process_group():
+    with devices.joined(device) as where:
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
         recipe = label_recipe(settings, images, seed)
         store = LabelStore(output)
         if _begin(store, recipe, teacher, images, force):
             return
-        devices.make_deterministic()
-        where = devices.select(device)
         started = time.time()
         _label(store, teacher.build(where), images.to(where), recipe)
         devices.barrier()
         if devices.rank() == 0:
-            store.finish()
             records.update(log or output / "log.json", "relabel", {
                 "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
                 "seconds": time.time() - started, "environment": records.environment(where),
             })  # fmt: skip
+            store.finish()
             print(f"relabel: {recipe.epochs} epochs of labels for {len(images)} images in {output}", flush=True)
 
 

@@ -87,9 +87,9 @@ def refused(capsys):
 
 TOY = {
     "pretrain": ["--model", "convnet-32", "--image-size", "16", "--epochs", "2", "--batch-size", "4", "--curvature-images", "4", "--workers", "0"],
-    "recover": ["--images-per-class", "2", "--iterations", "3"],
+    "recover": ["--images-per-class", "2", "--iterations", "3", "--pack-images", "2"],
     "relabel": ["--epochs", "2"],
-    "train": ["--model", "convnet-32", "--workers", "0"],
+    "train": ["--model", "convnet-32", "--workers", "0", "--protocol", "quick"],
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import pixel_model
 
-from guard import attacks, robustness
+from guard import attacks, metrics, robustness
 from guard.device import generator
 from guard.errors import UserError
 from guard.images import Packed
@@ -37,7 +37,7 @@ def data(count, start=0):
 
 
 def starts(images, epsilon, seed, name, indices):
-    return torch.stack([(2 * torch.rand(images.shape[1:], generator=generator(seed, i, name), dtype=images.dtype) - 1) * epsilon for i in indices])
+    return torch.stack([(2 * torch.rand(images.shape[1:], generator=generator(seed, i, name, ""), dtype=images.dtype) - 1) * epsilon for i in indices])
 
 
 @pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255, 10 / 255])
@@ -93,7 +93,7 @@ def test_promises(name, model):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     found, broken = attacks.run(name, model, images, labels, epsilon=6 / 255)
     assert found.min() >= 0 and found.max() <= 1 and not found.isnan().any()
-    if attacks.ATTACKS[name].bounded:
+    if attacks.ATTACKS[name].norm == "L-inf":
         assert (found - images).abs().max() <= 6 / 255 + 1e-12
     assert broken[0] and torch.equal(found[0], images[0])  # wrong anyway: left alone
     assert torch.equal(attacks.wrong(model, found, labels), broken)  # what it returns is what it claims
@@ -137,38 +137,93 @@ def test_a_model_in_train_mode_is_refused(model):
 def evaluated(model, **changes):
     images, labels = data(30, 300)
     held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
-    settings = {"protocol": "paper", "epsilon": 6 / 255, "attack_batch": 4, "seed": 0, "workers": 0, "where": torch.device("cpu"), **changes}
+    settings = {"protocols": ("cheap",), "epsilon": 6 / 255, "attack_batch": 4, "seed": 0, "workers": 0, "where": torch.device("cpu"), **changes}
     return robustness.evaluate(model.float(), held, size=8, **settings)
 
 
-def test_evaluation_counts_survivors_and_names_what_it_left_out(model):
+@pytest.fixture
+def cheap(monkeypatch):
+    """A protocol that takes no time, and a standard one of the same attacks."""
+    monkeypatch.setitem(attacks.PROTOCOLS, "cheap", ("pgd100", "cw", "mim"))
+    monkeypatch.setitem(attacks.PROTOCOLS, "standard", ("pgd100", "cw", "mim"))
+
+
+def test_evaluation_counts_survivors(model, cheap):
     found = evaluated(model)
     clean, attacked = found["attacks"]["clean"]["accuracy"], found["attacks"]["pgd100"]["accuracy"]
     assert 0 < attacked < clean and found["warnings"] == []
-    assert found["attacks"]["clean"]["accuracy"] == pytest.approx(100 * (1 - len(found["attacks"]["clean"]["broken"]) / 30))
+    assert clean == pytest.approx(100 * (1 - len(found["attacks"]["clean"]["broken"]) / 30))
     assert set(found["attacks"]["clean"]["broken"]) <= set(found["attacks"]["pgd100"]["broken"])
-    assert set(found["left_out"]) == set(attacks.PROTOCOLS["paper"]) - set(attacks.ATTACKS)
-    assert found["protocol"] == "custom (paper at epsilon 6/255)" and evaluated(model, epsilon=1 / 255)["protocol"] == "paper"
+    assert "custom (cheap at epsilon 6/255)" in found["protocols"] and "cheap" in evaluated(model, epsilon=1 / 255)["protocols"]
     broken = set().union(*(result["broken"] for result in found["attacks"].values()))
-    assert evaluated(model, protocol="standard")["worst_case"] == pytest.approx(100 * (1 - len(broken) / 30))
+    assert found["worst_case"] == pytest.approx(100 * (1 - len(broken) / 30))
     assert evaluated(model, attack_batch=30)["attacks"]["pgd100"]["broken"] == found["attacks"]["pgd100"]["broken"]
 
 
-def test_evaluation_goes_on_after_the_last_attack(model):
+def test_evaluation_goes_on_after_the_last_attack(model, cheap):
     saved = []
     whole = evaluated(model, save=lambda results: saved.append(dict(results)))
     assert [list(results) for results in saved] == [["clean"], ["clean", "pgd100"], ["clean", "pgd100", "cw"], ["clean", "pgd100", "cw", "mim"]]
     went_on = evaluated(model, finished=saved[1], save=lambda results: saved.append(dict(results)))
-    assert len(saved) == 6 and went_on["attacks"]["pgd100"] == whole["attacks"]["pgd100"]
+    assert len(saved) == 6 and went_on["attacks"]["pgd100"] == saved[1]["pgd100"]
     assert {name: result["broken"] for name, result in went_on["attacks"].items()} == {name: result["broken"] for name, result in whole["attacks"].items()}
+
+
+def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
+    monkeypatch.setitem(attacks.ATTACKS, "two", attacks.Attack(None, "", parts=("apgd-ce-10", "pgd20")))
+    monkeypatch.setitem(attacks.PROTOCOLS, "alone", ("two",))
+    monkeypatch.setitem(attacks.PROTOCOLS, "after", ("pgd20", "two"))
+    alone, after = (evaluated(model, protocols=(name,))["attacks"]["two"] for name in ("alone", "after"))
+    assert alone["broken"] == after["broken"] and 0 < len(alone["broken"]) < 30
 
 
 def test_the_gate_names_what_is_wrong():
     fine = {"largest_change": 0.01, "out_of_range": 0.0, "not_a_number": False}
-    assert robustness.warnings({"clean": 90.0, "pgd100": 50.0}, {"clean": fine, "pgd100": fine}, 0.01) == []
-    too_far = robustness.warnings({"pgd100": 50.0}, {"pgd100": {**fine, "largest_change": 0.02}}, 0.01)
+    check = robustness.check_results
+    assert check({"clean": 90.0, "pgd100": 50.0}, {"clean": fine, "pgd100": fine}, 0.01) == []
+    too_far = check({"pgd100": 50.0}, {"pgd100": {**fine, "largest_change": 0.02}}, 0.01)
     assert len(too_far) == 1 and "more than epsilon" in too_far[0]
-    assert "valid pixels" in robustness.warnings({}, {"cw": {**fine, "not_a_number": True}}, 0.01)[0]
-    assert "valid pixels" in robustness.warnings({}, {"cw": {**fine, "out_of_range": 0.1}}, 0.01)[0]
-    assert "above clean" in robustness.warnings({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
-    assert "black-box" in robustness.warnings({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
+    assert "valid pixels" in check({}, {"cw": {**fine, "not_a_number": True}}, 0.01)[0]
+    assert "valid pixels" in check({}, {"cw": {**fine, "out_of_range": 0.1}}, 0.01)[0]
+    assert "above clean" in check({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
+    assert "black-box" in check({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
+    assert "masked" in check({"pgd100": 50.0, "autoattack": 60.0}, {}, 0.01)[0]
+
+
+class Odd(torch.nn.Module):
+    """A model with a property that makes attacks on it mean little."""
+
+    def __init__(self, inner, kind):
+        super().__init__()
+        self.inner, self.kind = inner, kind
+
+    def forward(self, pixels):
+        logits = self.inner(pixels)
+        if self.kind == "random":
+            return logits + torch.rand_like(logits)
+        return logits.softmax(1) if self.kind == "probabilities" else (logits * 1e6).round() if self.kind == "flat" else logits
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("plain", None), ("random", "random"), ("probabilities", "probabilities"), ("flat", "gradient is zero on 100 %")])
+def test_a_model_that_hides_from_attacks_is_named(kind, expected, model):
+    images, labels = data(30)
+    found = robustness.check_model(Odd(model.float(), kind).eval(), Packed((images * 255).to(torch.uint8), labels, ("a", "b", "c")), 8, torch.device("cpu"))
+    assert found == [] if expected is None else (len(found) == 1 and expected in found[0])
+
+
+def test_the_curve_falls_to_zero_and_says_so(model):
+    images, labels = data(30, 300)
+    held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
+    settings = {"attack": "pgd100", "size": 8, "attack_batch": 30, "seed": 0, "workers": 0, "where": torch.device("cpu")}
+    found = robustness.curve(model.float(), held, (64 / 255, 0.0, 6 / 255), **settings)
+    assert found["epsilon"] == [0.0, 6 / 255, 64 / 255] and found["accuracy"][0] > found["accuracy"][1] > found["accuracy"][2] == 0
+    assert found["reaches_zero"] and not robustness.curve(model, held, (0.0, 1e-5), **settings)["reaches_zero"]
+
+
+def test_metrics_are_their_formulas():
+    assert metrics.robustness_ratio(90, [60, 30]) == pytest.approx(100 * (1 - 45 / 60))
+    assert metrics.improved_robustness_ratio(90, [60, 30]) == pytest.approx(100 * (1 - 45 * 60 / 8100))
+    assert metrics.drop_rates(90, [60, 30]) == pytest.approx([1 / 3, 2 / 3])
+    assert metrics.robustness_ratio(90, [40, 40]) == 0  # equally robust to all: the known pathology
+    assert math.isnan(metrics.robustness_ratio(90, [90])) and metrics.improved_robustness_ratio(90, [90]) == 100 and metrics.improved_robustness_ratio(90, [0]) == 0
+    assert math.isnan(metrics.improved_robustness_ratio(0, [0])) and math.isnan(metrics.drop_rates(0, [0])[0])

@@ -1,6 +1,7 @@
 """Where data sets are found and what pixels come of them."""
 
 import pickle
+import shutil
 
 import numpy
 import pytest
@@ -52,7 +53,7 @@ def test_the_validation_view_is_torchvisions(tmp_path):
     held = images.load(datasets.find("set", tmp_path, "val"), 28)
     found = held.validation(torch.tensor([0, 1]), 28)
     resized = transforms.resize(torch.from_numpy(pixels).permute(2, 0, 1), [32], antialias=True)
-    assert torch.equal(found[0], transforms.center_crop(resized, [28, 28]).float() / 255)
+    assert found.dtype == torch.uint8 and torch.equal(found[0], transforms.center_crop(resized, [28, 28]))
     assert torch.equal(found[1][0], found[1][1])
 
 
@@ -65,7 +66,7 @@ def test_streamed_and_packed_images_give_the_same_views(tmp_path):
         for number in range(3):
             (one, labels), (other, same) = (each[number] for each in made)
             assert torch.equal(labels, same)
-            torch.testing.assert_close(one, other, rtol=0, atol=1.01 / 255)  # files are resized in 8 bit
+            torch.testing.assert_close(images.as_float(one), other, rtol=0, atol=1.01 / 255)  # files are resized in 8 bit
 
 
 def test_an_epoch_sees_every_image_once_and_processes_share_its_batches():
@@ -127,6 +128,33 @@ def test_cifar_in_class_folders_is_packed(tmp_path):
     write_folder(tmp_path, name="cifar10", size=32)
     held = images.load(datasets.find("cifar10", tmp_path, "train"), 32)
     assert isinstance(held, images.Packed) and held.pixels.shape == (12, 3, 32, 32) and held.classes == ("cat", "dog")
+
+
+def test_a_single_image_left_over_joins_the_batch_before_it():
+    assert images.batch_ranges(9, 4) == [(0, 4), (4, 9)] and images.batch_ranges(10, 4) == [(0, 4), (4, 8), (8, 10)]
+    assert images.batch_ranges(1, 4) == [(0, 1)] and images.batch_ranges(8, 4) == [(0, 4), (4, 8)]
+
+
+def test_images_that_differ_from_their_manifest_are_refused(toy, tmp_path):
+    for spoil, expected in (
+        (lambda folder: (folder / "cat/cat_0.png").write_bytes((folder / "dog/dog_1.png").read_bytes()), r"cat_0\.png is not what"),
+        (lambda folder: (folder / "cat/cat_0.png").unlink(), r"cat_0\.png is not what"),
+        (lambda folder: (folder / "cat/more.png").write_bytes((folder / "cat/cat_0.png").read_bytes()), r"more\.png is not what"),
+        (lambda folder: (folder / "manifest.json").write_text('{"complete": false}'), "not complete"),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(toy / "images", folder)
+        spoil(folder)
+        with pytest.raises(UserError, match=expected):
+            images.load_distilled(folder)
+
+
+def test_the_fingerprint_of_a_source_tells_data_apart(tmp_path):
+    write_folder(tmp_path / "one")
+    write_folder(tmp_path / "same")
+    write_folder(tmp_path / "other", size=21)
+    prints = [datasets.find("toy", tmp_path / name, "train").fingerprint for name in ("one", "same", "other")]
+    assert prints[0] == prints[1] != prints[2] != datasets.find("toy", tmp_path / "one", "val").fingerprint
 
 
 def test_distilled_images_of_other_sizes_or_shapes_are_refused(tmp_path):

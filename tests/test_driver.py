@@ -18,9 +18,9 @@ def commands(dataset="digits", model="convnet-32", teacher="1", experiment="24",
     made = f"--teacher {at}/checkpoint.pt"
     lines = [
         f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
-        f"{launch} recover --dataset {dataset} {made} --output {folder}/images --log {folder}/log.json {recover}{common}",
-        f"{launch} relabel --dataset {dataset} {made} --distilled {folder}/images --output {folder}/labels --log {folder}/log.json {relabel}{common}",
-        f"{launch} train --dataset {dataset} --root {root} {made} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --log {folder}/log.json {train}{common}",
+        f"{launch} recover --dataset {dataset} {made} --output {folder}/images --record {folder}/log.json {recover}{common}",
+        f"{launch} relabel --dataset {dataset} {made} --distilled {folder}/images --output {folder}/labels --record {folder}/log.json {relabel}{common}",
+        f"{launch} train --dataset {dataset} --root {root} {made} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}",
     ]
     if not first:
         lines[0] = f"# teacher: {at}/checkpoint.pt"
@@ -42,8 +42,9 @@ GOLDEN = {
     "-d wolf -A -y 7 -x cda": {"dataset": "wolf", "model": "resnet18", "teacher": "7", "experiment": "cda", "recover": "--cda ", "first": False},
     "-d imagenet -m resnet50 -e vit": {"dataset": "imagenet", "model": "resnet50", "train": "--model vit ", "first": False},
     "-p -g": {
-        "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 ",
+        "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 --protocol quick ", "output": "runs/debug",
     },
+    "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
     "-p -u 0,1 -s 3": {"launch": "python -m torch.distributed.run --standalone --nproc-per-node 2 -m", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
     "-p -- train --images 5 pretrain --epochs 3 --images 9": {"pretrain": "--epochs 3 --images 9 ", "train": "--images 5 "},
@@ -90,6 +91,8 @@ WRONG = {
     "-p -d cifar10 -r /nosuch": "no data set 'cifar10'",
     "-p -m nosuch": "no model 'nosuch'",
     "-p -e nosuch": "no model 'nosuch'",
+    "-p -m vit": "no batch norm",
+    "-p -e alexnet": "does not take images of 16 pixels",
     "-y 99": "no teacher",
 }
 

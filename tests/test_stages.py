@@ -64,7 +64,7 @@ def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path
 
     monkeypatch.setattr(training.Resume, "save", save_and_stop)
     assert command(*pretrain(toy, tmp_path / "t")) == 130
-    assert "again to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
+    assert "to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
     monkeypatch.setattr(training.Resume, "save", saved)
     assert command(*pretrain(toy, tmp_path / "t")) == 0
     assert "going on after epoch 1" in capsys.readouterr().out
@@ -77,12 +77,11 @@ def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
     (again / "manifest.json").write_text(json.dumps({**manifest, "complete": False, "files": None}))
     (again / "cat" / "cat_1.png").unlink()
     kept = (again / "cat" / "cat_0.png").stat().st_mtime_ns
-    arguments = ["recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]]
-    assert command(*arguments) == 0
+    assert command("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]) == 0
+    assert (again / "cat" / "cat_0.png").stat().st_mtime_ns == kept
     assert (again / "manifest.json").read_text() == (toy / "images" / "manifest.json").read_text()
     for path in (toy / "images").glob("*/*.png"):
         assert (again / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
-    del kept
 
 
 def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
@@ -99,12 +98,12 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
 
 
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
-    arguments = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--log", tmp_path / "log.json", "--workers", 0]
+    arguments = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--record", tmp_path / "log.json", "--workers", 0, "--protocol", "quick"]
     assert command(*arguments, "--epsilon", "4/255") == 0
     printed = capsys.readouterr().out
-    assert "pgd100" in printed and "clean" in printed
+    assert "pgd20" in printed and "clean" in printed
     first = records.read(tmp_path / "log.json")["evaluate teacher"]
-    assert first["complete"] and first["protocol"] == "custom (paper at epsilon 4/255)" and first["images"] == 12
+    assert first["complete"] and first["protocols"] == ["custom (quick at epsilon 4/255)"] and first["images"] == 12
     assert command(*arguments, "--epsilon", "4/255") == 0
     assert records.read(tmp_path / "log.json")["evaluate teacher"]["attacks"] == first["attacks"]
     assert command(*arguments, "--epsilon", "8/255") == 0

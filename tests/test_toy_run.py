@@ -19,7 +19,7 @@ def test_toy_run_of_all_stages(tmp_path):
     assert time.monotonic() - started < 60
     assert "| teacher |" in done.stdout and "| student |" in done.stdout and "images.png" in done.stdout
 
-    teacher, experiment = tmp_path / "teachers/digits/convnet-32/1", tmp_path / "24"
+    teacher, experiment = tmp_path / "debug/teachers/digits/convnet-32/1", tmp_path / "debug/24"
     records = json.loads((experiment / "log.json").read_text())
     assert set(records) == {"pretrain", "recover", "relabel", "train", "evaluate teacher", "evaluate student"}
     assert {"pretrain", "evaluate teacher"} <= set(json.loads((teacher / "log.json").read_text()))
@@ -32,7 +32,7 @@ def test_toy_run_of_all_stages(tmp_path):
         with Image.open(experiment / picture) as image:
             assert min(image.size) > 100
     report = (experiment / "report.md").read_text()
-    assert "pgd100" in report and "largest eigenvalue" in report and not list(tmp_path.rglob("*.part"))
+    assert "pgd20" in report and "largest eigenvalue" in report and not list(tmp_path.rglob("*.part"))
 
     again = run_sh("-g", "-p", "-C", "-o", tmp_path, "-u", "cpu")
     assert again.returncode == 0 and again.stdout.count("finished") == 4

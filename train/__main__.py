@@ -11,7 +11,7 @@ reads   DISTILLED/CLASS/*.png   distilled images
         TEACHER                 attacked beside the student; with --labels online the teacher of the labels
         ROOT/DATASET/val        what both are measured on
 writes  OUTPUT/checkpoint.pt    the student
-        LOG                     the record; beside it report.md, images.png, curves.png, robustness.png"""
+        RECORD                  the record; beside it report.md, images.png, curves.png, robustness.png"""
 
 
 def main(argv):
@@ -26,6 +26,8 @@ def main(argv):
     for_labels = [flag for flag in cli.given_flags(options, "relabel") if flag != "--epochs"]
     if for_labels and options.labels != "online":
         parser.error(f"{for_labels[0]} goes with --labels online; a folder of labels has its own")
+    if isinstance(options.epsilon, tuple):
+        parser.error("--epsilon takes one number here; python -m train.evaluate takes several and draws the curve")
     if options.check:
         return
     settings = [cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")]
@@ -35,7 +37,7 @@ def main(argv):
 
         student.train(
             *settings, epochs=options.epochs, dataset=options.dataset, root=options.root, distilled=options.distilled, labels=options.labels,
-            teacher_path=options.teacher, output=options.output, log=options.log, seed=options.seed, device=options.device, workers=options.workers,
+            teacher_path=options.teacher, output=options.output, log=options.record, seed=options.seed, device=options.device, workers=options.workers,
             force=options.force,
         )  # fmt: skip
 

@@ -1,72 +1,133 @@
-"""Evaluation of any checkpoint of ours: clean accuracy, and accuracy under a protocol's attacks."""
+"""Evaluation of any network: clean accuracy, accuracy under a protocol's attacks, accuracy against epsilon."""
 
 import sys
 from pathlib import Path
 
 from guard import cli
 
-DESCRIPTION = """Measures the clean and robust accuracy of a teacher or student.
+DESCRIPTION = """Measures the clean and robust accuracy of a network.
 
-reads   CHECKPOINT, ROOT/DATASET/val
-writes  LOG                     the record, with what each attack found; an interrupted evaluation goes on after its last attack"""
+reads   CHECKPOINT, or WEIGHTS of a known architecture, and ROOT/DATASET/val
+writes  RECORD                  the record, with what each attack found; an interrupted evaluation goes on after its last attack
+        with several --epsilon: curve.json and curve.png beside RECORD, accuracy under PGD100 against epsilon"""
 
 
-def evaluate_checkpoint(path, settings, *, dataset, root, log, seed, where, workers, force):
-    """Evaluates the network at `path` by `settings` (recipes.Evaluate); its record is the entry 'evaluate teacher' or 'evaluate
-    student' of `log`. Attacks whose results for this very network, data and settings are there already are not run again."""
-    from guard import checkpoint, datasets, images, records, robustness
+def evaluate_network(network, settings, *, dataset, root, log, seed, where, workers, force):
+    """Evaluates `network` (Checkpoint) by `settings` (recipes.Evaluate); its record is the entry 'evaluate teacher', 'evaluate
+    student' or 'evaluate network' of `log`. Attacks whose results for this very network, data and settings are there already are
+    not run again. Raises UserError for data with other classes."""
     from guard import device as devices
-    from guard.errors import UserError
+    from guard import records, robustness
 
-    network = checkpoint.load(path)
-    source = datasets.find(dataset, root, "val")
-    if list(source.classes) != list(network.classes):
-        raise UserError(f"the classes of {source.path} are not those of {path}; use the data set it was trained on, {network.dataset}")
+    source, held = _validation_images(network, settings, dataset, root, where)
     entry = f"evaluate {network.role}"
-    key = {
-        "fingerprint": network.fingerprint, "dataset": dataset, "protocol": settings.protocol, "epsilon": settings.epsilon,
-        "images per class": settings.images, "seed": seed,
-    }  # fmt: skip
+    key = {"fingerprint": network.fingerprint, "dataset": dataset, "data": source.fingerprint, "epsilon": settings.epsilon, "images per class": settings.images, "seed": seed}
     previous = records.read(log).get(entry, {})
     finished = previous.get("attacks", {}) if previous.get("key") == key and not force else {}
+    protocols = ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
+    if previous.get("complete") and set(robustness.attacks_of(protocols)) <= set(finished):
+        return previous
 
     def save(results):
         if devices.rank() == 0:
             records.update(log, entry, {"key": key, "attacks": results, "complete": False})
 
-    held = images.load(source, network.image_size, settings.images).to(where)
+    devices.barrier()
     result = robustness.evaluate(
-        network.build(where), held, size=network.image_size, protocol=settings.protocol, epsilon=settings.epsilon, attack_batch=settings.attack_batch,
-        seed=seed, workers=workers, where=where, finished=finished, save=save,
+        network.build(where), held, size=network.image_size, protocols=protocols,
+        epsilon=settings.epsilon, attack_batch=settings.attack_batch, seed=seed, workers=workers, where=where, finished=finished, save=save,
     )  # fmt: skip
     if devices.rank() == 0:
-        records.update(log, entry, {"key": key, "checkpoint": str(path), **result, "complete": True, "environment": records.environment(where)})
+        records.update(log, entry, {"key": key, **result, "complete": True, "environment": records.environment(where)})
     devices.barrier()
     return result
 
 
-def main(argv):
+def curve_of(network, settings, *, dataset, root, log, seed, where, workers):
+    """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a tuple; returns the curve."""
+    from guard import device as devices
+    from guard import records, report, robustness
+
+    _, held = _validation_images(network, settings, dataset, root, where)
+    found = robustness.curve(
+        network.build(where), held, settings.epsilon, attack="pgd100", size=network.image_size, attack_batch=settings.attack_batch, seed=seed,
+        workers=workers, where=where,
+    )  # fmt: skip
+    if devices.rank() == 0:
+        record = {**found, "fingerprint": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
+        records.write_json(record, Path(log).parent / "curve.json")
+        report.epsilon_curve(found, Path(log).parent / "curve.png")
+    devices.barrier()
+    return found
+
+
+def _validation_images(network, settings, dataset, root, where):
+    from guard import datasets, images
+    from guard.errors import UserError
+
+    source = datasets.find(dataset, root, "val")
+    if list(source.classes) != list(network.classes):
+        raise UserError(f"the classes of {source.path} are not those of the network; use the data set it was trained on, {network.dataset}")
+    return source, images.load(source, network.image_size, settings.images).to(where)
+
+
+def adopted(weights, model, dataset, root, image_size, stem):
+    """A Checkpoint, role 'network', of a plain state_dict; what is None comes from the data set's recipe."""
+    from guard import checkpoint, datasets, models, recipes
+    from guard.weights import load_weights
+
+    recipe = recipes.recipe(dataset)
+    size, stem = image_size or recipe.pretrain.image_size, stem or recipe.pretrain.stem
+    classes = datasets.find(dataset, root, "val").classes
+    made = models.build(model, classes=len(classes), image_size=size, stem=stem, mean=recipe.mean, std=recipe.std)
+    load_weights(made.network, weights, model)
+    return checkpoint.Checkpoint(
+        role="network", dataset=dataset, model=model, stem=stem, image_size=size, mean=list(recipe.mean), std=list(recipe.std), classes=list(classes), seed=0,
+        settings={"weights": weights}, state=checkpoint.cpu_state(made.network),
+    )  # fmt: skip
+
+
+def _parser(argv):
     parser = cli.stage_parser("train.evaluate", DESCRIPTION, "evaluate", argv=argv)
     cli.add_data(parser)
     cli.add_workers(parser)
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="teacher or student")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", metavar="FILE", help="teacher or student of ours")
+    what.add_argument("--weights", metavar="FILE", help="plain state_dict of --model; or torchvision's weights of that name, such as IMAGENET1K_V1")
+    parser.add_argument("--model", metavar="NAME", help="with --weights: its architecture")
+    parser.add_argument("--image-size", type=int, metavar="N", help="with --weights: side of its images, pixels [the recipe's]")
+    parser.add_argument("--stem", metavar="NAME", help="with --weights: first layers of a ResNet [the recipe's]")
+    return parser
+
+
+def main(argv):
+    parser = _parser(argv)
     options = parser.parse_args(argv)
+    if options.weights and not options.model:
+        parser.error("--weights needs --model, the architecture that they are of")
+    if options.checkpoint and (options.model or options.image_size or options.stem):
+        parser.error("--model, --image-size and --stem go with --weights; a checkpoint knows its own")
     if options.check:
         return
+    settings = cli.resolve(options, options.dataset, "evaluate")
 
     def work():
+        from guard import checkpoint, report
         from guard import device as devices
-        from guard import report
 
-        with devices.process_group():
-            devices.make_deterministic()
-            result = evaluate_checkpoint(
-                options.checkpoint, cli.resolve(options, options.dataset, "evaluate"), dataset=options.dataset, root=options.root,
-                log=options.log or Path(options.checkpoint).parent / "log.json", seed=options.seed, where=devices.select(options.device),
-                workers=options.workers, force=options.force,
-            )  # fmt: skip
+        with devices.joined(options.device) as where:
+            log = Path(options.record or Path(options.checkpoint or options.weights).parent / "log.json")
+            if options.weights:
+                network = adopted(options.weights, options.model, options.dataset, options.root, options.image_size, options.stem)
+            else:
+                network = checkpoint.load(options.checkpoint)
+            data = {"dataset": options.dataset, "root": options.root, "log": log, "seed": options.seed, "where": where, "workers": options.workers}
+            if isinstance(settings.epsilon, tuple):
+                text = report.curve_text(curve_of(network, settings, **data)) + f"\nin {log.parent / 'curve.json'} and {log.parent / 'curve.png'}"
+            else:
+                text = report.evaluation_text({network.role: evaluate_network(network, settings, force=options.force, **data)})
             if devices.rank() == 0:
-                print(report.accuracy_table({Path(options.checkpoint).parent.name: result}))
+                print(text)
 
     cli.run(work)
 

@@ -35,7 +35,7 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    with devices.process_group():
+    with devices.joined(device) as where:
         teacher = checkpoint.load(teacher_path, "teacher")
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
@@ -47,19 +47,17 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             "dataset": dataset, "seed": seed, "epochs": epochs or recipe.epochs, "images": images.fingerprint, "teacher": teacher.fingerprint,
             "labels": asdict(recipe), **recipes.as_dict(settings),
         }  # fmt: skip
-        devices.make_deterministic()
-        where = devices.select(device)
-        if not _finished(output / "checkpoint.pt", key, force):
+        if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
             val = pictures.load(source, teacher.image_size).to(where)
             rows = epoch_rows(teacher.build(where), images.to(where))
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
         devices.barrier()
         teacher_log = Path(teacher_path).parent / "log.json"
-        for path, its_log in ((teacher_path, teacher_log), (output / "checkpoint.pt", log)):
-            evaluate.evaluate_checkpoint(path, attack_settings, dataset=dataset, root=root, log=its_log, seed=seed, where=where, workers=workers, force=force)
+        for network, its_log in ((teacher, teacher_log), (checkpoint.load(output / "checkpoint.pt"), log)):
+            evaluate.evaluate_network(network, attack_settings, dataset=dataset, root=root, log=its_log, seed=seed, where=where, workers=workers, force=force)
         if devices.rank() == 0:
-            for entry, record in records.read(teacher_log).items():  # the experiment's record is whole, although teachers are shared
-                records.update(log, entry, record)
+            for entry in ("pretrain", "evaluate teacher"):  # the experiment's record is whole, although teachers are shared
+                records.update(log, entry, records.read(teacher_log).get(entry, {}))
             print(report.write(log, distilled), flush=True)
         devices.barrier()
 
@@ -75,18 +73,6 @@ def _labels(labels, label_settings, teacher, images, seed, epochs):
     if epochs and epochs > recipe.epochs:
         raise UserError(f"{labels} holds labels for {recipe.epochs} epochs, --epochs asks for {epochs}; make more with python -m relabel --epochs {epochs}")
     return recipe, lambda model, pixels: lambda epoch: store.read(epoch, count, classes)
-
-
-def _finished(path, key, force):
-    if force or not path.exists():
-        return False
-    found = checkpoint.load(path, "student").settings
-    difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
-    if difference:
-        raise UserError(f"{path} is a student with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace it")
-    if devices.rank() == 0:
-        print(f"the student {path} is finished; --force (-f in run.sh) trains it again")
-    return True
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------------------------
@@ -111,14 +97,14 @@ def _optimizer(model, settings):
 def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output, log, where, workers, force):
     started, epochs, seed = time.time(), key["epochs"], key["seed"]
     resume = training.Resume(output / "resume.pt", key, force)
-    torch.manual_seed(seed)
+    devices.seed_everything(seed, "student", "weights")
     model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
     optimizer = _optimizer(model, settings)
     done, history = resume.restore(model, optimizer)
     with training.Progress("student", epochs, "epoch", done) as progress:
         for epoch in range(done, epochs):
             training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
-            row = {"epoch": epoch + 1, "loss": _epoch(model, optimizer, rows_of(epoch), recipe, images, settings.temperature, (seed, epoch), where)}
+            row = {"epoch": epoch + 1, "loss": _epoch(model, optimizer, rows_of(epoch), recipe, images, settings.temperature, (seed, "student", epoch), where)}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 row["val accuracy"] = training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
             history.append(row)
@@ -133,17 +119,19 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
 def _epoch(model, optimizer, rows, recipe, images, temperature, key, where):
     """One pass over the labelled views; returns the mean loss."""
     model.train()
-    torch.manual_seed(hash(key))  # dropout, where the network has it
+    devices.seed_everything(*key, devices.rank())  # dropout, where the network has it
     total, share = torch.zeros((), device=where, dtype=torch.float64), (devices.rank(), devices.world_size())
     for batch in batches_of(rows, recipe.batch_size):
         pixels, logits = look(images, batch), torch.from_numpy(batch["logits"].astype("float32")).to(where)
         pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
-        loss = student_loss(model(pixels), logits, temperature)
         optimizer.zero_grad()
-        loss.backward()
+        if len(pixels):
+            loss = student_loss(model(pixels), logits, temperature)
+            loss.backward()
+            total += loss.detach() * len(pixels)
         training.average_gradients(model, len(pixels) / len(batch))
         optimizer.step()
-        total += loss.detach() * len(pixels)
+    training.average_statistics(model)
     mean = devices.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")
@@ -159,9 +147,9 @@ def _save(settings, key, model, history, teacher, output, log, where, seconds):
         role="student", dataset=key["dataset"], model=settings.model, stem=teacher.stem, image_size=teacher.image_size, mean=teacher.mean,
         std=teacher.std, classes=teacher.classes, seed=key["seed"], settings=key, state=checkpoint.cpu_state(model.network), results=results,
     )  # fmt: skip
-    student.save(output / "checkpoint.pt")
     records.update(log, "train", {
         "settings": key, "seed": key["seed"], "results": results, "history": history, "seconds": seconds,
         "fingerprint": student.fingerprint, "environment": records.environment(where),
     })  # fmt: skip
+    student.save(output / "checkpoint.pt")
     print(f"student: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)

@@ -14,31 +14,60 @@ from typing import NamedTuple
 
 import torch
 
+from guard.attacks.auto_pgd import auto_pgd, each_target, targeted_dlr
 from guard.attacks.carlini_wagner import carlini_wagner
-from guard.attacks.gradient_signs import sign_steps
+from guard.attacks.fast_adaptive_boundary import fast_adaptive_boundary
+from guard.attacks.gradient_signs import gradient_steps, sign_steps
+from guard.attacks.square import square
 from guard.device import generator
 from guard.errors import UserError
 from guard.models import frozen_eval
 
 
 class Attack(NamedTuple):
-    """function: as above. bounded: whether the result stays in the L-inf ball of epsilon. text: for reports."""
+    """What one name stands for. function: as above, or None for a sequence. text: for reports. norm: in which the result stays
+    within epsilon, or None. parts: of a sequence, names of attacks that each work on what the ones before left standing."""
 
     function: object
-    bounded: bool
     text: str
+    norm: str | None = "L-inf"
+    parts: tuple = ()
+
+
+TARGETS = 9  # classes that a targeted attack tries, or all others where a model has fewer than ten
+
+
+def _dlr(steps):
+    return functools.partial(each_target, functools.partial(auto_pgd, loss=targeted_dlr), steps=steps, targets=TARGETS)
+
+
+def _fab(steps):
+    return functools.partial(each_target, fast_adaptive_boundary, steps=steps, targets=TARGETS)
 
 
 ATTACKS = {
-    "pgd100": Attack(functools.partial(sign_steps, relative_step=0.25, steps=100, random_start=True), True, "PGD, 100 steps of epsilon/4, random start"),
-    "mim": Attack(functools.partial(sign_steps, relative_step=1.0, steps=20, decay=1.0), True, "momentum iterative, 20 steps of epsilon, decay 1"),
-    "cw": Attack(functools.partial(carlini_wagner, c=1e-4, kappa=0.0, steps=50, learning_rate=0.01), False, "Carlini-Wagner, L2, c 1e-4, 50 steps, unbounded"),
+    "fgsm": Attack(functools.partial(sign_steps, relative_step=1.0, steps=1), "one step of epsilon along the gradient's sign"),
+    "pgd20": Attack(functools.partial(sign_steps, relative_step=0.25, steps=20, random_start=True), "PGD, 20 steps of epsilon/4, random start"),
+    "pgd100": Attack(functools.partial(sign_steps, relative_step=0.25, steps=100, random_start=True), "PGD, 100 steps of epsilon/4, random start"),
+    "pgd100-l2": Attack(functools.partial(gradient_steps, relative_step=0.25, steps=100), "PGD in L2, 100 steps of epsilon/4, random start", norm="L2"),
+    "mim": Attack(functools.partial(sign_steps, relative_step=1.0, steps=20, decay=1.0), "momentum iterative, 20 steps of epsilon, decay 1"),
+    "cw": Attack(functools.partial(carlini_wagner, c=1e-4, kappa=0.0, steps=50, learning_rate=0.01), "Carlini-Wagner, L2, c 1e-4, 50 steps, unbounded", norm=None),
+    "square": Attack(functools.partial(square, queries=5000, p_init=0.8), "Square, 5000 queries, p 0.8"),
+    "apgd-ce": Attack(functools.partial(auto_pgd, steps=100), "APGD on the cross-entropy, 100 steps"),
+    "apgd-dlr": Attack(_dlr(100), "APGD on the targeted DLR loss, 100 steps for each of 9 targets"),
+    "fab": Attack(_fab(100), "targeted FAB, 100 steps for each of 9 targets"),
+    "apgd-ce-10": Attack(functools.partial(auto_pgd, steps=10), "APGD on the cross-entropy, 10 steps"),
+    "apgd-dlr-10": Attack(_dlr(10), "APGD on the targeted DLR loss, 10 steps for each of 9 targets"),
+    "fab-10": Attack(_fab(10), "targeted FAB, 10 steps for each of 9 targets"),
+    "autoattack": Attack(None, "AutoAttack, version standard", parts=("apgd-ce", "apgd-dlr", "fab", "square")),
+    "autoattack-paper": Attack(None, "AutoAttack with 10 steps, as published", parts=("apgd-ce-10", "apgd-dlr-10", "fab-10", "square")),
 }
 
-# What a protocol consists of, by SPEC of the published tables; the names without a row above are reported as left out.
+# Frozen: every caller names one of these.
 PROTOCOLS = {
     "paper": ("pgd100", "square", "autoattack-paper", "cw", "mim"),
     "standard": ("pgd100", "square", "autoattack", "cw", "mim"),
+    "quick": ("pgd20",),
 }
 PROTOCOL_EPSILON = 1 / 255  # in [0,1] pixels; another epsilon makes a protocol 'custom'
 
@@ -60,31 +89,42 @@ def check_inputs(model, images, labels, epsilon):
 def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, indices=None, batch_size=128):
     """Adversarial images (N, 3, H, W) in [0,1] for `images` and their true `labels`, by the attack of that name.
 
-    epsilon: largest change of a pixel, for the L-inf attacks. indices: the images' numbers in their data set, which with seed and
-    attack decide their random draws [0, 1, ...], so that nothing depends on batches or order. Images that the model gets wrong
-    anyway come back unchanged. The model's weights, their gradients and its mode are untouched. Raises UserError for bad inputs.
+    epsilon: largest change of a pixel (of the L2 norm for pgd100-l2; cw knows none). indices: the images' numbers in their data
+    set, which with seed and attack decide their random draws [0, 1, ...], so that nothing depends on batches or order. Images that
+    the model gets wrong anyway come back unchanged. The model's weights, their gradients and its mode are untouched. Raises
+    UserError for bad inputs.
     """
     return run(name, model, images, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=batch_size)[0]
 
 
-def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128):
-    """As `attack`, but returns (adversarial, broken): broken (N,) bool, misclassified clean or by some iterate of the attack."""
+def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None):
+    """As `attack`, but returns (adversarial, broken): broken (N,) bool, misclassified clean or by some iterate of the attack.
+
+    known: (N,) bool, images that need no attack since a part of this one is known to break them; they come back unchanged.
+    """
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
     check_inputs(model, images, labels, epsilon)
     indices = range(len(images)) if indices is None else [int(i) for i in indices]
     with frozen_eval(model):
-        broken = wrong(model, images, labels, batch_size)
-        adversarial, standing = images.clone(), (~broken).nonzero().squeeze(1)
-        if len(standing):
-            own = [indices[i] for i in standing.tolist()]
-
-            def draws(position):
-                return generator(seed, own[position], name)
-
-            found, fell = ATTACKS[name].function(model, images[standing], labels[standing], epsilon=epsilon, draws=draws, batch_size=batch_size)
-            adversarial[standing], broken[standing] = found, fell
+        adversarial, broken = images.clone(), wrong(model, images, labels, batch_size)
+        if known is not None:
+            broken |= known.to(broken.device)
+        for part in ATTACKS[name].parts or (name,):
+            standing = (~broken).nonzero().squeeze(1)
+            if len(standing):
+                found, fell = _one(part, model, images[standing], labels[standing], epsilon, seed, [indices[i] for i in standing.tolist()], batch_size)
+                adversarial[standing], broken[standing] = found, fell
     return adversarial, broken
+
+
+def _one(name, model, images, labels, epsilon, seed, indices, batch_size):
+    """A single attack on images that stand. Draws are tied to its own name, so that a part of a sequence is the attack itself."""
+
+    def draws(position, part=""):
+        return generator(seed, indices[position], name, part)
+
+    return ATTACKS[name].function(model, images, labels, epsilon=epsilon, draws=draws, batch_size=batch_size)
 
 
 @torch.no_grad()

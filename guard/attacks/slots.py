@@ -23,7 +23,7 @@ class Slots:
         """Lets waiting images into free slots; False when nobody is left."""
         room = self.batch_size - len(self.index)
         # Entering in groups of at least a quarter batch keeps the number of small joins low.
-        if len(self.waiting) and (room >= self.batch_size // 4 or not len(self.index)):
+        if len(self.waiting) and (room >= max(1, self.batch_size // 4) or not len(self.index)):
             entering, self.waiting = self.waiting[:room], self.waiting[room:]
             fresh = self.start(entering)
             self.state = {name: torch.cat([self.state[name], rows]) if self.state else rows for name, rows in fresh.items()}
