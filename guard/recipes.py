@@ -138,7 +138,7 @@ DIGITS = Recipe(  # the embedded set: small enough for two CPU cores, no flips (
     recover=Recover(iterations=300, r_bn=1.0, crop=False, crop_scale=0.4, roll=2),
     relabel=Relabel(epochs=600, batch_size=50, augmentation="shift", mix="mixup", mix_alpha=0.8),
     train=Train(model="convnet-32", learning_rate=3e-3),
-    evaluate=Evaluate(epsilon=8 / 255),
+    evaluate=Evaluate(protocol="both", epsilon=8 / 255, images=15),
 )
 
 RECIPES = {

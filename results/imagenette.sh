@@ -8,6 +8,6 @@ source guard/environment.sh && set_up requirements.txt
 for arm in plain guard; do
     guard=(); [ $arm = plain ] || guard=(-C)
     bash run.sh -d imagenette-3 -r "$root" -p "${guard[@]}" -x $arm -y $arm -o $out -c 10 -i 200 -b 1 -z 100 -- \
-        pretrain --images 300 --epochs 10 --image-size 64 --curvature-images 60 train --images 50
+        pretrain --images 300 --epochs 10 --image-size 64 --curvature-images 60 train --images 30
 done
 "$PYTHON" -m guard.results results/imagenette.json --arm plain $out/plain --arm GUARD $out/guard

@@ -18,6 +18,7 @@ from guard.attacks.auto_pgd import auto_pgd, each_target, targeted_dlr
 from guard.attacks.carlini_wagner import carlini_wagner
 from guard.attacks.fast_adaptive_boundary import fast_adaptive_boundary
 from guard.attacks.gradient_signs import gradient_steps, sign_steps
+from guard.attacks.prepared import prepared
 from guard.attacks.square import square
 from guard.device import generator
 from guard.errors import UserError
@@ -110,11 +111,18 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
         adversarial, broken = images.clone(), wrong(model, images, labels, batch_size)
         if known is not None:
             broken |= known.to(broken.device)
+        fast = prepared(model, images)
         for part in ATTACKS[name].parts or (name,):
             standing = (~broken).nonzero().squeeze(1)
-            if len(standing):
-                found, fell = _one(part, model, images[standing], labels[standing], epsilon, seed, [indices[i] for i in standing.tolist()], batch_size)
-                adversarial[standing], broken[standing] = found, fell
+            # Rounding in the prepared copy may take an image for broken that the model itself still gets right; it is attacked once
+            # more on the model itself, so that what counts as broken is broken.
+            for attacked in dict.fromkeys((fast, model)):
+                if not len(standing):
+                    break
+                found, fell = _one(part, attacked, images[standing], labels[standing], epsilon, seed, [indices[i] for i in standing.tolist()], batch_size)
+                confirmed = fell & wrong(model, found, labels[standing], batch_size)
+                adversarial[standing], broken[standing] = found, confirmed
+                standing = standing[fell & ~confirmed]
     return adversarial, broken
 
 

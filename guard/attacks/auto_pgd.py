@@ -54,7 +54,7 @@ def auto_pgd(model, images, labels, *, epsilon, draws, batch_size, steps, loss=c
         x = (x + epsilon * noise / noise.abs().amax((1, 2, 3), keepdim=True)).clamp(0, 1)
         fresh = x.new_full((len(x),), -torch.inf)
         return {
-            "x": x, "before": x, "best": x, "gradient": torch.zeros_like(x), "done": torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            "x": x, "before": x, "best": x, "low": low[entering], "high": high[entering], "gradient": torch.zeros_like(x), "done": torch.zeros(len(x), dtype=torch.int64, device=x.device),
             "step": x.new_full((len(x), 1, 1, 1), 2 * epsilon), "loss": fresh, "best_loss": fresh, "looked": fresh,
             "rises": torch.zeros(len(x), dtype=torch.int64, device=x.device), "halved": torch.ones(len(x), dtype=torch.bool, device=x.device),
         }  # fmt: skip
@@ -72,7 +72,7 @@ def auto_pgd(model, images, labels, *, epsilon, draws, batch_size, steps, loss=c
         adversarial[index[fooled]], broken[index[fooled]] = x[fooled], True
         _keep_best(state, losses.detach(), gradient)
         _look(state, intervals)
-        _step(state, low[index], high[index])
+        _step(state)
         slots.leave(finished)
     return adversarial, broken
 
@@ -109,7 +109,8 @@ def _look(state, intervals):
     state["direction"] = torch.where(_rows(halve), state["gradient"], state.pop("gradient_here")).sign()
 
 
-def _step(state, low, high):
+def _step(state):
+    low, high = state["low"], state["high"]
     x, momentum = state["x"], torch.where(_rows(state["done"] > 0), MOMENTUM, 1.0)
     ahead = (x + state["step"] * state.pop("direction")).maximum(low).minimum(high)
     state["x"] = (x + momentum * (ahead - x) + (1 - momentum) * (x - state["before"])).maximum(low).minimum(high)

@@ -42,31 +42,25 @@ def fast_adaptive_boundary(model, images, labels, *, targets, epsilon, draws, ba
     adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
     def start(entering):
-        done = torch.zeros(len(entering), dtype=torch.int64, device=images.device)
-        return {"x": images[entering], "done": done, "retreated": done > 0}
+        return {"x": images[entering], "original": images[entering], "done": torch.zeros(len(entering), dtype=torch.int64, device=images.device)}
 
     slots = Slots(len(images), batch_size, start, images.device)
     while slots.refill():
         index, state = slots.index, slots.state
-        original, own, target = images[index], labels[index].view(-1, 1), targets[index].view(-1, 1)
+        original, own, target = state["original"], labels[index].view(-1, 1), targets[index].view(-1, 1)
         x = state["x"].requires_grad_()
         logits = model(x)
         difference = (logits.gather(1, target) - logits.gather(1, own)).squeeze(1)
-        fooled = logits.argmax(1) != labels[index]
         (gradient,) = torch.autograd.grad(difference.sum(), x)
-        x, difference = x.detach(), difference.detach()
-
-        near = (x - original).abs().amax((1, 2, 3)) <= epsilon
-        fell = fooled & near
+        x = _step(x.detach(), original, difference.detach(), gradient)
+        with torch.no_grad():
+            fooled = model(x).argmax(1) != labels[index]
+        fell = fooled & ((x - original).abs().amax((1, 2, 3)) <= epsilon)
         adversarial[index[fell]], broken[index[fell]] = x[fell], True
-        # A misclassified iterate is first moved back, once, and its gradient taken there; the others take a step.
-        retreat = fooled & ~state["retreated"]
-        back = original + BACK * (x - original)
-        finished = fell | (state["done"] == steps)
-        state["x"] = torch.where(retreat.view(-1, 1, 1, 1), back, _step(x, original, difference, gradient))
-        state["done"] += ~retreat
-        state["retreated"] = retreat
-        slots.leave(finished)
+        # The forward that judges cannot be that of the next step: a misclassified iterate first moves back towards the original.
+        state["x"] = torch.where(fooled.view(-1, 1, 1, 1), original + BACK * (x - original), x)
+        state["done"] += 1
+        slots.leave(fell | (state["done"] == steps))
     return adversarial, broken
 
 

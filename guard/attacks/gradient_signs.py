@@ -20,13 +20,14 @@ def sign_steps(model, images, labels, *, epsilon, draws, batch_size, relative_st
         if random_start:
             noise = [2 * torch.rand(x.shape[1:], generator=draws(i), dtype=x.dtype) - 1 for i in index.tolist()]
             x = (x + torch.stack(noise).to(x.device) * epsilon).maximum(low[index]).minimum(high[index])
-        return {"x": x} if decay is None else {"x": x, "momentum": torch.zeros_like(x)}
+        bounds = {"low": low[index], "high": high[index]}
+        return {"x": x, **bounds} if decay is None else {"x": x, "momentum": torch.zeros_like(x), **bounds}
 
     def step(index, state, gradient):
         if decay is not None:
             length = gradient.abs().sum((1, 2, 3), keepdim=True)
             state["momentum"] = gradient = decay * state["momentum"] + gradient / torch.where(length > 0, length, 1)
-        return (state["x"] + relative_step * epsilon * gradient.sign()).maximum(low[index]).minimum(high[index])
+        return (state["x"] + relative_step * epsilon * gradient.sign()).maximum(state["low"]).minimum(state["high"])
 
     return _follow(model, images, labels, start, step, steps, batch_size)
 

@@ -6,6 +6,8 @@ from guard.attacks.slots import Slots
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries out of 10,000: the paper's schedule, rescaled
 
+FORWARD_ONLY = 2  # times as many images fit into memory at once where nothing is kept for a backward
+
 
 def sides(queries, p_init, size):
     """(queries,) side in pixels of the square that each query changes: its share of the image starts at p_init and halves by schedule."""
@@ -37,11 +39,12 @@ def square(model, images, labels, *, epsilon, draws, batch_size, queries, p_init
         stripes, places, signs = (torch.stack(each).to(images.device) for each in (stripes, places, signs))
         x = torch.where(stripes.bool(), high[entering], low[entering])
         margin = images.new_full((len(entering),), torch.inf)
-        return {"x": x, "best": x, "margin": margin, "places": places, "signs": signs, "done": torch.zeros(len(entering), dtype=torch.int64, device=x.device)}
+        bounds = {"low": low[entering], "high": high[entering]}
+        return {**bounds, "x": x, "best": x, "margin": margin, "places": places, "signs": signs, "done": torch.zeros(len(entering), dtype=torch.int64, device=x.device)}
 
     rows, columns = (torch.arange(count, device=images.device) for count in (height, width))
-    slots = Slots(len(images), batch_size, start, images.device)
-    with torch.no_grad():
+    slots = Slots(len(images), FORWARD_ONLY * batch_size, start, images.device)
+    with torch.inference_mode():
         while slots.refill():
             index, state = slots.index, slots.state
             logits = model(state["x"])
@@ -58,7 +61,7 @@ def square(model, images, labels, *, epsilon, draws, batch_size, queries, p_init
             length = side[query]
             top, left = ((state["places"][here, query, axis] * (extent - length)).long() for axis, extent in ((0, height), (1, width)))
             inside = _between(rows, top, length).unsqueeze(2) & _between(columns, left, length).unsqueeze(1)
-            moved = torch.where(state["signs"][here, query].bool().view(-1, images.shape[1], 1, 1), high[index], low[index])
+            moved = torch.where(state["signs"][here, query].bool().view(-1, images.shape[1], 1, 1), state["high"], state["low"])
             state["x"] = torch.where(inside.unsqueeze(1), moved, state["best"])
             state["done"] = query + 1
             slots.leave(finished)
