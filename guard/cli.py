@@ -37,7 +37,7 @@ def stage_parser(stage, description, *stage_recipes, argv):
         for row in fields(recipes.STAGES[name]):
             _add_setting(group, name, row, dataset)
     common = parser.add_argument_group("common")
-    common.add_argument("--seed", type=_number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
+    common.add_argument("--seed", type=number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
     common.add_argument("--device", type=_device, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
     common.add_argument("--record", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
     common.add_argument("--force", action="store_true", help="do the stage again although it is finished, or was made with other settings")
@@ -46,7 +46,7 @@ def stage_parser(stage, description, *stage_recipes, argv):
 
 
 def add_workers(parser):
-    parser.add_argument("--workers", type=_number(int, low=0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode image files [cores, at most 8]")
+    parser.add_argument("--workers", type=number(int, low=0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode image files [cores, at most 8]")
 
 
 def add_data(parser, required=True):
@@ -101,7 +101,7 @@ def _add_setting(group, stage, row, dataset):
     elif row.type is str:
         group.add_argument(_flag(row), dest=row.name, choices=limits["choices"], metavar="NAME", help=text + _choices_text(limits["choices"]))
     else:
-        kind = _number(row.type, limits["low"], limits["high"], limits["above"])
+        kind = number(row.type, limits["low"], limits["high"], limits["above"])
         kind = _numbers(kind) if limits["several"] else kind
         group.add_argument(_flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text)
 
@@ -135,7 +135,7 @@ def _named_dataset(argv):
     return None
 
 
-def _number(kind, low=None, high=None, above=None):
+def number(kind, low=None, high=None, above=None):
     """A parser of one number, within its limits; a fraction such as 8/255 is a number, too."""
 
     def parse(text):

@@ -4,4 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh
 set_up requirements.txt requirements-dev.txt
+# The reference of the attacks pins an old `requests` that it hardly uses, so it comes without its dependencies.
+"$PYTHON" -c 'import torchattacks' 2>/dev/null || "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
 exec "$PYTHON" -m pytest "$@"

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import torch
 
-from guard.attacks.auto_pgd import auto_pgd, each_target, targeted_dlr
-from guard.attacks.carlini_wagner import carlini_wagner
-from guard.attacks.fast_adaptive_boundary import fast_adaptive_boundary
+from guard.attacks.apgd import auto_pgd, each_target, targeted_dlr
+from guard.attacks.cw import carlini_wagner
+from guard.attacks.fab import fast_adaptive_boundary
 from guard.attacks.gradient_signs import gradient_steps, sign_steps
-from guard.attacks.prepared import prepared
-from guard.attacks.square import square
+from guard.attacks.prepare import prepared
+from guard.attacks.square_attack import square
 from guard.device import generator
 from guard.errors import UserError
 from guard.models import frozen_eval

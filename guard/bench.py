@@ -1,0 +1,182 @@
+"""Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
+
+    python -m guard.bench attacks [--output results/attacks-speed.json]         seconds of our attacks against torchattacks'
+    python -m guard.bench strength [--output results/attacks-strength.json]     robust accuracies of both, at 1, 4 and 8 over 255
+
+The reference is a test-only dependency: pip install --no-deps torchattacks==3.5.1 (it wants requests as well).
+"""
+
+import sys
+import time
+from statistics import median
+
+from guard import cli
+from guard.errors import UserError
+
+# attack -> how the reference is built: class, settings; of a sequence, several that each go on where the one before ended
+REFERENCES = {
+    "fgsm": [("FGSM", {})],
+    "pgd100": [("PGD", {"alpha": 0.25, "steps": 100})],
+    "mim": [("MIFGSM", {"alpha": 1.0, "steps": 20, "decay": 1.0})],
+    "cw": [("CW", {"c": 1e-4, "kappa": 0, "steps": 50, "lr": 0.01})],
+    "square": [("Square", {"n_queries": 5000, "seed": 0})],
+    "apgd-ce": [("APGD", {"steps": 100, "seed": 0})],
+    "apgd-dlr": [("APGDT", {"steps": 100, "seed": 0, "n_classes": 10})],
+    "fab": [("FAB", {"steps": 100, "seed": 0, "n_classes": 10, "multi_targeted": True})],
+    "autoattack-paper": [("AutoAttack", {"seed": 0, "n_classes": 10})],
+}
+REFERENCES["autoattack"] = [*REFERENCES["apgd-ce"], *REFERENCES["apgd-dlr"], *REFERENCES["fab"], *REFERENCES["square"]]
+TARGETS = {"pgd100": 1.5, "square": 2.0, "autoattack": 3.0}  # how many times as fast as the reference ours are meant to be
+
+
+def reference_attack(name, model, images, labels, epsilon):
+    """(N,) bool: broken by torchattacks' version of attack `name`; the last iterates are judged, as that library does."""
+    try:
+        import torchattacks
+    except ImportError:
+        raise UserError("torchattacks is not installed; pip install --no-deps torchattacks==3.5.1") from None
+    import torch
+
+    broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    for kind, settings in REFERENCES[name]:
+        standing = (~broken).nonzero().squeeze(1)
+        if not len(standing):
+            break
+        settings = {key: value * epsilon if key == "alpha" else value for key, value in settings.items()}
+        ball = {} if kind == "CW" else {"eps": epsilon}
+        found = getattr(torchattacks, kind)(model, **ball, **settings)(images[standing], labels[standing])
+        with torch.no_grad():
+            fell = model(found).argmax(1) != labels[standing]
+        if ball:  # FAB also returns what lies outside of the ball
+            fell &= (found - images[standing]).abs().amax((1, 2, 3)) <= epsilon + 1e-6
+        broken[standing] = fell | (model(images[standing]).argmax(1) != labels[standing])
+    return broken
+
+
+def compare(name, model, images, labels, epsilon, repeats=1):
+    """Robust accuracy (percent) and median seconds of ours and of the reference, timed alternately."""
+    from guard import attacks
+
+    seconds, broken = {"ours": [], "reference": []}, {}
+    for _ in range(repeats):
+        started = time.perf_counter()
+        broken["ours"] = attacks.run(name, model, images, labels, epsilon=epsilon)[1]
+        seconds["ours"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        broken["reference"] = reference_attack(name, model, images, labels, epsilon)
+        seconds["reference"].append(time.perf_counter() - started)
+    row = {"attack": name, "epsilon": epsilon, "images": len(images), "repeats": repeats}
+    for side in ("ours", "reference"):
+        row |= {f"{side} accuracy": 100 * (~broken[side]).double().mean().item(), f"{side} seconds": median(seconds[side])}
+    return {**row, "times as fast": row["reference seconds"] / row["ours seconds"]}
+
+
+def small_networks(epochs=8, seed=0):
+    """{'plain', 'GUARD'}: two ConvNets trained on the embedded digits for a few seconds, in eval mode."""
+    import torch
+    import torch.nn.functional as F
+
+    from guard import curvature, datasets, device, images, models
+    from guard.recipes import recipe
+
+    digits = recipe("digits")
+    settings, made = digits.pretrain, {}
+    train = images.load(datasets.find("digits", ".", "train"), settings.image_size)
+    for name in ("plain", "GUARD"):
+        device.seed_everything(seed, "bench")
+        model = models.build(settings.model, classes=10, image_size=settings.image_size, stem=settings.stem, mean=digits.mean, std=digits.std).train()
+        optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        for epoch in range(epochs):
+            batches = images.TrainingEpoch(train, augmentation="shift", batch_size=settings.batch_size, size=settings.image_size, seed=seed, epoch=epoch)
+            for pixels, labels in images.batches(batches, 0, torch.device("cpu")):
+                x = model.normalize(pixels)
+                loss = F.cross_entropy(model.network(x), labels)
+                if name == "GUARD":
+                    loss = loss + curvature.penalty(model.network, x, labels, regularizer="gradient-norm", lambda_=10.0, h=settings.h)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+        made[name] = model.eval()
+    return made
+
+
+def digits_images(count):
+    """`count` images of the digits, validation first, as (pixels in [0,1], labels)."""
+    import torch
+
+    from guard import datasets, images
+    from guard.recipes import recipe
+
+    size = recipe("digits").pretrain.image_size
+    held = [images.load(datasets.find("digits", ".", split), size) for split in ("val", "train")]
+    pixels = torch.cat([each.validation(torch.arange(len(each)), size) for each in held])
+    return pixels[:count], torch.cat([each.labels for each in held])[:count]
+
+
+def halving_epsilon(model, images, labels):
+    """The epsilon, in steps of 1/255, at which PGD leaves the accuracy nearest to one half."""
+    from guard import attacks
+
+    def distance(epsilon):
+        return abs((~attacks.run("pgd20", model, images, labels, epsilon=epsilon)[1]).double().mean().item() - 0.5)
+
+    return min((step / 255 for step in range(2, 25, 2)), key=distance)
+
+
+def bench_attacks(names, count, repeats, output):
+    """Prints a row per attack on the plain network at the epsilon that breaks half of the images; writes all as JSON."""
+    from guard import records
+    from guard.device import make_deterministic, select
+
+    make_deterministic()
+    model = small_networks()["plain"]
+    images, labels = digits_images(count)
+    epsilon = halving_epsilon(model, images, labels)
+    print(f"ConvNet-3 of width 32 on {count} digits, epsilon {epsilon * 255:.0f}/255, medians of {repeats}")
+    print("| attack | ours, % | reference, % | ours, s | reference, s | times as fast | target |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    rows = []
+    for name in names:
+        row = {**compare(name, model, images, labels, epsilon, repeats), "target": TARGETS.get(name)}
+        rows.append(row)
+        print(
+            f"| {name} | {row['ours accuracy']:.1f} | {row['reference accuracy']:.1f} | {row['ours seconds']:.2f} | {row['reference seconds']:.2f} | "
+            f"{row['times as fast']:.2f} | {row['target'] or ''} |", flush=True,
+        )  # fmt: skip
+    if output:
+        records.write_json({"what": "attacks against torchattacks 3.5.1, alternating in one run", "rows": rows, "environment": records.environment(select("cpu"))}, output)
+
+
+def bench_strength(names, count, repeats, output):
+    """Prints robust accuracies of ours and the reference's for a plain and a GUARD network; writes them as JSON after each row."""
+    from guard import records
+    from guard.device import make_deterministic, select
+
+    make_deterministic()
+    images, labels = digits_images(count)
+    print("| network | attack | epsilon | ours, % | reference, % |\n| --- | --- | ---: | ---: | ---: |")
+    rows = []
+    for network, model in small_networks().items():
+        for name in names:
+            for epsilon in (1 / 255, 4 / 255, 8 / 255):
+                rows.append({"network": network, **compare(name, model, images, labels, epsilon, repeats)})
+                print(f"| {network} | {name} | {epsilon * 255:.0f}/255 | {rows[-1]['ours accuracy']:.1f} | {rows[-1]['reference accuracy']:.1f} |", flush=True)
+                if output:
+                    records.write_json({"what": "attacks against torchattacks 3.5.1", "rows": rows, "environment": records.environment(select("cpu"))}, output)
+
+
+def main(argv):
+    parser = cli.Parser(prog="python -m guard.bench", description="Measures speed against a reference, in one run.")
+    parser.add_argument("what", choices=("attacks", "strength"), help="what to measure")
+    parser.add_argument("--attack", action="append", choices=tuple(REFERENCES), metavar="NAME", help=f"only this one, may be repeated [{', '.join(REFERENCES)}]")
+    parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="images to attack [200; strength 500]")
+    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3; strength 1]")
+    parser.add_argument("--output", metavar="FILE", help="the record to write")
+    options = parser.parse_args(argv)
+    run = {"attacks": bench_attacks, "strength": bench_strength}[options.what]
+    count, repeats = (200, 3) if options.what == "attacks" else (500, 1)
+    cli.run(run, options.attack or list(REFERENCES), options.images or count, options.repeats or repeats, options.output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

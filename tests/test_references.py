@@ -1,0 +1,57 @@
+"""Strength against torchattacks on two networks trained here: never more than a point above its robust accuracy.
+
+The fast comparison takes the attacks' own settings but for the queries of Square; `bash tests/run.sh -m slow` makes the whole one.
+"""
+
+import json
+
+import pytest
+import torch
+
+from guard import attacks, bench
+
+EPSILONS = (1 / 255, 4 / 255, 8 / 255)
+
+
+@pytest.fixture(scope="session")
+def networks():
+    torch.set_num_threads(2)
+    return bench.small_networks(epochs=6)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return bench.digits_images(500)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd100", "mim", "cw", "apgd-ce"])
+@pytest.mark.parametrize("which", ["plain", "GUARD"])
+def test_as_strong_as_the_reference(name, which, networks, digits):
+    for epsilon in EPSILONS if name != "cw" else EPSILONS[:1]:
+        row = bench.compare(name, networks[which], *digits, epsilon)
+        assert row["ours accuracy"] <= row["reference accuracy"] + 1.0, row
+
+
+@pytest.mark.parametrize("which", ["plain", "GUARD"])
+def test_sequences_of_ten_steps_as_strong_as_the_reference(which, networks, digits, monkeypatch):
+    """AutoAttack as published, but for the queries of Square, which are cut to 100 on both sides."""
+    from functools import partial
+
+    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(function=partial(attacks.square, queries=100, p_init=0.8)))
+    steps = [("APGD", {"steps": 10, "seed": 0}), ("APGDT", {"steps": 10, "seed": 0, "n_classes": 10}), ("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True})]
+    monkeypatch.setitem(bench.REFERENCES, "autoattack-paper", [*steps, ("Square", {"n_queries": 100, "seed": 0})])
+    images, labels = (each[:200] for each in digits)
+    row = bench.compare("autoattack-paper", networks[which], images, labels, 8 / 255)
+    assert abs(row["ours accuracy"] - row["reference accuracy"]) <= 1.0, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bench.REFERENCES)
+@pytest.mark.parametrize("which", ["plain", "GUARD"])
+def test_the_whole_comparison(name, which, networks, digits):
+    for epsilon in EPSILONS if name != "cw" else EPSILONS[:1]:
+        row = bench.compare(name, networks[which], *digits, epsilon)
+        print(json.dumps({"network": which, **row}))
+        assert row["ours accuracy"] <= row["reference accuracy"] + 1.0, row
+        if name == "autoattack-paper":
+            assert abs(row["ours accuracy"] - row["reference accuracy"]) <= 1.0, row
