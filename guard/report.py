@@ -16,12 +16,21 @@ SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
 
 
 def accuracy_table(results):
-    """A Markdown table of accuracies in percent: one row per network, columns clean and each attack. results: name -> evaluation."""
-    names = list(next(iter(results.values()))["attacks"])
+    """A Markdown table of accuracies in percent: one row per network, columns clean and each attack that all of them met.
+
+    results: name -> evaluation.
+    """
+    names = common_attacks(results)
     rows = [["", *names], ["---", *["---:"] * len(names)]]
     rows += [[network, *(f"{result['attacks'][name]['accuracy']:.2f}" for name in names)] for network, result in results.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("| " + " | ".join(_padded(cell, width) for cell, width in zip(row, widths)) + " |" for row in rows)
+
+
+def common_attacks(results):
+    """Names of the attacks, clean among them, that every one of the evaluations holds; a shared teacher may have met more."""
+    first, *others = (result["attacks"] for result in results.values())
+    return [name for name in first if all(name in other for other in others)]
 
 
 def _padded(cell, width):
@@ -149,7 +158,7 @@ def curves(histories, path):
 
 def bars(results, path):
     """Accuracy clean and under each attack, a group of bars per attack."""
-    names = list(next(iter(results.values()))["attacks"])
+    names = common_attacks(results)
     figure, axes = _figure(1.5 + 1.4 * len(names), 4)
     width = 0.8 / len(results)
     for number, (network, result) in enumerate(results.items()):

@@ -94,7 +94,7 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
     shutil.copytree(toy / "teacher", tmp_path / "teacher")
     assert command("train", "--dataset", "toy", "--root", toy, *teacher, "--labels", tmp_path / "labels", "--output", tmp_path / "student", "--images", 1, *TOY["train"]) == 0
     record = records.read(tmp_path / "student" / "log.json")
-    assert record["evaluate student"]["images"] == 2 and (tmp_path / "student" / "report.md").exists()
+    assert "custom" not in record["evaluate student"]["protocols"][0] and record["evaluate student"]["images"] == 2 and (tmp_path / "student" / "report.md").exists()
 
 
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
@@ -307,3 +307,12 @@ def test_the_model_is_rebuilt_from_its_checkpoint_alone(toy):
         teacher.role = "student"
         teacher.save(toy / "student.pt")
         checkpoint.load(toy / "student.pt", "teacher")
+
+
+def test_a_table_holds_the_attacks_that_all_its_networks_met():
+    from guard import report
+
+    teacher = {"attacks": {name: {"accuracy": 50.0} for name in ("clean", "pgd20", "pgd100")}}
+    student = {"attacks": {name: {"accuracy": 40.0} for name in ("clean", "pgd20")}}
+    table = report.accuracy_table({"teacher": teacher, "student": student}).splitlines()
+    assert [cell.strip() for cell in table[0].split("|")] == ["", "", "clean", "pgd20", ""] and len(table) == 4 and "40.00" in table[3]
