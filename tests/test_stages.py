@@ -91,10 +91,12 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
             Image.new("RGB", (16, 16), (40 * number, 99, 200)).save(tmp_path / "elsewhere" / class_name / f"anything{number}.jpg")
     teacher = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", tmp_path / "elsewhere"]
     assert command("relabel", *teacher, "--output", tmp_path / "labels", *TOY["relabel"]) == 0
-    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    (tmp_path / "teacher").mkdir()
+    shutil.copy(toy / "teacher/checkpoint.pt", tmp_path / "teacher")  # a checkpoint that came without its log
+    teacher[1] = tmp_path / "teacher/checkpoint.pt"
     assert command("train", "--dataset", "toy", "--root", toy, *teacher, "--labels", tmp_path / "labels", "--output", tmp_path / "student", "--images", 1, *TOY["train"]) == 0
     record = records.read(tmp_path / "student" / "log.json")
-    assert "custom" not in record["evaluate student"]["protocols"][0] and record["evaluate student"]["images"] == 2 and (tmp_path / "student" / "report.md").exists()
+    assert "pretrain" not in record and "custom" not in record["evaluate student"]["protocols"][0] and record["evaluate student"]["images"] == 2 and (tmp_path / "student" / "report.md").exists()
 
 
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):

@@ -56,8 +56,9 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
         for network, its_log in ((teacher, teacher_log), (checkpoint.load(output / "checkpoint.pt"), log)):
             evaluate.evaluate_network(network, attack_settings, dataset=dataset, root=root, log=its_log, seed=seed, where=where, workers=workers, force=force)
         if devices.rank() == 0:
-            for entry in ("pretrain", "evaluate teacher"):  # the experiment's record is whole, although teachers are shared
-                records.update(log, entry, records.read(teacher_log).get(entry, {}))
+            # The experiment's record is whole, although teachers are shared; one that came without its log has no entry 'pretrain'.
+            for entry in {"pretrain", "evaluate teacher"} & set(shared := records.read(teacher_log)):
+                records.update(log, entry, shared[entry])
             print(report.write(log, distilled), flush=True)
         devices.barrier()
 
