@@ -146,7 +146,7 @@ done
 launch=(-m)
 if [[ $device == *,* ]]; then
     processes=${device//[^,]/}
-    launch=(-m torch.distributed.run --standalone --nproc-per-node $((${#processes} + 1)) -m)
+    launch=(-m guard.launch $((${#processes} + 1)))
 fi
 if [ $only_print = yes ]; then
     [ $train_teacher = yes ] || echo "# teacher: $teachers/checkpoint.pt"

@@ -4,15 +4,19 @@ Only the standard library: unknown or impossible values end before anything heav
 """
 
 import argparse
+import json
 import math
 import os
 import re
 import signal
 import sys
+import time
 from dataclasses import fields, replace
 
 from guard import recipes
 from guard.errors import UserError
+
+INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,17 +77,25 @@ def run(command, *arguments, **named):
     try:
         command(*arguments, **named)
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {problem}")
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("\ninterrupted; give the same command again, without --force, to go on", file=sys.stderr)
-        sys.exit(130)
+        _end(130, INTERRUPTED)
     except RuntimeError as problem:
         if type(problem).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        print("error: the GPU's memory is too small; make --batch-size, --pack-images or --attack-batch smaller", file=sys.stderr)
-        sys.exit(2)
+        _end(2, "error: the GPU's memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+
+
+def _end(status, line):
+    """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose came first, in the file
+    that torchrun has for it."""
+    if group := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with open(group, "w") as file:
+            json.dump({"message": line, "timestamp": int(time.time())}, file)
+    else:
+        print(("\n" if line == INTERRUPTED else "") + line, file=sys.stderr)
+    sys.exit(status)
 
 
 # ---- one flag --------------------------------------------------------------------------------------------------------------------

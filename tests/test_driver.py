@@ -45,7 +45,7 @@ GOLDEN = {
         "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 --protocol quick ", "output": "runs/debug",
     },
     "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
-    "-p -u 0,1 -s 3": {"launch": "python -m torch.distributed.run --standalone --nproc-per-node 2 -m", "common": "--device 0,1 --seed 3 "},
+    "-p -u 0,1 -s 3": {"launch": "python -m guard.launch 2", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
     "-p -- train --images 5 pretrain --epochs 3 --images 9": {"pretrain": "--epochs 3 --images 9 ", "train": "--images 5 "},
 }  # fmt: skip

@@ -112,6 +112,30 @@ def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, cap
     assert records.read(tmp_path / "log.json")["evaluate teacher"]["epsilon"] == pytest.approx(8 / 255)
 
 
+def test_several_epsilons_draw_a_curve_that_says_whether_it_reaches_zero(toy, tmp_path, capsys):
+    arguments = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--record", tmp_path / "log.json", "--workers", 0]
+    assert command(*arguments, "--epsilon", "0,1,1/255") == 0
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve["epsilon"] == pytest.approx([0, 1 / 255, 1]) and curve["accuracy"] == sorted(curve["accuracy"], reverse=True)
+    assert curve["accuracy"][0] == checkpoint.load(toy / "teacher/checkpoint.pt").results["val accuracy"]
+    assert curve["reaches_zero"] == (curve["accuracy"][-1] == 0)
+    with Image.open(tmp_path / "curve.png") as picture:
+        picture.load()
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "curve.png") in printed and "zero" in printed
+
+
+def test_evaluate_takes_a_plain_state_dict(toy, tmp_path):
+    """The same network, as our checkpoint and as bare weights of a named architecture: the same images fall."""
+    teacher = checkpoint.load(toy / "teacher/checkpoint.pt")
+    torch.save(teacher.state, tmp_path / "weights.pt")
+    shared = ["--dataset", "toy", "--root", toy, "--workers", 0, "--protocol", "quick", "--epsilon", "8/255"]
+    assert command("train.evaluate", "--weights", tmp_path / "weights.pt", "--model", teacher.model, "--image-size", 16, *shared, "--record", tmp_path / "bare.json") == 0
+    assert command("train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", *shared, "--record", tmp_path / "ours.json") == 0
+    bare, ours = records.read(tmp_path / "bare.json")["evaluate network"], records.read(tmp_path / "ours.json")["evaluate teacher"]
+    assert {name: found["broken"] for name, found in bare["attacks"].items()} == {name: found["broken"] for name, found in ours["attacks"].items()}
+
+
 # ---- weights from elsewhere ------------------------------------------------------------------------------------------------------
 
 
