@@ -43,6 +43,7 @@ class Pretrain:
     regularizer: str = setting("gradient-norm", "form of the curvature regularizer", choices=REGULARIZERS)
     lambda_: float = setting(100.0, "coefficient of gradient-norm and gradient-squared", low=0.0, flag="--lambda")
     h: float = setting(3.0, "length of the step along the gradient, in normalized images; with --adversarial f also the attack's epsilon, in [0,1] pixels", above=0.0)
+    curvature_every: int = setting(1, "add the regularizers at each N-th step only, with N times their weight", unit="steps", low=1)
     gradient_regularization: bool = setting(False, "add beta times the mean norm of the input gradient to the loss")
     beta: float = setting(1e-4, "coefficient of the loss regularizer, of gradient regularization and of TRADES", low=0.0)
     adversarial: str = setting("none", "adversarial training: t (TRADES style), f (ten sign steps)", choices=("none", "t", "f"))

@@ -81,8 +81,11 @@ def _build(settings, dataset, classes):
 # ---- loss ------------------------------------------------------------------------------------------------------------------------
 
 
-def teacher_loss(settings, model, pixels, labels, batch_size, draws):
-    """The ordinary (or adversarial) loss plus the regularizers that are on: (loss with graph, number of correct predictions)."""
+def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
+    """The ordinary (or adversarial) loss plus the regularizers that are on: (loss with graph, number of correct predictions).
+
+    step: number of the training step; settings.curvature_every decides at which ones the regularizers are added, and their weight.
+    """
     if settings.adversarial == "none":
         x = model.normalize(pixels)
         logits = model.network(x)
@@ -90,8 +93,9 @@ def teacher_loss(settings, model, pixels, labels, batch_size, draws):
     else:
         loss, logits = adversarial_loss(model, pixels, labels, style=settings.adversarial, epsilon=settings.h, beta=settings.beta, draws=draws)
         x = model.normalize(pixels)
-    if settings.curvature or settings.gradient_regularization:
-        loss = loss + curvature.penalty(
+    regularized = settings.curvature or settings.gradient_regularization
+    if regularized and step % settings.curvature_every == 0:
+        loss = loss + settings.curvature_every * curvature.penalty(
             model.network, x, labels,
             regularizer=settings.regularizer if settings.curvature else None, lambda_=settings.lambda_, h=settings.h, beta=settings.beta,
             gradient_regularization=settings.gradient_regularization, batch_size=batch_size,
@@ -131,7 +135,8 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         optimizer.zero_grad()
         loss, right = torch.zeros(2, device=where)
         if len(labels):
-            loss, right = teacher_loss(settings, model, pixels, labels, batch_size, draws)
+            step = epoch * len(passes) + number
+            loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
             loss.backward()
         training.average_gradients(model, len(labels) / batch_size)
         if settings.clip_grad_norm:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import pixel_model
 
+from guard import recipes
 from guard.device import generator
-from pretrain import adversarial
+from pretrain import adversarial, teacher
 
 
 @pytest.fixture
@@ -46,3 +47,16 @@ def test_making_examples_moves_no_statistics_and_no_gradients(network, pixels):
     adversarial.sign_steps(model, *pixels, start=pixels[0], epsilon=0.03)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_regularizers_at_each_third_step_have_three_times_their_weight(network, pixels):
+    model = pixel_model(network)
+
+    def loss(step, **changes):
+        settings = recipes.Pretrain(curvature=True, gradient_regularization=True, beta=0.1, lambda_=2.0, **changes)
+        return teacher.teacher_loss(settings, model, *pixels, batch_size=4, step=step, draws=None)[0].item()
+
+    plain = teacher.teacher_loss(recipes.Pretrain(), model, *pixels, batch_size=4, step=0, draws=None)[0].item()
+    penalty = loss(0) - plain
+    assert penalty > 1e-3 and loss(7) == loss(0)
+    assert [loss(step, curvature_every=3) for step in range(7)] == pytest.approx([plain + (3 * penalty if step % 3 == 0 else 0) for step in range(7)])

@@ -12,7 +12,6 @@ from conftest import ROOT, TOY
 
 from guard import checkpoint, cli, records
 
-
 TWO_GPUS_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
 
