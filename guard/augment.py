@@ -1,8 +1,8 @@
 """Views of images: crops, flips, rolls, CutMix, MixUp.
 
-Drawing and applying are apart. Parameters are drawn on the CPU from a generator that is tied to (seed, epoch, batch); they are
-applied to whole batches on the device by one operation, a pair of small matrices per image, so the same view can be made again
-anywhere. Its gradient is a pair of matrix products as well, hence the same bits each time on a GPU, too.
+Drawing and applying are apart. Parameters are drawn on the CPU from a generator that is tied to (seed, epoch, batch), so the same
+view can be made again anywhere. They are applied to whole batches on the device by a pair of small matrices per image, whose
+gradient is a pair of matrix products as well, hence the same bits each time on a GPU, too; and to large images on the CPU one by one.
 
 A box is (top, left, height, width) in pixels of the source; parts outside the image are black.
 """
@@ -10,8 +10,10 @@ A box is (top, left, height, width) in pixels of the source; parts outside the i
 from typing import NamedTuple
 
 import torch
+from torchvision.transforms.v2.functional import resized_crop
 
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop
+LARGE = 64  # pixels from which a view on the CPU is quicker for each image alone
 PAD = 4  # pixels around the image that a pad-crop may reach into
 
 
@@ -108,21 +110,24 @@ def _beta(generator, alpha):
 # ---- applying --------------------------------------------------------------------------------------------------------------------
 
 
-def _sampling_matrix(start, length, size_in, size_out, dtype):
+def _sampling_matrix(start, length, size_in, size_out, device, dtype):
     """(N, size_out, size_in) weights that crop [start, start + length) and resize it to size_out, bilinear with antialiasing.
 
     Row i averages the pixels of the crop with a triangle around the centre of output pixel i, as wide as the output's pixel is in
-    the source (but at least two pixels): what Pillow and torchvision (antialias=True) compute. A pixel outside the image weighs
-    nothing and is black, so crops into padding need no padding.
+    the source (but at least two pixels): what Pillow and torchvision (antialias=True) compute. A pixel outside the image is black:
+    it takes part in the average, but has no column.
     """
-    start, length = start.double().view(-1, 1, 1), length.double().view(-1, 1, 1)
-    scale = length / size_out
-    center = start + (torch.arange(size_out, dtype=torch.float64, device=start.device).view(1, -1, 1) + 0.5) * scale
-    pixel = torch.arange(size_in, dtype=torch.float64, device=start.device).view(1, 1, -1)
-    weights = (1 - (pixel + 0.5 - center).abs() / scale.clamp(min=1)).clamp(min=0)
-    weights = weights * ((pixel >= start) & (pixel < start + length))
-    total = weights.sum(2, keepdim=True)
-    return (weights / torch.where(total > 0, total, 1)).to(dtype)
+    outside = max(0, -int(start.min()), int((start + length).max()) - size_in)
+    pixel = torch.arange(-outside, size_in + outside, device=device, dtype=dtype).view(1, 1, -1)
+    first, last = start.view(-1, 1, 1), (start + length - 1).view(-1, 1, 1)
+    scale = length.double().view(-1, 1, 1) / size_out
+    center = first + (torch.arange(size_out, dtype=torch.float64).view(1, -1, 1) + 0.5) * scale - 0.5
+    whole = center.floor()  # apart from its fraction, since a float32 has no digits left for both
+    whole, fraction, reach, first, last = (each.to(device, dtype) for each in (whole, center - whole, scale.clamp(min=1), first, last))
+    weights = (pixel - whole).sub_(fraction).abs_().div_(-reach).add_(1).clamp_(min=0)
+    weights.masked_fill_((pixel < first) | (pixel > last), 0)
+    weights /= weights.sum(2, keepdim=True)
+    return weights[..., outside : outside + size_in]
 
 
 class Sampler:
@@ -132,9 +137,9 @@ class Sampler:
     """
 
     def __init__(self, views, source_size, size, *, rolls=None, device="cpu", dtype=torch.float32):
-        boxes, (height, width) = views.boxes.to(device), source_size
-        rows = _sampling_matrix(boxes[:, 0], boxes[:, 2], height, size, dtype)
-        columns = _sampling_matrix(boxes[:, 1], boxes[:, 3], width, size, dtype)
+        boxes, (height, width) = views.boxes.cpu(), source_size
+        rows = _sampling_matrix(boxes[:, 0], boxes[:, 2], height, size, device, dtype)
+        columns = _sampling_matrix(boxes[:, 1], boxes[:, 3], width, size, device, dtype)
         flips = views.flips.to(device).view(-1, 1, 1)
         columns = torch.where(flips, columns.flip(1), columns)
         if rolls is not None:
@@ -154,16 +159,31 @@ def _rolled(matrix, shift):
     return matrix.gather(1, source.unsqueeze(2).expand_as(matrix))
 
 
-def apply_views(pixels, views, size):
-    """uint8 pixels (N, 3, H, W) seen through `views`: float32 in [0,1], (N, 3, size, size)."""
-    sampler = Sampler(views, pixels.shape[2:], size, device=pixels.device)
-    return sampler(pixels.float() / 255).clamp_(0, 1)
+def as_float(pixels):
+    """float32 pixels in [0,1]; uint8, a quarter of the memory, is divided by 255."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+
+
+def apply_views(images, views, size):
+    """Images seen through `views`, (N, 3, size, size): uint8, or float32 in [0,1]; equal to rounding.
+
+    images: uint8 (N, 3, H, W), or a list of (3, H, W) of any sizes on the CPU. There, torchvision's 8-bit kernel for one image after the
+    other is the quickest, and small images are quicker in one batch, as on a GPU.
+    """
+    if isinstance(images, list) or (images.device.type == "cpu" and size >= LARGE):
+        seen = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+        for place, image, box, flip in zip(seen, images, views.boxes.tolist(), views.flips.tolist()):
+            view = resized_crop(image, *box, [size, size], antialias=True)
+            place.copy_(view.flip(2) if flip else view)
+        return seen
+    return Sampler(views, images.shape[2:], size, device=images.device)(as_float(images)).clamp_(0, 1)
 
 
 def apply_mix(pixels, mix):
-    """A batch (N, 3, S, S) mixed with its own partners."""
+    """A batch (N, 3, S, S) mixed with its own partners; MixUp of uint8 gives float32."""
     partner = mix.partner.to(pixels.device)
     if mix.share < 1:
+        pixels = as_float(pixels)
         return mix.share * pixels + (1 - mix.share) * pixels[partner]
     top, left, height, width = mix.box
     if height and width:

@@ -1,32 +1,27 @@
 """Pixels of what guard.datasets found, in batches of views.
 
-Two holders with one interface: Packed (all images in memory as one uint8 tensor: CIFAR, the embedded set, distilled images) and
-Streamed (files decoded by the loader's workers, every size its own). Both give `views(indices, draw, size)` and
-`validation(indices, size)`: pixels (N, 3, size, size), float32 in [0,1], or as uint8 what `as_float` makes that.
+Three holders with one interface: Packed (images of one size as one uint8 tensor, in memory or in the pixel cache), Mapped (images of
+many sizes in the pixel cache) and Streamed (files too many to keep, decoded by the loader's workers). All give `views(indices, draw,
+size)` and `validation(indices, size)`: pixels (N, 3, size, size), float32 in [0,1], or as uint8 what `augment.as_float` makes that.
 """
 
+import functools
+import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
-from tqdm import tqdm
 
-from guard import augment, checkpoint, datasets, records
+from guard import augment, checkpoint, datasets, pixel_cache, records
 from guard.device import generator
 from guard.errors import UserError
 
+SHARE_OF_DEVICE = 0.25  # of a GPU's free memory that the images of a data set may take
 VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view of the ImageNet family
-
-
-def as_float(pixels):
-    """float32 pixels in [0,1]; uint8, which travels between processes in a quarter of the memory, is divided by 255."""
-    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def batch_ranges(count, batch_size):
@@ -37,20 +32,11 @@ def batch_ranges(count, batch_size):
     return list(zip(starts, [*starts[1:], count]))
 
 
-def read_image(path):
-    """An image file as uint8 (3, H, W). Raises UserError that names an unreadable file."""
-    try:
-        with Image.open(path) as image:
-            return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
-
-
 class Packed:
-    """Images of one size in memory. pixels: uint8 (N, 3, S, S) on any device; labels: (N,) int64 on the CPU; classes: names."""
+    """Images of one size. pixels: uint8 (N, 3, H, W), on the device where they fit; labels: (N,) int64 on the CPU; classes: names."""
 
-    def __init__(self, pixels, labels, classes):
-        self.pixels, self.labels, self.classes = pixels, labels, classes
+    def __init__(self, pixels, labels, classes, device=None):
+        self.pixels, self.labels, self.classes, self.device = pixels, labels, classes, device or pixels.device
 
     def __len__(self):
         return len(self.labels)
@@ -64,20 +50,67 @@ class Packed:
         return Packed(self.pixels[indices], self.labels[indices], self.classes)
 
     def to(self, device):
-        return Packed(self.pixels.to(device), self.labels, self.classes)
+        fits = device.type == "cpu" or self.pixels.numel() < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+        return Packed(self.pixels.to(device) if fits else self.pixels, self.labels, self.classes, device)
+
+    def _at(self, indices):
+        return self.pixels[indices.to(self.pixels.device)].to(self.device)
 
     def views(self, indices, draw, size):
         """The images at `indices` (CPU), each in the view that draw(heights, widths) -> augment.Views gives it."""
         height, width = self.pixels.shape[2:]
         views = draw(torch.full((len(indices),), height), torch.full((len(indices),), width))
-        return augment.apply_views(self.pixels[indices.to(self.pixels.device)], views, size)
+        return augment.apply_views(self._at(indices), views, size)
 
     def validation(self, indices, size):
         """As they are, or resized where the network wants another size."""
-        pixels = self.pixels[indices.to(self.pixels.device)].float() / 255
+        pixels = self._at(indices).float() / 255
         if pixels.shape[2] != size:
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
         return pixels
+
+
+class Mapped:
+    """Images of many sizes, one after the other. pixels: uint8, flat, of (3, H, W) each; sizes: (N, 2) heights and widths; labels: (N,)
+    int64; classes: names."""
+
+    def __init__(self, pixels, sizes, labels, classes, device=None):
+        self.pixels, self.sizes, self.labels, self.classes, self.device = pixels, sizes, labels, classes, device or pixels.device
+        self.ends = (3 * sizes.prod(1)).cumsum(0)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to(self, device):
+        return Mapped(self.pixels, self.sizes, self.labels, self.classes, device)
+
+    def _image(self, index):
+        height, width = self.sizes[index].tolist()
+        end = int(self.ends[index])
+        return self.pixels[end - 3 * height * width : end].view(3, height, width)
+
+    def views(self, indices, draw, size):
+        """On a GPU: only what the views show of each image goes there, beside the others in one batch."""
+        heights, widths = self.sizes[indices].unbind(1)
+        views = draw(heights, widths)
+        if self.device.type == "cpu":
+            return augment.apply_views([self._image(index) for index in indices.tolist()], views, size)
+        batch, views = self.shown(indices, views)
+        return augment.apply_views(batch.to(self.device), views, size)
+
+    def shown(self, indices, views):
+        """(uint8 (N, 3, H, W), views): what the views show of the images, each in the upper left of its place, and the views of that."""
+        heights, widths = self.sizes[indices].unbind(1)
+        top, left = views.boxes[:, 0].clamp(min=0), views.boxes[:, 1].clamp(min=0)
+        bottom, right = ((views.boxes[:, axis] + views.boxes[:, axis + 2]).minimum(sizes) for axis, sizes in ((0, heights), (1, widths)))
+        batch = torch.zeros(len(indices), 3, int((bottom - top).max()), int((right - left).max()), dtype=torch.uint8)
+        for row, index, (t, b, l, r) in zip(batch, indices.tolist(), torch.stack([top, bottom, left, right], 1).tolist()):
+            row[:, : b - t, : r - l] = self._image(index)[:, t:b, l:r]
+        return batch, views._replace(boxes=views.boxes - torch.stack([top, left, torch.zeros_like(top), torch.zeros_like(left)], 1))
+
+    def validation(self, indices, size):
+        """Shorter side to size * 256/224, centre crop."""
+        return torch.stack([validation_view(self._image(index), size) for index in indices.tolist()])
 
 
 class Streamed:
@@ -89,50 +122,60 @@ class Streamed:
     def __len__(self):
         return len(self.files)
 
-    def subset(self, indices):
-        return Streamed([self.files[i] for i in indices], self.labels[indices], self.classes)
-
     def to(self, device):
         return self
 
     def views(self, indices, draw, size):
-        images = [read_image(self.files[i]) for i in indices.tolist()]
+        images = [pixel_cache.read_image(self.files[i]) for i in indices.tolist()]
         views = draw(torch.tensor([image.shape[1] for image in images]), torch.tensor([image.shape[2] for image in images]))
-        batch = []
-        for image, box, flip in zip(images, views.boxes.tolist(), views.flips.tolist()):
-            view = transforms.resized_crop(image, *box, [size, size], antialias=True)
-            batch.append(view.flip(2) if flip else view)
-        return torch.stack(batch)
+        return augment.apply_views(images, views, size)
 
     def validation(self, indices, size):
         """Shorter side to size * 256/224, centre crop."""
-        shorter = round(size * VALIDATION_RESIZE)
-        batch = []
-        for i in indices.tolist():
-            image = transforms.resize(read_image(self.files[i]), [shorter], antialias=True)
-            batch.append(transforms.center_crop(image, [size, size]))
-        return torch.stack(batch)
+        return torch.stack([validation_view(pixel_cache.read_image(self.files[i]), size) for i in indices.tolist()])
+
+
+def validation_view(pixels, size):
+    """uint8 (3, H, W) -> (3, size, size): the shorter side resized to size * 256/224, then the centre."""
+    return transforms.center_crop(transforms.resize(pixels, [round(size * VALIDATION_RESIZE)], antialias=True), [size, size])
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------------
 
 
 def load(source, image_size, per_class=0):
-    """Packed or Streamed images of a datasets.Source; per_class > 0 keeps the first so many of each class.
+    """The images of a datasets.Source in the holder that suits them; per_class > 0 keeps the first so many of each class.
 
-    image_size: side in pixels that the embedded set, which is 8x8, is enlarged to.
+    image_size: side in pixels that the embedded set, which is 8x8, is enlarged to, and of the validation views of class folders.
     """
-    if source.kind == "digits":
-        images = _digits(source, image_size)
-    elif source.kind == "cifar":
-        images = _cifar(source)
-    else:
-        images = Streamed(list(source.files), torch.tensor(source.labels), source.classes)
+    if source.kind == "folder":
+        return _folder(source, image_size, per_class)
+    images = _digits(source, image_size) if source.kind == "digits" else _cifar(source)
+    return images.subset(first_of_each_class(images.labels, per_class)) if per_class else images
+
+
+def _folder(source, image_size, per_class):
+    """Class folders: what is there of them in the pixel cache (val in its validation views, CIFAR as it is), else the files."""
+    labels, files = torch.tensor(source.labels), source.files
     if per_class:
-        images = images.subset(first_of_each_class(images.labels, per_class))
-    if isinstance(images, Streamed) and source.name in datasets.CIFAR_FOLDERS:
-        images = pack(images.files, images.labels, images.classes, f"reading {source.name}")
-    return images
+        chosen = first_of_each_class(labels, per_class)
+        labels, files = labels[chosen], [files[i] for i in chosen.tolist()]
+    as_it_is = source.split == "train" or source.name in datasets.CIFAR_FOLDERS
+    what = (source.name, source.split, os.path.abspath(source.path), per_class, None if as_it_is else image_size)
+    found = pixel_cache.cached(files, what, None if as_it_is else functools.partial(validation_view, size=image_size))
+    if not found:
+        return Streamed(files, labels, source.classes)
+    pixels, sizes = found
+    other = (sizes != sizes[0]).any(1)
+    if not other.any():
+        return Packed(pixels.view(len(files), 3, *sizes[0].tolist()), labels, source.classes)
+    if source.name in datasets.CIFAR_FOLDERS:
+        raise _other_size(files[int(other.long().argmax())], sizes[int(other.long().argmax())].tolist(), sizes[0].tolist())
+    return Mapped(pixels, sizes, labels, source.classes)
+
+
+def _other_size(path, size, first):
+    return UserError(f"{path} is {size[1]}x{size[0]} pixels, the images before it {first[1]}x{first[0]}; all have to have one size")
 
 
 def first_of_each_class(labels, count):
@@ -145,12 +188,10 @@ def first_of_each_class(labels, count):
 
 def pack(files, labels, classes, title):
     """Decodes files of one size into memory. Raises UserError for a file whose size differs from the first one's."""
-    with ThreadPoolExecutor() as pool:
-        images = list(tqdm(pool.map(read_image, files), total=len(files), desc=title, unit="image", disable=None))
+    images = list(pixel_cache.in_parallel(pixel_cache.read_image, files, title))
     for path, image in zip(files, images):
         if image.shape != images[0].shape:
-            height, width = images[0].shape[1:]
-            raise UserError(f"{path} is {image.shape[2]}x{image.shape[1]} pixels, the images before it {width}x{height}; all have to have one size")
+            raise _other_size(path, image.shape[1:], images[0].shape[1:])
     return Packed(torch.stack(images), torch.as_tensor(labels), tuple(classes))
 
 
@@ -283,4 +324,4 @@ def batches(dataset, workers, device):
         if isinstance(item, UserError):
             raise item
         pixels, labels = item
-        yield as_float(pixels.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+        yield augment.as_float(pixels.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

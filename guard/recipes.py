@@ -135,11 +135,11 @@ CIFAR10 = Recipe(
 DIGITS = Recipe(  # the embedded set: small enough for two CPU cores, no flips (a mirrored digit is none), and at 12/255 robustness shows
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    pretrain=Pretrain(model="convnet-32", image_size=16, stem="cifar", augmentation="shift", epochs=30, batch_size=64, learning_rate=0.05, weight_decay=5e-4, clip_grad_norm=1.0, lambda_=30.0),
+    pretrain=Pretrain(model="convnet-32", image_size=16, stem="cifar", augmentation="shift", epochs=30, batch_size=64, learning_rate=0.05, weight_decay=5e-4, clip_grad_norm=1.0, lambda_=30.0, h=1.5),
     recover=Recover(iterations=300, r_bn=0.1, crop=False, crop_scale=0.4, roll=2),
     relabel=Relabel(epochs=1000, batch_size=25, augmentation="shift", mix="mixup", mix_alpha=0.8),
     train=Train(model="convnet-32", learning_rate=3e-3),
-    evaluate=Evaluate(protocol="both", epsilon=12 / 255, images=15),
+    evaluate=Evaluate(protocol="both", epsilon=12 / 255, images=10),
 )
 
 RECIPES = {

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from guard import attacks, device
-from guard.images import ValidationBatches, as_float, batches
+from guard.augment import as_float
+from guard.images import ValidationBatches, batches
 from guard.models import frozen_eval
 from guard.training import Progress
 

@@ -117,7 +117,7 @@ def look(images, batch):
     views = augment.Views(torch.from_numpy(batch["box"].astype(numpy.int64)), torch.from_numpy(batch["flip"]))
     mix = augment.Mix(torch.from_numpy(batch["partner"].astype(numpy.int64)), float(batch["share"][0]), tuple(batch["mix_box"][0].tolist()))
     pixels = augment.apply_views(images.pixels[chosen], views, images.pixels.shape[2])
-    return augment.apply_mix(pixels, mix)
+    return augment.as_float(augment.apply_mix(pixels, mix))
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from guard import (
+    augment,
     checkpoint,
     curvature,
     datasets,
@@ -182,7 +183,7 @@ def measure_curvature(model, val, size, count, h, where, batch_size=32):
     sums = {}
     with training.Progress("curvature", len(chosen), "image") as progress:
         for part in chosen.split(batch_size):
-            x, labels = model.normalize(images.as_float(val.validation(part, size).to(where))), val.labels[part].to(where)
+            x, labels = model.normalize(augment.as_float(val.validation(part, size).to(where))), val.labels[part].to(where)
             measured = curvature.measure(model.network, x, labels, h, generator=devices.generator("curvature", int(part[0])))
             for name, values in measured.items():
                 sums[name] = sums.get(name, 0.0) + values.double().sum().item()

@@ -1,8 +1,11 @@
 """What the tests share: a small network, small data sets, commands called in process."""
 
+import atexit
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy
@@ -14,6 +17,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.chdir(ROOT)
+os.environ["GUARD_CACHE"] = tempfile.mkdtemp(prefix="guard-tests-")
+atexit.register(shutil.rmtree, os.environ["GUARD_CACHE"], ignore_errors=True)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

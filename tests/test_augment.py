@@ -19,7 +19,7 @@ def test_resized_crops_are_torchvisions(height, width, size):
     images = pixels(6, height, width)
     views = augment.draw_views(generator("views"), "resized-crop", torch.full((6,), height), torch.full((6,), width))
     assert views.flips.any() and not views.flips.all()
-    found = augment.apply_views(images, views, size)
+    found = augment.Sampler(views, (height, width), size)(augment.as_float(images))
     for image, box, flip, one in zip(images, views.boxes.tolist(), views.flips, found):
         expected = transforms.resized_crop(image.float() / 255, *box, [size, size], antialias=True)
         torch.testing.assert_close(one, expected.flip(2) if flip else expected, rtol=0, atol=3e-5)
@@ -118,3 +118,22 @@ def test_gradient_of_a_view_is_its_transpose():
     images = torch.rand(2, 3, 9, 9, generator=generator("g"), dtype=torch.float64, requires_grad=True)
     views = augment.draw_views(generator("gv"), "resized-crop", torch.full((2,), 9), torch.full((2,), 9))
     assert torch.autograd.gradcheck(augment.Sampler(views, (9, 9), 7, rolls=torch.tensor([[1, 2], [3, 0]]), dtype=torch.float64), images)
+
+
+@pytest.mark.parametrize("augmentation", ["resized-crop", "pad-crop"])
+def test_one_by_one_and_in_a_batch_are_the_same_views(augmentation):
+    draws = torch.Generator().manual_seed(4)
+    pixels = torch.randint(0, 256, (6, 3, 80, 80), generator=draws, dtype=torch.uint8)
+    views = augment.draw_views(draws, augmentation, torch.full((6,), 80), torch.full((6,), 80))
+    alone = augment.apply_views(pixels, views, 72)
+    batch = augment.Sampler(views, (80, 80), 72)(pixels.float() / 255)
+    assert alone.dtype == torch.uint8
+    torch.testing.assert_close(augment.as_float(alone), batch, rtol=0, atol=1.01 / 255)
+
+
+def test_cutmix_of_bytes_is_that_of_floats():
+    draws = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (6, 3, 16, 16), generator=draws, dtype=torch.uint8)
+    for kind in ("cutmix", "mixup", "none"):
+        mix = augment.draw_mix(draws, kind, 6, 16, 1.0)
+        assert torch.equal(augment.as_float(augment.apply_mix(pixels, mix)), augment.apply_mix(augment.as_float(pixels), mix))

@@ -10,7 +10,7 @@ import torch
 from conftest import TOY, command, write_folder
 from PIL import Image
 
-from guard import checkpoint, models, recipes, records
+from guard import checkpoint, models, pixel_cache, recipes, records
 from guard.errors import UserError
 
 
@@ -40,9 +40,18 @@ def test_same_seed_same_bits_and_another_seed_another_teacher(toy, tmp_path):
     assert fingerprint(tmp_path / "same") == fingerprint(toy / "teacher") != fingerprint(tmp_path / "other")
 
 
-def test_the_number_of_workers_changes_nothing(toy, tmp_path):
-    assert command(*pretrain(toy, tmp_path / "two", "--workers", 2)) == 0
-    assert fingerprint(tmp_path / "two") == fingerprint(toy / "teacher")
+def test_neither_the_pixel_cache_nor_the_number_of_workers_changes_anything(tmp_path, monkeypatch):
+    """The images have the network's size: what is resized is rounded to 8 bits on one of the ways."""
+    write_folder(tmp_path, size=16)
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path / "cache"))
+    made = set()
+    for largest, workers in ((0, 0), (0, 2), (10**9, 0)):
+        monkeypatch.setattr(pixel_cache, "LARGEST", largest)
+        output = tmp_path / f"{largest}-{workers}"
+        assert command(*pretrain(tmp_path, output, "--augmentation", "pad-crop", "--workers", workers)) == 0
+        made.add(fingerprint(output))
+        assert (tmp_path / "cache").exists() == bool(largest)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("flags", [["--curvature"], ["--curvature", "--regularizer", "loss", "--beta", "1"], ["--curvature", "--regularizer", "gradient-squared", "--lambda", "1"], ["--gradient-regularization", "--beta", "5"], ["--adversarial", "t"], ["--adversarial", "f", "--h", "0.01"], ["--clip-grad-norm", "0.1"]])
@@ -272,7 +281,9 @@ BAD_DATA = {
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_data_is_named(case, workers, tmp_path, refused):
+def test_bad_data_is_named(case, workers, tmp_path, refused, monkeypatch):
+    """With 2 workers also where the images are too many for the pixel cache."""
+    monkeypatch.setattr(pixel_cache, "LARGEST", 0 if workers else 10**9)
     spoil, expected = BAD_DATA[case]
     write_folder(tmp_path)
     spoil(tmp_path)

@@ -1,0 +1,135 @@
+"""Decoded once: the pixels of a folder of images in one memory-mapped file.
+
+The file lies in the folder that GUARD_CACHE names, else in the user's cache folder. Its name tells which files, of which size and
+date, it was made of, so a folder that changed gets a new one, and a file that is there is whole: it is written beside its place.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from guard import device
+from guard.checkpoint import replacing
+from guard.errors import UserError
+
+LARGEST = 32 * 2**30  # bytes of pixels; larger folders (ImageNet-1K has 600 GB) are decoded as they are needed
+SPARE = 2**30  # bytes that are left free on the disk
+
+
+def read_image(path):
+    """An image file as uint8 (3, H, W). Raises UserError that names an unreadable file."""
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+
+
+def in_parallel(function, items, title, block=512):
+    """function(item) of all items, in order, on all cores, behind a progress bar; an error or Ctrl-C ends it at once. No more than a
+    block of results waits to be taken."""
+    pool = ThreadPoolExecutor()
+    try:
+        with tqdm(total=len(items), desc=title, unit="image", disable=None) as bar:
+            for start in range(0, len(items), block):
+                for result in pool.map(function, items[start : start + block]):
+                    yield result
+                    bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def folder():
+    """Where caches are kept."""
+    return Path(os.environ.get("GUARD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guard")
+
+
+def cached(files, what, prepare=None):
+    """(flat uint8 tensor of all pixels, sizes (N, 2) of the images) of `files`, one after the other, each (3, H, W), from the cache, which is
+    made where it is not there; None where the decoded images would be too many to keep.
+
+    what: words that name the images in the cache; prepare: (3, H, W) -> (3, H', W'), applied before they are kept, is among them.
+    Raises UserError for an image that cannot be read.
+    """
+    path = _path(files, what)
+    if device.local_rank() == 0 and not _open(path, len(files)):
+        _make(path, files, what, prepare)
+    device.barrier()
+    return _open(path, len(files))
+
+
+def _path(files, what):
+    """One place per `what`, one name per state of the files."""
+    stats = ((name, (status := os.stat(name)).st_size, status.st_mtime_ns) for name in map(os.path.abspath, files))
+    place, state = (hashlib.sha256(repr(words).encode()).hexdigest()[:16] for words in (what, list(stats)))
+    return folder() / f"{what[0]}-{what[1]}-{place}-{state}.npy"
+
+
+def _make(path, files, what, prepare):
+    needed = _decoded_bytes(files, prepare)
+    if needed > LARGEST:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as problem:
+        return _note(what, f"{path.parent} cannot be written ({problem.strerror})")
+    if needed + SPARE > free:
+        return _note(what, f"{path.parent} has {free / 2**30:.1f} GiB left and {(needed + SPARE) / 2**30:.1f} are needed")
+    for stale in path.parent.glob(path.name.rsplit("-", 1)[0] + "-*.npy"):
+        stale.unlink(missing_ok=True)
+    sizes = numpy.zeros((len(files), 2), numpy.int32)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(sizes.tobytes())
+        for number, pixels in enumerate(in_parallel(lambda name: _read(name, prepare), files, f"decoding {what[0]}")):
+            sizes[number] = pixels.shape[1:]
+            file.write(numpy.ascontiguousarray(pixels.numpy()).data)
+        file.seek(0)
+        file.write(sizes.tobytes())
+    return None
+
+
+def _note(what, reason):
+    print(f"note: the images of {what[0]} are decoded each time they are needed, since {reason}; GUARD_CACHE names another folder", file=sys.stderr, flush=True)
+
+
+def _read(path, prepare):
+    pixels = read_image(path)
+    return prepare(pixels) if prepare else pixels
+
+
+def _decoded_bytes(files, prepare):
+    """Bytes of all images once they are decoded, from their headers, or more than LARGEST where the files alone have so many."""
+    compressed = sum(os.path.getsize(path) for path in files)
+    if compressed > LARGEST:
+        return compressed
+    if prepare:
+        return _read(files[0], prepare).numel() * len(files)
+
+    def size(path):
+        try:
+            with Image.open(path) as image:
+                return 3 * image.width * image.height
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+            raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(size, files))
+
+
+def _open(path, count):
+    """The two tensors of a cache, or None where there is none or it has been cut off. As long as nobody writes to them, all who map
+    the file share its memory."""
+    if not path.exists() or path.stat().st_size < 8 * count:
+        return None
+    flat = numpy.memmap(path, numpy.uint8, mode="c")
+    sizes = torch.from_numpy(flat[: 8 * count].view(numpy.int32).reshape(count, 2).astype(numpy.int64))
+    return (torch.from_numpy(flat[8 * count :]), sizes) if 8 * count + 3 * sizes.prod(1).sum() == len(flat) else None
