@@ -2,6 +2,7 @@
 
 import torch
 
+from guard.device import widened
 from guard.errors import UserError
 from guard.models import batch_norm_layers
 
@@ -32,7 +33,7 @@ class BatchStatistics:
             hook.remove()
 
     def _record(self, layer, inputs):
-        activations = inputs[0]
+        activations = widened(inputs[0])
         by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(3)  # (P, N, channels, positions)
         variance, mean = torch.var_mean(by_problem, dim=(1, 3), correction=0)
         self.distances.append((variance - layer.running_var).norm(dim=1) + (mean - layer.running_mean).norm(dim=1))

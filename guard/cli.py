@@ -35,11 +35,14 @@ def stage_parser(stage, description, *stage_recipes, argv):
     Defaults are left to `resolve`; in the help stand those of the data set that argv names with --dataset, else of each family.
     """
     parser = Parser(prog=f"python -m {stage}", description=description)
+    parser.settings = {}  # flag -> the first of the recipes that has it; it sets all of them
     dataset = _named_dataset(argv)
     for name in stage_recipes:
         group = parser.add_argument_group(f"settings of {name}" + (f" (defaults of {dataset})" if dataset else ""))
         for row in fields(recipes.STAGES[name]):
-            _add_setting(group, name, row, dataset)
+            if _flag(row) not in parser.settings:
+                _add_setting(group, name, row, dataset)
+                parser.settings[_flag(row)] = name
     common = parser.add_argument_group("common")
     common.add_argument("--seed", type=number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
     common.add_argument("--device", type=_device, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
@@ -67,9 +70,10 @@ def resolve(options, dataset, stage):
     return replace(base, **given)
 
 
-def given_flags(options, stage):
-    """The flags of a stage's recipe that the user gave."""
-    return [_flag(row) for row in fields(recipes.STAGES[stage]) if getattr(options, row.name, None) is not None]
+def given_flags(parser, options, stage):
+    """The flags that the user gave and that set this stage's recipe alone."""
+    rows = fields(recipes.STAGES[stage])
+    return [_flag(row) for row in rows if getattr(options, row.name, None) is not None and parser.settings[_flag(row)] == stage]
 
 
 def run(command, *arguments, **named):

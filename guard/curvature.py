@@ -8,7 +8,7 @@ A new regularizer is one function (network, x, y, state at x, ...) -> penalty, a
 import torch
 import torch.nn.functional as F
 
-from guard.device import sum_over_processes
+from guard.device import sum_over_processes, widened
 from guard.models import frozen_eval
 
 
@@ -33,7 +33,7 @@ class _AtImages:
 
     def __init__(self, network, x, y, second_order):
         self.network, self.x, self.y = network, x.detach().requires_grad_(), y
-        self.losses = F.cross_entropy(network(self.x), y, reduction="none")
+        self.losses = F.cross_entropy(widened(network(self.x)), y, reduction="none")
         (self.gradient,) = torch.autograd.grad(self.losses.sum(), self.x, create_graph=second_order, retain_graph=True)
 
     def shifted(self, h):
@@ -43,7 +43,7 @@ class _AtImages:
     def gradient_change(self, h):
         """grad l_i(x_i + z_i) - grad l_i(x_i), one row per image, with its graph to the weights."""
         there = self.shifted(h).requires_grad_()
-        loss = F.cross_entropy(self.network(there), self.y, reduction="sum")
+        loss = F.cross_entropy(widened(self.network(there)), self.y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, there, create_graph=True)
         return (gradient - self.gradient).flatten(1)
 
@@ -58,7 +58,7 @@ def _gradient_squared(at, h, batch_size):
 
 
 def _loss(at, h, batch_size):
-    difference = F.cross_entropy(at.network(at.shifted(h)), at.y) - at.losses.mean()
+    difference = F.cross_entropy(widened(at.network(at.shifted(h))), at.y) - at.losses.mean()
     # |difference| of the whole batch, of which this may be one process's share: its sign is that of all shares together.
     return sum_over_processes(difference.detach() * (len(at.x) / batch_size)).sign() * difference
 

@@ -45,6 +45,27 @@ def select(name):
     return torch.device("cuda", number)
 
 
+@contextlib.contextmanager
+def computing(precision, where):
+    """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on GPUs that have it) or in 'bf16'
+    (autocast; weights and what is summed up stay float32)."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for switch, value in zip(switches, before):
+            switch.allow_tf32 = value
+
+
+def widened(tensor):
+    """What a network in bf16 gave, in float32, for losses and sums; other types as they are."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
 def make_deterministic():
     """Same seed, same device, same bits: no autotuned or order-dependent kernels, no TF32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

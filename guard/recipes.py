@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 REGULARIZERS = ("gradient-norm", "gradient-squared", "loss")
 STEMS = ("standard", "tiny", "cifar")
+PRECISIONS = ("fp32", "tf32", "bf16")
 PROTOCOLS = ("paper", "standard", "quick", "both")
 
 
@@ -22,6 +23,11 @@ def setting(default, text, *, unit="", choices=None, low=None, high=None, above=
     several, numbers with commas between them make a tuple)."""
     metadata = {"text": text, "unit": unit, "choices": choices, "low": low, "high": high, "above": above, "flag": flag, "several": several}
     return field(default=default, metadata=metadata)
+
+
+def precision():
+    """The setting that every stage with a network of its own to run has; evaluation is always in fp32."""
+    return setting("fp32", "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast", choices=PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Pretrain:
     gradient_regularization: bool = setting(False, "add beta times the mean norm of the input gradient to the loss")
     beta: float = setting(1e-4, "coefficient of the loss regularizer, of gradient regularization and of TRADES", low=0.0)
     adversarial: str = setting("none", "adversarial training: t (TRADES style), f (ten sign steps)", choices=("none", "t", "f"))
+    precision: str = precision()
     curvature_images: int = setting(256, "validation images on which the teacher's curvature is measured at the end; 0 for none", unit="images", low=0)
 
 
@@ -69,6 +76,7 @@ class Recover:
     cda_milestone: float = setting(1.0, "share of the iterations after which CDA's smallest crop stays", above=0.0, high=1.0)
     classes_per_problem: int = setting(100, "classes that share one problem, one image of each", unit="classes", low=1)
     pack_images: int = setting(100, "images that go through the teacher together: as many whole problems as fit, at least one", unit="images", low=1)
+    precision: str = precision()
     image_format: str = setting("png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg"))
 
 
@@ -81,6 +89,7 @@ class Relabel:
     augmentation: str = setting("resized-crop", "views of the images: resized-crop and pad-crop with flips, shift is a pad-crop without", choices=AUGMENTATIONS)
     mix: str = setting("cutmix", "how the images of a batch are mixed", choices=("cutmix", "mixup", "none"))
     mix_alpha: float = setting(1.0, "both parameters of the mixing weight's Beta distribution", above=0.0)
+    precision: str = precision()
     teacher_mode: str = setting("eval", "train makes the labels with each batch's own statistics (the original's way on CIFAR)", choices=("eval", "train"))
 
 
@@ -92,6 +101,7 @@ class Train:
     temperature: float = setting(20.0, "temperature of both softmaxes", above=0.0)
     learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine to 0 by epoch", above=0.0)
     weight_decay: float = setting(0.01, "AdamW's weight decay, on weights with more than one dimension", low=0.0)
+    precision: str = precision()
     evaluate_every: int = setting(25, "epochs between measurements of the accuracy on val", unit="epochs", low=1)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from guard import augment, recipes, records
 from guard.checkpoint import replacing
-from guard.device import generator
+from guard.device import computing, generator
 from guard.errors import UserError
 from guard.images import batch_ranges
 
@@ -30,6 +30,7 @@ class LabelRecipe:
     mix: str
     mix_alpha: float
     teacher_mode: str
+    precision: str
     seed: int
 
 
@@ -79,7 +80,7 @@ def make_epoch(teacher, images, recipe, epoch):
     """
     size = images.pixels.shape[2]
     rows = draw_epoch(recipe, len(images), size, len(images.classes), epoch)
-    with torch.no_grad(), _teacher_mode(teacher, recipe.teacher_mode):
+    with torch.no_grad(), _teacher_mode(teacher, recipe.teacher_mode), computing(recipe.precision, images.pixels.device):
         for batch in batches_of(rows, recipe.batch_size):
             batch["logits"] = teacher(look(images, batch)).half().cpu().numpy()
     return rows

@@ -89,7 +89,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
     """
     if settings.adversarial == "none":
         x = model.normalize(pixels)
-        logits = model.network(x)
+        logits = devices.widened(model.network(x))
         loss = F.cross_entropy(logits, labels)
     else:
         loss, logits = adversarial_loss(model, pixels, labels, style=settings.adversarial, epsilon=settings.h, beta=settings.beta, draws=draws)
@@ -137,8 +137,9 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         loss, right = torch.zeros(2, device=where)
         if len(labels):
             step = epoch * len(passes) + number
-            loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
-            loss.backward()
+            with devices.computing(settings.precision, where):
+                loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
+                loss.backward()
         training.average_gradients(model, len(labels) / batch_size)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)

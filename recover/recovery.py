@@ -141,7 +141,7 @@ class Objective:
 
     def __call__(self, x, iteration):
         """(cross-entropy, batch-norm loss), each (problems,)."""
-        logits = self.network(self.view(x, iteration))
+        logits = devices.widened(self.network(self.view(x, iteration)))
         entropy = F.cross_entropy(logits, self.labels, reduction="none").view(self.shape).mean(1)
         return entropy, self.statistics.loss()
 
@@ -160,7 +160,7 @@ def recover_pack(settings, model, pack, seed, where, progress=None):
     lowest, highest = model.normalize(torch.zeros_like(model.mean)), model.normalize(torch.ones_like(model.mean))
     objective = Objective(settings, model.network, pack, seed, size, where, dtype)
     optimizer = torch.optim.Adam([x], settings.step_size, betas=(settings.beta1, settings.beta2), eps=1e-8)
-    with models.frozen_eval(model), objective.statistics:
+    with models.frozen_eval(model), objective.statistics, devices.computing(settings.precision, where):
         for iteration in range(settings.iterations):
             training.set_learning_rate(optimizer, settings.step_size * training.cosine(iteration, settings.iterations))
             entropy, distance = objective(x, iteration)

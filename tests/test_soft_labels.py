@@ -14,10 +14,10 @@ from conftest import TOY, pixel_model
 from guard import checkpoint, soft_labels
 from guard.device import generator
 from guard.images import Packed
-from guard.recipes import recipe
+from guard.recipes import Train, recipe
 from train import student
 
-RECIPE = soft_labels.LabelRecipe(epochs=3, batch_size=4, augmentation="resized-crop", mix="cutmix", mix_alpha=1.0, teacher_mode="eval", seed=5)
+RECIPE = soft_labels.LabelRecipe(epochs=3, batch_size=4, augmentation="resized-crop", mix="cutmix", mix_alpha=1.0, teacher_mode="eval", precision="fp32", seed=5)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     optimizer = torch.optim.SGD(learner.parameters(), 0.0)
     for epoch in range(3):
         rows = again.read(epoch, 10, 3)
-        student._epoch(learner, optimizer, rows, again.open(images.fingerprint, images.classes), images, 20.0, (0, epoch), torch.device("cpu"))
+        student._epoch(Train(), learner, optimizer, rows, again.open(images.fingerprint, images.classes), images, (0, epoch), torch.device("cpu"))
     assert len(teacher.seen) == len(learner.seen) == 9
     assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))
     assert not torch.equal(teacher.seen[0], teacher.seen[3])  # another epoch, other views

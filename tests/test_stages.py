@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 
+import numpy
 import pytest
 import torch
 from conftest import TOY, command, write_folder
@@ -353,3 +354,31 @@ def test_a_table_holds_the_attacks_that_all_its_networks_met():
     student = {"attacks": {name: {"accuracy": 40.0} for name in ("clean", "pgd20")}}
     table = report.accuracy_table({"teacher": teacher, "student": student}).splitlines()
     assert [cell.strip() for cell in table[0].split("|")] == ["", "", "clean", "pgd20", ""] and len(table) == 4 and "40.00" in table[3]
+
+
+# ---- precision -------------------------------------------------------------------------------------------------------------------
+
+
+def test_in_bf16_every_stage_computes_nearly_the_same(toy, tmp_path):
+    bf16 = ["--precision", "bf16"]
+    assert command(*pretrain(toy, tmp_path / "teacher", "--curvature", *bf16)) == 0
+    assert command(*pretrain(toy, tmp_path / "fp32", "--curvature")) == 0
+    rough, exact = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("teacher", "fp32"))
+    assert rough.settings["precision"] == "bf16" and {tensor.dtype for tensor in rough.state.values()} == {torch.float32, torch.int64}
+    assert rough.fingerprint != exact.fingerprint
+    for name, tensor in exact.state.items():
+        assert (rough.state[name] - tensor).abs().max() <= 0.05 * max(1, tensor.abs().max()), name
+
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert command("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], *bf16) == 0
+    rough, exact = (torch.stack([pixel_cache.read_image(path) for path in sorted((root / "images").glob("*/*.png"))]).double() for root in (tmp_path, toy))
+    assert 0 < (rough - exact).abs().mean() < 8
+    assert command("relabel", *teacher, "--distilled", toy / "images", "--output", tmp_path / "labels", *TOY["relabel"], *bf16) == 0
+    rough, exact = (numpy.load(root / "labels/epoch_0000.npy") for root in (tmp_path, toy))
+    assert 0 < abs(rough["logits"].astype(float) - exact["logits"]).max() < 0.1
+    shared = ["train", "--dataset", "toy", "--root", toy, *teacher, "--distilled", toy / "images", *TOY["train"]]
+    assert command(*shared, "--labels", tmp_path / "labels", "--output", tmp_path / "student", *bf16) == 0
+    assert command(*shared, "--labels", "online", "--epochs", 2, "--output", tmp_path / "online", *bf16) == 0
+    stored, online = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("student", "online"))
+    assert stored.settings["precision"] == "bf16" and stored.fingerprint == online.fingerprint
+    assert not torch.is_autocast_enabled("cpu") and not torch.backends.cudnn.allow_tf32

@@ -23,7 +23,7 @@ def main(argv):
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the student")
     options = parser.parse_args(argv)
-    for_labels = [flag for flag in cli.given_flags(options, "relabel") if flag != "--epochs"]
+    for_labels = [flag for flag in cli.given_flags(parser, options, "relabel") if flag != "--epochs"]
     if for_labels and options.labels != "online":
         parser.error(f"{for_labels[0]} goes with --labels online; a folder of labels has its own")
     if isinstance(options.epsilon, tuple):

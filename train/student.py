@@ -105,7 +105,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     with training.Progress("student", epochs, "epoch", done) as progress:
         for epoch in range(done, epochs):
             training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
-            row = {"epoch": epoch + 1, "loss": _epoch(model, optimizer, rows_of(epoch), recipe, images, settings.temperature, (seed, "student", epoch), where)}
+            row = {"epoch": epoch + 1, "loss": _epoch(settings, model, optimizer, rows_of(epoch), recipe, images, (seed, "student", epoch), where)}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 row["val accuracy"] = training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
             history.append(row)
@@ -117,7 +117,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
         resume.done()
 
 
-def _epoch(model, optimizer, rows, recipe, images, temperature, key, where):
+def _epoch(settings, model, optimizer, rows, recipe, images, key, where):
     """One pass over the labelled views; returns the mean loss."""
     model.train()
     devices.seed_everything(*key, devices.rank())  # dropout, where the network has it
@@ -127,8 +127,9 @@ def _epoch(model, optimizer, rows, recipe, images, temperature, key, where):
         pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
         optimizer.zero_grad()
         if len(pixels):
-            loss = student_loss(model(pixels), logits, temperature)
-            loss.backward()
+            with devices.computing(settings.precision, where):
+                loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
+                loss.backward()
             total += loss.detach() * len(pixels)
         training.average_gradients(model, len(pixels) / len(batch))
         optimizer.step()
