@@ -86,9 +86,9 @@ def run(command, *arguments, **named):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(130, INTERRUPTED)
     except RuntimeError as problem:
-        if type(problem).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        if type(problem).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(problem):  # torch's, which is not imported here
             raise
-        _end(2, "error: the GPU's memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+        _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
 
 
 def _end(status, line):

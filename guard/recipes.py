@@ -75,7 +75,7 @@ class Recover:
     cda_schedule: str = setting("cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step"))
     cda_milestone: float = setting(1.0, "share of the iterations after which CDA's smallest crop stays", above=0.0, high=1.0)
     classes_per_problem: int = setting(100, "classes that share one problem, one image of each", unit="classes", low=1)
-    pack_images: int = setting(100, "images that go through the teacher together: as many whole problems as fit, at least one", unit="images", low=1)
+    pack_images: int = setting(0, "images that go through the teacher together, in whole problems, at least one; 0 for as many as the memory holds, up to 500 on a GPU, 100 on the CPU", unit="images", low=0)
     precision: str = precision()
     image_format: str = setting("png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg"))
 
@@ -112,7 +112,7 @@ class Evaluate:
     protocol: str = setting("paper", "frozen set of attacks; both is paper and standard", choices=PROTOCOLS)
     epsilon: float = setting(1 / 255, "largest change of a pixel in the L-inf attacks; 1/255 is the protocols' own, another makes it custom", unit="[0,1] pixels", low=0.0, high=1.0, several=True)
     images: int = setting(0, "attack the first N validation images of each class; 0 for all", unit="images", low=0)
-    attack_batch: int = setting(128, "images that an attack works on at a time; no result depends on it", unit="images", low=1)
+    attack_batch: int = setting(0, "images that an attack works on at a time; 0 for as many as the memory holds, up to 512 on a GPU, 100 on the CPU; no result depends on it", unit="images", low=0)
 
 
 STAGES = {"pretrain": Pretrain, "recover": Recover, "relabel": Relabel, "train": Train, "evaluate": Evaluate}

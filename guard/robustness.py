@@ -1,16 +1,18 @@
 """Clean and robust accuracy of a model over a data set, by named protocols, and the checks that the measurement makes of itself."""
 
+import functools
 import time
 
 import torch
 import torch.nn.functional as F
 
-from guard import attacks, device
+from guard import attacks, device, memory
 from guard.augment import as_float
 from guard.images import ValidationBatches, batches
 from guard.models import frozen_eval
 from guard.training import Progress
 
+MOST_IMAGES = 512  # that an attack works on at a time
 CHUNK = 4  # attack batches that are held in memory at a time
 TOLERANCE = 1e-6  # of float32 when a perturbation is compared with epsilon
 
@@ -78,7 +80,12 @@ def _known(name, results, count):
     return known
 
 
+def _attack(name, model, pixels, labels, epsilon, seed, indices, known, attack_batch):
+    return attacks.run(name, model, pixels, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=attack_batch, known=known)
+
+
 def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, known):
+    attack_batch = attack_batch or memory.images_that_fit(model, size, where, most=MOST_IMAGES)
     chunks = ValidationBatches(images, batch_size=CHUNK * attack_batch, size=size)
     broken = torch.zeros(len(images), dtype=torch.int64, device=where)
     extremes = torch.zeros(3, device=where)  # largest change, largest excursion out of [0,1], NaNs
@@ -91,9 +98,8 @@ def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers,
                 if name == "clean":
                     found, fell = pixels, attacks.wrong(model, pixels, labels, attack_batch)
                 else:
-                    found, fell = attacks.run(
-                        name, model, pixels, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=attack_batch, known=known[indices.cpu()]
-                    )
+                    compute = functools.partial(_attack, name, model, pixels, labels, epsilon, seed, indices, known[indices.cpu()])
+                    found, fell = memory.halved_when_full(compute, attack_batch, "images")
                 broken[indices] = fell.long()
                 extremes = torch.maximum(extremes, _extremes(found, pixels))
             progress.step(len(labels), accuracy=100 * (1 - broken[:begin].double().mean()))

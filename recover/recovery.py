@@ -1,21 +1,23 @@
 """Stage recover: images that a teacher finds typical, from its weights and batch-norm statistics alone (SRe2L, CDA)."""
 
+import functools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from guard import checkpoint, models, recipes, records, training
+from guard import checkpoint, memory, models, recipes, records, training
 from guard import device as devices
 from guard.augment import Sampler, Views, resized_crops
 from guard.batch_stats import BatchStatistics
 from guard.errors import UserError
 
 FORMAT = "guard-images-1"
+MOST_IMAGES = 500  # that go through the teacher together; a GPU is busy long before
 
 # ---- setup -----------------------------------------------------------------------------------------------------------------------
 
@@ -69,8 +71,12 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     """
     output = Path(output)
     names = [file_name_of(name) for name in teacher.classes]
+    model = teacher.build()
     paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
     with devices.joined(device) as where:
+        model.to(where)
+        pack_images = settings.pack_images or _begun_with(output) or memory.images_that_fit(model, teacher.image_size, where, most=MOST_IMAGES)
+        settings = replace(settings, pack_images=pack_images)
         if _begin(output, settings, teacher, seed, force, paths):
             if devices.rank() == 0:
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
@@ -78,7 +84,7 @@ def recover(settings, teacher, *, output, log, seed, device, force):
         started = time.time()
         packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         mine = [pack for pack in packs[devices.rank() :: devices.world_size()] if not all(path.exists() for path in _paths(pack, paths))]
-        losses = _recover_packs(settings, teacher.build(where), mine, paths, seed, where)
+        losses = _recover_packs(settings, model, mine, paths, seed, where)
         devices.barrier()
         if devices.rank() == 0:
             _finish(output, settings, teacher, seed, paths, log or output / "log.json", where, losses, time.time() - started)
@@ -174,11 +180,17 @@ def recover_pack(settings, model, pack, seed, where, progress=None):
     return pixels.view(*objective.shape, *x.shape[1:]), torch.stack([entropy, distance], 1).detach()
 
 
+def _recover_in_parts(settings, model, pack, seed, where, progress, count):
+    """recover_pack for `count` problems of the pack at a time."""
+    parts = [recover_pack(settings, model, pack[start : start + count], seed, where, progress) for start in range(0, len(pack), count)]
+    return tuple(torch.cat(each) for each in zip(*parts))
+
+
 def _recover_packs(settings, model, packs, paths, seed, where):
     losses = []
     with training.Progress("recover", len(packs) * settings.iterations, "iteration") as progress:
         for number, pack in enumerate(packs):
-            pixels, final = recover_pack(settings, model, pack, seed, where, progress)
+            pixels, final = memory.halved_when_full(functools.partial(_recover_in_parts, settings, model, pack, seed, where, progress), len(pack), "problems")
             for problem, images in zip(pack, pixels.cpu()):
                 for label, image in zip(problem.classes, images):
                     write_image(image, paths[label][problem.number])
@@ -201,6 +213,12 @@ def write_image(pixels, path):
 
 def _paths(pack, paths):
     return [paths[label][problem.number] for problem in pack for label in problem.classes]
+
+
+def _begun_with(output):
+    """The images per pack of a folder that was begun, perhaps on a machine with another memory; None where there is none."""
+    manifest = output / "manifest.json"
+    return records.read_json(manifest, "manifest of images").get("settings", {}).get("pack_images") if manifest.exists() else None
 
 
 def _begin(output, settings, teacher, seed, force, paths):
