@@ -9,7 +9,9 @@ import math
 
 import torch
 import torchvision.transforms.functional as vision
+from PIL import Image
 from torch import nn
+from torchvision import transforms
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -115,6 +117,35 @@ def gradient_regularization(network, x, y):
     return total / batch
 
 
+# --- One step of the teacher, in batches, pass by pass as the formulas have them (1) ---
+
+
+def batch_gradient(network, x, y, create_graph):
+    """grad_x of the summed CE of a batch."""
+    x = x.detach().clone().requires_grad_(True)
+    loss = nn.functional.cross_entropy(network(x), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=create_graph)
+    return gradient
+
+
+def teacher_loss(network, x, y, regularizer, coefficient, h):
+    """L(f(x), y) plus coefficient times `gradient-norm` or `loss`, or nothing for None."""
+    total = nn.functional.cross_entropy(network(x), y)
+    if regularizer is None:
+        return total
+    with eval_mode(network):
+        g = batch_gradient(network, x, y, create_graph=False)
+        norms = g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        z = h * g / norms.clamp(min=1e-30)
+        if regularizer == "loss":
+            moved = nn.functional.cross_entropy(network(x + z), y)
+            still = nn.functional.cross_entropy(network(x), y)
+            return total + coefficient * (moved - still).abs()
+        moved = batch_gradient(network, x + z, y, create_graph=True) / len(x)
+        still = batch_gradient(network, x, y, create_graph=True) / len(x)
+        return total + coefficient * (moved - still).flatten(1).norm(dim=1).mean()
+
+
 # --- Adversarial training of the teacher (1) ---
 
 
@@ -197,12 +228,10 @@ def curvature_along_z(network, x_i, y_i, h):
 # --- Recovery (2) ---
 
 
-def batch_norm_loss(network, x):
-    """sum_k w_k (||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2) (2, recover).
-
-    Statistics of each BN layer's input over (N,H,W), biased variance; w is 10 for the first
-    layer that runs, 1 for the others.
-    """
+@contextlib.contextmanager
+def batch_norm_terms(network):
+    """Yields a list to which every forward adds one term per BN layer, in the order in which they run:
+    ||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2 of the layer's input over (N,H,W), biased variance (2, recover)."""
     terms = []
 
     def look(module, inputs, output):
@@ -224,15 +253,25 @@ def batch_norm_loss(network, x):
         if isinstance(module, BATCH_NORMS)
     ]
     try:
-        with eval_mode(network):
-            network(x)
+        yield terms
     finally:
         for handle in handles:
             handle.remove()
+
+
+def weighted(terms):
+    """sum_k w_k term_k, w 10 for the first layer that runs, 1 for the others."""
     total = 0.0
     for k, term in enumerate(terms):
         total = total + (10.0 if k == 0 else 1.0) * term
     return total
+
+
+def batch_norm_loss(network, x):
+    """The weighted sum of the terms for a batch x (2, recover)."""
+    with eval_mode(network), batch_norm_terms(network) as terms:
+        network(x)
+    return weighted(terms)
 
 
 def look_at(x, view):
@@ -269,16 +308,18 @@ def recover(network, labels, noise, views, mean, std, r_bn, step_size):
     highest = (1 - mean) / std
     first = torch.zeros_like(x)
     second = torch.zeros_like(x)
-    with eval_mode(network):
+    with eval_mode(network), batch_norm_terms(network) as terms:
         for t, view in enumerate(views):
             x.requires_grad_(True)
+            terms.clear()
             logits = network(look_at(x, view))
             loss = 0.0
             for i in range(len(labels)):
                 loss = loss + torch.logsumexp(logits[i], dim=0) - logits[i, int(labels[i])]
             loss = loss / len(labels)
-            loss = loss + r_bn * batch_norm_loss(network, look_at(x, view))
-            (gradient,) = torch.autograd.grad(loss, x)
+            loss = loss + r_bn * weighted(terms)
+            loss.backward()
+            gradient = x.grad
             x = x.detach()
             first = beta1 * first + (1 - beta1) * gradient
             second = beta2 * second + (1 - beta2) * gradient**2
@@ -329,6 +370,43 @@ def mixup(images, partner, lam):
     """lam * image + (1 - lam) * its partner."""
     mixed = [lam * images[i] + (1 - lam) * images[int(partner[i])] for i in range(len(images))]
     return torch.stack(mixed)
+
+
+class LabelledViews(torch.utils.data.Dataset):
+    """Image files, each decoded, cropped, flipped and normalized when it is asked for."""
+
+    def __init__(self, files, labels, size):
+        self.files, self.labels = files, labels
+        self.view = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as image:
+            return self.view(image.convert("RGB")), self.labels[index]
+
+
+def mixed_batches(files, labels, size, batch_size, workers):
+    """One pass over the files in shuffled batches, CutMix with Beta(1,1) on each: (images, labels) (2, relabel)."""
+    views = LabelledViews(files, labels, size)
+    loader = torch.utils.data.DataLoader(views, batch_size, shuffle=True, num_workers=workers)
+    for images, classes in loader:
+        lam = torch.distributions.Beta(1.0, 1.0).sample().item()
+        side = int(size * math.sqrt(1 - lam))
+        cy, cx = torch.randint(size, (2,)).tolist()
+        top, left = max(cy - side // 2, 0), max(cx - side // 2, 0)
+        bottom, right = min(cy + side // 2, size), min(cx + side // 2, size)
+        partner = torch.randperm(len(images))
+        images[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+        yield images, classes
 
 
 # --- Attacks (3) ---

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from guard import attacks, bench
+from guard import attacks
+from guard.bench import attack_speed as bench
 
 EPSILONS = (1 / 255, 4 / 255, 8 / 255)
 

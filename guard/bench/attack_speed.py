@@ -1,16 +1,11 @@
-"""Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
-
-    python -m guard.bench attacks [--output results/attacks-speed.json]         seconds of our attacks against torchattacks'
-    python -m guard.bench strength [--output results/attacks-strength.json]     robust accuracies of both, at 1, 4 and 8 over 255
+"""Speed and strength of the attacks against torchattacks, alternating in one run.
 
 The reference is a test-only dependency: pip install --no-deps torchattacks==3.5.1 (it wants scipy and requests as well).
 """
 
-import sys
 import time
 from statistics import median
 
-from guard import cli
 from guard.errors import UserError
 
 # attack -> how the reference is built: class, settings; of a sequence, several that each go on where the one before ended
@@ -164,20 +159,3 @@ def bench_strength(names, count, repeats, output):
                 print(f"| {network} | {name} | {epsilon * 255:.0f}/255 | {rows[-1]['ours accuracy']:.1f} | {rows[-1]['reference accuracy']:.1f} |", flush=True)
                 if output:
                     records.write_json({"what": "attacks against torchattacks 3.5.1", "rows": rows, "environment": records.environment(select("cpu"))}, output)
-
-
-def main(argv):
-    parser = cli.Parser(prog="python -m guard.bench", description="Measures speed against a reference, in one run.")
-    parser.add_argument("what", choices=("attacks", "strength"), help="what to measure")
-    parser.add_argument("--attack", action="append", choices=tuple(REFERENCES), metavar="NAME", help=f"only this one, may be repeated [{', '.join(REFERENCES)}]")
-    parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="images to attack [200; strength 500]")
-    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3; strength 1]")
-    parser.add_argument("--output", metavar="FILE", help="the record to write")
-    options = parser.parse_args(argv)
-    run = {"attacks": bench_attacks, "strength": bench_strength}[options.what]
-    count, repeats = (200, 3) if options.what == "attacks" else (500, 1)
-    cli.run(run, options.attack or list(REFERENCES), options.images or count, options.repeats or repeats, options.output)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,0 +1,62 @@
+"""Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
+
+    python -m guard.bench all                                                   every stage against the plain way of tests/naive.py
+    python -m guard.bench teacher --scale paper --precision bf16                one of them, at the paper's shapes
+    python -m guard.bench attacks --output results/attacks-speed.json           seconds of our attacks against torchattacks'
+    python -m guard.bench strength --output results/attacks-strength.json       robust accuracies of both, at 1, 4 and 8 over 255
+"""
+
+import sys
+
+from guard import cli, recipes
+
+STAGES = ("teacher", "recover", "relabel", "student", "data")
+
+
+def bench_stages(stages, scale, repeats, precision, device, output):
+    """Prints a row per case and writes all as JSON after each."""
+    from guard import records
+    from guard.bench import stages as bench
+    from guard.device import select
+
+    print("| stage | case | images/s | TFLOP/s | share of product rate | plain steps | times as fast as naive | peak MB |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    rows = []
+    for row in bench.run(stages, scale, repeats, precision, device):
+        rows.append(row)
+        peak = f"{row['peak bytes'] / 1e6:.0f}" if "peak bytes" in row else ""
+        numbers = [f"{row[name]:.3g}" if name in row else "" for name in ("images per second", "TFLOP/s", "share of product rate", "plain steps", "times as fast as naive")]
+        print(f"| {row['stage']} | {row['case']} | {' | '.join(numbers)} | {peak} |", flush=True)
+        if output:
+            records.write_json({"what": f"stages against tests/naive.py, alternating in one run, medians of {repeats}", "precision": precision, "rows": rows, "environment": records.environment(select(device))}, output)
+
+
+def main(argv):
+    parser = cli.Parser(prog="python -m guard.bench", description="Measures speed against a reference, in one run.")
+    parser.add_argument("what", choices=(*STAGES, "attacks", "all", "strength"), help="what to measure; all is all but strength")
+    parser.add_argument("--scale", choices=("paper", "small"), help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]")
+    parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the stages' networks [fp32]")
+    parser.add_argument("--device", default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
+    parser.add_argument("--attack", action="append", metavar="NAME", help="attacks, strength: only this one, may be repeated")
+    parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
+    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3; strength 1]")
+    parser.add_argument("--output", metavar="FILE", help="the record to write")
+    options = parser.parse_args(argv)
+
+    def work():
+        from guard.bench import attack_speed
+        from guard.device import select
+
+        if options.what in (*STAGES, "all"):
+            scale = options.scale or ("paper" if select(options.device).type == "cuda" else "small")
+            bench_stages(STAGES if options.what == "all" else [options.what], scale, options.repeats or 3, options.precision, options.device, options.output)
+        if options.what in ("attacks", "all"):
+            output = options.output if options.what == "attacks" else None
+            attack_speed.bench_attacks(options.attack or list(attack_speed.REFERENCES), options.images or 200, options.repeats or 3, output)
+        if options.what == "strength":
+            attack_speed.bench_strength(options.attack or list(attack_speed.REFERENCES), options.images or 500, options.repeats or 1, options.output)
+
+    cli.run(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

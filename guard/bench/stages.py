@@ -1,0 +1,236 @@
+"""Steady-state speed of each stage beside the plain way of tests/naive.py, which shares no pass and decodes image by image.
+
+The one part of guard that imports stages: it times them.
+"""
+
+import dataclasses
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+from torch import nn
+
+from guard import datasets, images, memory, models, pixel_cache, soft_labels
+from guard.bench import measure
+from guard.device import computing, generator, make_deterministic, select
+from guard.recipes import recipe
+from pretrain import teacher
+from recover import recovery
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def naive():
+    """tests/naive.py as a module."""
+    found = importlib.util.spec_from_file_location("naive", ROOT / "tests" / "naive.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network at a size. dataset: whose recipe counts; batch: images per step; classes: of the recovery's problems."""
+
+    dataset: str
+    model: str
+    size: int
+    batch: int
+    classes: int = 10
+
+    def __str__(self):
+        return f"{self.model} at {self.size}, batch {self.batch}"
+
+    def build(self, where):
+        chosen = recipe(self.dataset)
+        torch.manual_seed(0)
+        made = models.build(self.model, classes=self.classes, image_size=self.size, stem=chosen.pretrain.stem, mean=chosen.mean, std=chosen.std)
+        return made.to(where)
+
+    def data(self, where):
+        draws = torch.Generator().manual_seed(0)
+        pixels = torch.rand(self.batch, 3, self.size, self.size, generator=draws)
+        return pixels.to(where), torch.randint(self.classes, (self.batch,), generator=draws).to(where)
+
+
+PAPER = {"teacher": [Case("cifar10", "resnet18", 32, 128), Case("imagenette", "resnet18", 224, 32)], "recover": [Case("cifar10", "resnet18", 32, 100), Case("imagenette", "resnet18", 224, 100), Case("tiny-imagenet", "resnet18", 224, 100, classes=100)]}
+SMALL = {"teacher": [Case("cifar10", "convnet", 32, 64), Case("imagenette", "resnet18", 224, 8)], "recover": [Case("cifar10", "convnet", 32, 100), Case("imagenette", "resnet18", 64, 40)]}
+
+
+def row_of(stage, case, ours, plain, count, operations, rate, **more):
+    """What a bench reports of one case: `ours` and `plain` as of measure.alternating, for `count` images each."""
+    row = {
+        "stage": stage, "case": str(case), "seconds": ours["seconds"], "images per second": count / ours["seconds"], "peak bytes": ours["peak bytes"],
+        "naive seconds": plain["seconds"], "naive peak bytes": plain["peak bytes"], "times as fast as naive": plain["seconds"] / ours["seconds"], **more,
+    }  # fmt: skip
+    if operations:
+        row |= {"TFLOP/s": operations / ours["seconds"] / 1e12, "share of product rate": operations / ours["seconds"] / rate}
+    return row
+
+
+def bench_teacher(cases, repeats, precision, where, rate):
+    """A training step, without and with each of the two published regularizers; `plain steps` is the cost in steps without one."""
+    plainly = naive()
+    for case in cases:
+        model, (pixels, labels) = case.build(where).train(), case.data(where)
+        base = dataclasses.replace(recipe(case.dataset).pretrain, precision=precision)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+
+        def step(loss, optimizer=optimizer):
+            optimizer.zero_grad()
+            with computing(precision, where):
+                loss().backward()
+            optimizer.step()
+
+        def ours(regularizer, model=model, base=base, pixels=pixels, labels=labels):
+            settings = dataclasses.replace(base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0)
+            return lambda: step(lambda: teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=0, draws=None)[0])
+
+        def theirs(regularizer, model=model, pixels=pixels, labels=labels):
+            return lambda: step(lambda: plainly.teacher_loss(model.network, model.normalize(pixels), labels, regularizer, 1.0, 3.0))
+
+        names = (None, "gradient-norm", "loss")
+        steps = {(side, name): make(name) for name in names for side, make in (("ours", ours), ("naive", theirs))}
+        counted = {name: measure.operations(steps["ours", name]) for name in names}
+        found = measure.alternating(steps, repeats, where)
+        for name in names:
+            seconds = {side: found[side, name]["seconds"] / found["ours", None]["seconds"] for side in ("ours", "naive")}
+            yield row_of(
+                f"teacher, {name or 'no regularizer'}", case, found["ours", name], found["naive", name], case.batch, counted[name], rate,
+                **{"plain steps": seconds["ours"], "naive plain steps": seconds["naive"]},
+            )  # fmt: skip
+
+
+def bench_recover(cases, repeats, precision, where, rate, iterations=3):
+    """A few iterations on `batch` images, all problems together, against one problem after the other with gradients of the weights."""
+    plainly = naive()
+    for case in cases:
+        model = case.build(where).eval()
+        settings = dataclasses.replace(recipe(case.dataset).recover, iterations=iterations, precision=precision)
+        problems = recovery.problems_of(case.classes, case.batch // case.classes, 100)
+        fitting = memory.images_that_fit(model, case.size, where, recovery.MOST_IMAGES)
+        packs = recovery.packs_of(problems, fitting)
+        mean, std = model.mean.flatten(), model.std.flatten()
+        plans = []
+        for problem in problems:
+            views, rolls = recovery.draw_views(settings, problem, 0, case.size)
+            whole = not (settings.crop or settings.cda)
+            noise = torch.randn(len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")).to(where)
+            plans.append((torch.tensor(problem.classes), noise, [(None if whole else tuple(box), bool(flip), tuple(roll)) for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())]))
+
+        def ours(model=model, settings=settings, packs=packs):
+            for pack in packs:
+                recovery.recover_pack(settings, model, pack, 0, where)
+
+        def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
+            with computing(precision, where):
+                for labels, noise, views in plans:
+                    plainly.recover(model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size)
+
+        counted = measure.operations(ours)
+        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where)
+        yield row_of(
+            f"recover, {case.classes} classes", case, found["ours"], found["naive"], case.batch * iterations, counted, rate,
+            **{"images together": len(packs[0]) * case.classes, "seconds per iteration": found["ours"]["seconds"] / iterations},
+        )  # fmt: skip
+
+
+class _NoNetwork(nn.Module):
+    """Stands for a teacher whose passes take no time."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, pixels):
+        return pixels.new_zeros(len(pixels), self.classes)
+
+
+def _folder(root, split, count, sizes, suffix):
+    """ROOT/bench/SPLIT/{0..9}/*.suffix: `count` smooth random images."""
+    draws = numpy.random.default_rng(0)
+    for number in range(count):
+        height, width = sizes[number % len(sizes)]
+        path = Path(root) / "bench" / split / str(number % 10) / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(draws.integers(0, 256, (height // 8, width // 8, 3), dtype=numpy.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+def _without_network(stage, repeats, where, size, count):
+    """Epochs of labels of `count` distilled images, network apart: `stage` relabel makes and stores them, student reads and looks."""
+    plainly, workers = naive(), torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as root:
+        _folder(root, "train", count, [(size, size)], "png")
+        source = datasets.scan("bench", Path(root) / "bench" / "train", "train")
+        held = images.load_distilled(source.path).to(where)
+        settings = soft_labels.label_recipe(recipe("imagenette").relabel, held, 0)
+        store, network = soft_labels.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(where)
+        store.begin(settings, "", "", held.classes, False)
+
+        def relabel():
+            store.write(0, soft_labels.make_epoch(network, held, settings, 0))
+
+        def student():
+            for batch in soft_labels.batches_of(store.read(0, count, 10), settings.batch_size):
+                soft_labels.look(held, batch)
+                torch.from_numpy(batch["logits"].astype("float32")).to(where)
+
+        def theirs():
+            for number, (pixels, _) in enumerate(plainly.mixed_batches(source.files, source.labels, size, settings.batch_size, workers)):
+                path = Path(root) / f"batch_{number}.pt"
+                if stage == "relabel":
+                    torch.save({"logits": network(pixels.to(where)).half()}, path)
+                else:
+                    torch.load(path)["logits"].float().to(where)
+                    pixels.to(where)
+
+        relabel()
+        torch.save({"logits": torch.zeros(count, 10).half()}, Path(root) / "batch_0.pt")
+        found = measure.alternating({"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where)
+    return row_of(f"{stage}, without the network", f"{count} images at {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
+
+
+def bench_data(repeats, where, size=224, count=256):
+    """An epoch of the teacher's batches, from JPEGs of about 500x375: from the pixel cache, and decoded by workers."""
+    plainly, workers = naive(), torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as root:
+        _folder(root, "train", count, [(375, 500), (500, 375), (480, 480), (333, 500)], "jpg")
+        source = datasets.find("bench", root, "train")
+        pixels, sizes = pixel_cache.cached(source.files, ("bench", "train", root, 0, None))
+        held = images.Mapped(pixels, sizes, torch.tensor(source.labels), source.classes).to(where)
+
+        def ours():
+            epoch = images.TrainingEpoch(held, augmentation="resized-crop", batch_size=32, size=size, seed=0, epoch=0)
+            for _ in images.batches(epoch, 0, where):
+                pass
+
+        def theirs():
+            views = plainly.LabelledViews(source.files, source.labels, size)
+            for batch, _ in torch.utils.data.DataLoader(views, 32, shuffle=True, num_workers=workers):
+                batch.to(where)
+
+        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where)
+        for stale in pixel_cache.folder().glob("bench-train-*.npy"):
+            stale.unlink()
+    yield row_of("data", f"{count} JPEGs of about 500x375 to {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
+
+
+def run(stages, scale, repeats, precision, device):
+    """Yields the rows of the named stages. scale: 'paper' shapes or 'small' ones."""
+    make_deterministic()
+    where, cases = select(device), PAPER if scale == "paper" else SMALL
+    rate = measure.product_rate(where, precision)
+    yield {"stage": "matrix product", "case": precision, "TFLOP/s": rate / 1e12}
+    for stage in stages:
+        if stage == "teacher":
+            yield from bench_teacher(cases["teacher"], repeats, precision, where, rate)
+        elif stage == "recover":
+            yield from bench_recover(cases["recover"], repeats, precision, where, rate)
+        elif stage in ("relabel", "student"):
+            yield _without_network(stage, repeats, where, 224, 100)
+        else:
+            yield from bench_data(repeats, where)
