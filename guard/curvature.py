@@ -5,6 +5,8 @@ z_i = h * grad l_i / ||grad l_i||. Sources: CURE (Moosavi-Dezfooli et al., CVPR 
 A new regularizer is one function (network, x, y, state at x, ...) -> penalty, and one row of FORMS.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -63,11 +65,18 @@ def _loss(at, h, batch_size):
     return sum_over_processes(difference.detach() * (len(at.x) / batch_size)).sign() * difference
 
 
-# name -> (penalty, whether it differentiates the gradient at x, which coefficient it takes)
+class Form(NamedTuple):
+    """A regularizer: its function, whether that differentiates the gradient at x, which coefficient it takes."""
+
+    function: object
+    second_order: bool
+    coefficient: str
+
+
 FORMS = {
-    "gradient-norm": (_gradient_norm, True, "lambda"),
-    "gradient-squared": (_gradient_squared, True, "lambda"),
-    "loss": (_loss, False, "beta"),
+    "gradient-norm": Form(_gradient_norm, True, "lambda"),
+    "gradient-squared": Form(_gradient_squared, True, "lambda"),
+    "loss": Form(_loss, False, "beta"),
 }
 
 
@@ -81,12 +90,12 @@ def penalty(network, x, y, *, regularizer=None, lambda_=0.0, h=3.0, beta=0.0, gr
     zero gradient gives z_i = 0 and no NaN.
     """
     batch_size = batch_size or len(x)
-    form, second_order, coefficient = FORMS[regularizer] if regularizer else (None, False, None)
+    form = FORMS[regularizer] if regularizer else None
     with frozen_eval(network, freeze=False):
-        at = _AtImages(network, x, y, second_order or gradient_regularization)
+        at = _AtImages(network, x, y, second_order=gradient_regularization or bool(form and form.second_order))
         total = x.new_zeros(())
         if form:
-            total = total + {"lambda": lambda_, "beta": beta}[coefficient] * form(at, h, batch_size)
+            total = total + {"lambda": lambda_, "beta": beta}[form.coefficient] * form.function(at, h, batch_size)
         if gradient_regularization:
             total = total + beta * (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
     return total

@@ -61,6 +61,14 @@ def computing(precision, where):
             switch.allow_tf32 = value
 
 
+def arrange(network, *, channels_last, compile=False):
+    """Puts a network's weights into channels-last layout and has it compiled, where asked for; its state_dict stays as it is."""
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if compile:
+        network.compile()
+
+
 def widened(tensor):
     """What a network in bf16 gave, in float32, for losses and sums; other types as they are."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -30,6 +30,14 @@ def precision():
     return setting("fp32", "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast", choices=PRECISIONS)
 
 
+def channels_last():
+    return setting(False, "keep the colour channels of a pixel beside each other in memory, which some machines compute faster")
+
+
+def compiled():
+    return setting(False, "let torch.compile fuse the network's operations: takes a C++ compiler on the CPU, and some minutes at the start")
+
+
 @dataclass(frozen=True)
 class Pretrain:
     """The teacher: network, views, optimizer, and what is added to its loss (SPEC of the method: Xue et al. 2025, section 4)."""
@@ -54,6 +62,8 @@ class Pretrain:
     beta: float = setting(1e-4, "coefficient of the loss regularizer, of gradient regularization and of TRADES", low=0.0)
     adversarial: str = setting("none", "adversarial training: t (TRADES style), f (ten sign steps)", choices=("none", "t", "f"))
     precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
     curvature_images: int = setting(256, "validation images on which the teacher's curvature is measured at the end; 0 for none", unit="images", low=0)
 
 
@@ -77,6 +87,7 @@ class Recover:
     classes_per_problem: int = setting(100, "classes that share one problem, one image of each", unit="classes", low=1)
     pack_images: int = setting(0, "images that go through the teacher together, in whole problems, at least one; 0 for as many as the memory holds, up to 500 on a GPU, 100 on the CPU", unit="images", low=0)
     precision: str = precision()
+    channels_last: bool = channels_last()
     image_format: str = setting("png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg"))
 
 
@@ -90,6 +101,8 @@ class Relabel:
     mix: str = setting("cutmix", "how the images of a batch are mixed", choices=("cutmix", "mixup", "none"))
     mix_alpha: float = setting(1.0, "both parameters of the mixing weight's Beta distribution", above=0.0)
     precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
     teacher_mode: str = setting("eval", "train makes the labels with each batch's own statistics (the original's way on CIFAR)", choices=("eval", "train"))
 
 
@@ -102,6 +115,8 @@ class Train:
     learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine to 0 by epoch", above=0.0)
     weight_decay: float = setting(0.01, "AdamW's weight decay, on weights with more than one dimension", low=0.0)
     precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
     evaluate_every: int = setting(25, "epochs between measurements of the accuracy on val", unit="epochs", low=1)
 
 

@@ -31,6 +31,8 @@ class LabelRecipe:
     mix_alpha: float
     teacher_mode: str
     precision: str
+    channels_last: bool
+    compile: bool
     seed: int
 
 

@@ -35,6 +35,9 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     a teacher with other settings, unless `force`.
     """
     output = Path(output)
+    second_order = settings.gradient_regularization or (settings.curvature and curvature.FORMS[settings.regularizer].second_order)
+    if settings.compile and second_order:
+        raise UserError("--compile cannot differentiate twice, which this regularizer needs; leave it out, or take --regularizer loss")
     sources = [datasets.find(dataset, root, split) for split in ("train", "val")]
     datasets.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
@@ -110,6 +113,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
 def _train(settings, train, val, dataset, seed, where, workers, resume):
     devices.seed_everything(seed, "teacher", "weights")
     model = _build(settings, dataset, train.classes).to(where)
+    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile)
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
     done, history = resume.restore(model, optimizer)
     steps = -(-len(train) // settings.batch_size)

@@ -75,6 +75,7 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
     with devices.joined(device) as where:
         model.to(where)
+        devices.arrange(model.network, channels_last=settings.channels_last)
         pack_images = settings.pack_images or _begun_with(output) or memory.images_that_fit(model, teacher.image_size, where, most=MOST_IMAGES)
         settings = replace(settings, pack_images=pack_images)
         if _begin(output, settings, teacher, seed, force, paths):

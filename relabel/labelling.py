@@ -26,7 +26,9 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
         if _begin(store, recipe, teacher, images, force):
             return
         started = time.time()
-        _label(store, teacher.build(where), images.to(where), recipe)
+        model = teacher.build(where)
+        devices.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
+        _label(store, model, images.to(where), recipe)
         devices.barrier()
         if devices.rank() == 0:
             records.update(log or output / "log.json", "relabel", {

@@ -17,7 +17,7 @@ from guard.images import Packed
 from guard.recipes import Train, recipe
 from train import student
 
-RECIPE = soft_labels.LabelRecipe(epochs=3, batch_size=4, augmentation="resized-crop", mix="cutmix", mix_alpha=1.0, teacher_mode="eval", precision="fp32", seed=5)
+RECIPE = soft_labels.LabelRecipe(epochs=3, batch_size=4, augmentation="resized-crop", mix="cutmix", mix_alpha=1.0, teacher_mode="eval", precision="fp32", channels_last=False, compile=False, seed=5)
 
 
 @pytest.fixture

@@ -382,3 +382,37 @@ def test_in_bf16_every_stage_computes_nearly_the_same(toy, tmp_path):
     stored, online = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("student", "online"))
     assert stored.settings["precision"] == "bf16" and stored.fingerprint == online.fingerprint
     assert not torch.is_autocast_enabled("cpu") and not torch.backends.cudnn.allow_tf32
+
+
+def chain_with(toy, folder, *flags):
+    """The networks of a toy teacher and student made with more flags, from the toy's images."""
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert command(*pretrain(toy, folder / "teacher", *flags)) == 0
+    assert command("relabel", *teacher, "--distilled", toy / "images", "--output", folder / "labels", *TOY["relabel"], *flags) == 0
+    assert command("train", "--dataset", "toy", "--root", toy, *teacher, "--distilled", toy / "images", *TOY["train"], "--labels", folder / "labels", "--output", folder / "student", *flags) == 0
+    return [checkpoint.load(folder / name / "checkpoint.pt").state for name in ("teacher", "student")]
+
+
+def assert_nearly_equal(one, other):
+    for states in zip(one, other):
+        for name, tensor in states[0].items():
+            assert tensor.is_contiguous()
+            torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=2e-3 * max(1, tensor.abs().max().item()))
+
+
+def test_channels_last_is_another_layout_of_the_same_computation(toy, tmp_path):
+    assert_nearly_equal(chain_with(toy, tmp_path / "last", "--channels-last"), chain_with(toy, tmp_path / "plain"))
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert command("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], "--channels-last") == 0
+    found, expected = (torch.stack([pixel_cache.read_image(path) for path in sorted((root / "images").glob("*/*.png"))]).double() for root in (tmp_path, toy))
+    assert (found - expected).abs().mean() < 1
+
+
+@pytest.mark.slow
+def test_compiled_networks_compute_the_same(toy, tmp_path):
+    assert_nearly_equal(chain_with(toy, tmp_path / "compiled", "--compile"), chain_with(toy, tmp_path / "plain"))
+
+
+def test_compile_and_second_order_regularizers_are_not_combined(toy, tmp_path, refused):
+    assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--curvature", "--compile"))
+    assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--gradient-regularization", "--compile"))

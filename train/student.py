@@ -49,7 +49,9 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
         }  # fmt: skip
         if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
             val = pictures.load(source, teacher.image_size).to(where)
-            rows = epoch_rows(teacher.build(where), images.to(where))
+            labeller = teacher.build(where)
+            devices.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
+            rows = epoch_rows(labeller, images.to(where))
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
         devices.barrier()
         teacher_log = Path(teacher_path).parent / "log.json"
@@ -100,6 +102,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     resume = training.Resume(output / "resume.pt", key, force)
     devices.seed_everything(seed, "student", "weights")
     model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
+    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile)
     optimizer = _optimizer(model, settings)
     done, history = resume.restore(model, optimizer)
     with training.Progress("student", epochs, "epoch", done) as progress:
