@@ -48,7 +48,7 @@ class ConvNet(nn.Sequential):
             layers += [
                 nn.Conv2d(width if block else 3, width, 3, padding=1),
                 nn.BatchNorm2d(width),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.AvgPool2d(2),
             ]
         super().__init__(*layers, nn.Flatten(), nn.Linear(width * (image_size // 2**blocks) ** 2, classes))

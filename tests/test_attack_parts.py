@@ -137,6 +137,30 @@ class Branching(torch.nn.Module):
         return self.inner(pixels) if pixels.mean() > 0.1 else -self.inner(pixels)
 
 
+class Residual(torch.nn.Module):
+    """Needs what goes into its ReLU once more: in the sum (kind 'sum'), or in the sigmoid's gradient."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.relu, self.head = kind, torch.nn.ReLU(), torch.nn.Linear(3 * 64, 3).double()
+
+    def forward(self, pixels):
+        x = torch.sigmoid(pixels - 0.5)
+        if self.kind == "sum":
+            return self.head((self.relu(x - 0.5) + x).flatten(1))
+        return self.head((self.relu(x) * 2).flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["sum", "gradient"])
+def test_a_relu_whose_input_is_needed_elsewhere_does_not_overwrite_it(kind):
+    torch.manual_seed(0)
+    model, (images, _) = Residual(kind).eval(), data(9)
+    copy = prepare.prepared(model, images)
+    assert copy is not model and not model.relu.inplace
+    for one, other in zip(prepare._seen(copy, images), prepare._seen(model, images)):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_what_cannot_be_prepared_is_attacked_as_it_is(network):
     images, _ = data(12)
     plain, branching = pixel_model(network), Branching(pixel_model(network)).eval()

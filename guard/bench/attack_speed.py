@@ -123,9 +123,10 @@ def halving_epsilon(model, images, labels):
 def bench_attacks(names, count, repeats, output):
     """Prints a row per attack on the plain network at the epsilon that breaks half of the images; writes all as JSON."""
     from guard import records
-    from guard.device import make_deterministic, select
+    from guard.device import keep_freed_memory, make_deterministic, select
 
     make_deterministic()
+    keep_freed_memory()
     model = small_networks()["plain"]
     images, labels = digits_images(count)
     epsilon = halving_epsilon(model, images, labels)
@@ -146,9 +147,10 @@ def bench_attacks(names, count, repeats, output):
 def bench_strength(names, count, repeats, output):
     """Prints robust accuracies of ours and the reference's for a plain and a GUARD network; writes them as JSON after each row."""
     from guard import records
-    from guard.device import make_deterministic, select
+    from guard.device import keep_freed_memory, make_deterministic, select
 
     make_deterministic()
+    keep_freed_memory()
     images, labels = digits_images(count)
     print("| network | attack | epsilon | ours, % | reference, % |\n| --- | --- | ---: | ---: | ---: |")
     rows = []

@@ -15,7 +15,13 @@ from torch import nn
 
 from guard import datasets, images, memory, models, pixel_cache, soft_labels
 from guard.bench import measure
-from guard.device import computing, generator, make_deterministic, select
+from guard.device import (
+    computing,
+    generator,
+    keep_freed_memory,
+    make_deterministic,
+    select,
+)
 from guard.recipes import recipe
 from pretrain import teacher
 from recover import recovery
@@ -222,6 +228,7 @@ def bench_data(repeats, where, size=224, count=256):
 def run(stages, scale, repeats, precision, device):
     """Yields the rows of the named stages. scale: 'paper' shapes or 'small' ones."""
     make_deterministic()
+    keep_freed_memory()
     where, cases = select(device), PAPER if scale == "paper" else SMALL
     rate = measure.product_rate(where, precision)
     yield {"stage": "matrix product", "case": precision, "TFLOP/s": rate / 1e12}
