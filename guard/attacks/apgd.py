@@ -69,7 +69,8 @@ def auto_pgd(model, images, labels, *, epsilon, draws, batch_size, steps, loss=c
         finished = fooled | (state["done"] == steps)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
         state["x"] = x = x.detach()
-        adversarial[index[fooled]], broken[index[fooled]] = x[fooled], True
+        if fooled.any():
+            adversarial[index[fooled]], broken[index[fooled]] = x[fooled], True
         _keep_best(state, losses.detach(), gradient)
         _look(state, intervals)
         _step(state)
@@ -98,6 +99,9 @@ def _look(state, intervals):
     back to the best image."""
     interval = intervals[state["done"]]
     look = interval > 0
+    state["direction"] = state.pop("gradient_here").sign()
+    if not look.any():
+        return
     seldom = state["rises"] <= PROGRESS * interval
     stuck = ~state["halved"] & (state["looked"] >= state["best_loss"])
     halve = look & (seldom | stuck)
@@ -106,14 +110,14 @@ def _look(state, intervals):
     state["rises"] = torch.where(look, 0, state["rises"])
     state["step"] = torch.where(_rows(halve), state["step"] / 2, state["step"])
     state["x"] = torch.where(_rows(halve), state["best"], state["x"])
-    state["direction"] = torch.where(_rows(halve), state["gradient"], state.pop("gradient_here")).sign()
+    state["direction"] = torch.where(_rows(halve), state["gradient"].sign(), state["direction"])
 
 
 def _step(state):
     low, high = state["low"], state["high"]
     x, momentum = state["x"], torch.where(_rows(state["done"] > 0), MOMENTUM, 1.0)
-    ahead = (x + state["step"] * state.pop("direction")).maximum(low).minimum(high)
-    state["x"] = (x + momentum * (ahead - x) + (1 - momentum) * (x - state["before"])).maximum(low).minimum(high)
+    ahead = torch.addcmul(x, state["step"], state.pop("direction")).clamp_(low, high)
+    state["x"] = (x + momentum * (ahead - x) + (1 - momentum) * (x - state["before"])).clamp_(low, high)
     state["before"] = x
     state["done"] += 1
 

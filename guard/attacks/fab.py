@@ -56,7 +56,8 @@ def fast_adaptive_boundary(model, images, labels, *, targets, epsilon, draws, ba
         with torch.no_grad():
             fooled = model(x).argmax(1) != labels[index]
         fell = fooled & ((x - original).abs().amax((1, 2, 3)) <= epsilon)
-        adversarial[index[fell]], broken[index[fell]] = x[fell], True
+        if fell.any():
+            adversarial[index[fell]], broken[index[fell]] = x[fell], True
         # The forward that judges cannot be that of the next step: a misclassified iterate first moves back towards the original.
         state["x"] = torch.where(fooled.view(-1, 1, 1, 1), original + BACK * (x - original), x)
         state["done"] += 1

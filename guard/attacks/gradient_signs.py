@@ -80,7 +80,8 @@ def _follow(model, images, labels, start, step, steps, batch_size):
         finished = fooled | (state["done"] == steps)
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels[index], reduction="sum"), x)
         state["x"] = x.detach()
-        adversarial[index[finished]], broken[index[fooled]] = state["x"][finished], True
+        if finished.any():
+            adversarial[index[finished]], broken[index[fooled]] = state["x"][finished], True
         state["x"] = step(index, state, gradient)
         state["done"] += 1
         slots.leave(finished)

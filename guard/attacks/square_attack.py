@@ -27,47 +27,49 @@ def square(model, images, labels, *, epsilon, draws, batch_size, queries, p_init
     adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
     height, width = images.shape[2:]
-    side = sides(queries, p_init, (height * width) ** 0.5).clamp(max=min(height, width)).to(images.device)
+    side = sides(queries, p_init, (height * width) ** 0.5).clamp(max=min(height, width))
+    room = torch.tensor([[height, width]]) - side.view(-1, 1)  # for the upper left corner of each query's square
+    side = side.to(images.device)
 
     def start(entering):
         stripes, places, signs = [], [], []
         for position in entering.tolist():
             generator = draws(position)
             stripes.append(torch.randint(2, (images.shape[1], 1, width), generator=generator, dtype=torch.int8))
-            places.append(torch.rand(queries, 2, generator=generator))
-            signs.append(torch.randint(2, (queries, images.shape[1]), generator=generator, dtype=torch.int8))
+            places.append((torch.rand(queries, 2, generator=generator) * room).int())
+            signs.append(torch.randint(2, (queries, images.shape[1], 1, 1), generator=generator, dtype=torch.int8).bool())
         stripes, places, signs = (torch.stack(each).to(images.device) for each in (stripes, places, signs))
         x = torch.where(stripes.bool(), high[entering], low[entering])
-        margin = images.new_full((len(entering),), torch.inf)
-        bounds = {"low": low[entering], "high": high[entering]}
-        return {**bounds, "x": x, "best": x, "margin": margin, "places": places, "signs": signs, "done": torch.zeros(len(entering), dtype=torch.int64, device=x.device)}
+        return {
+            "low": low[entering], "high": high[entering], "own": labels[entering].view(-1, 1), "x": x, "best": x, "margin": images.new_full((len(entering),), torch.inf),
+            "places": places, "signs": signs, "done": torch.zeros(len(entering), dtype=torch.int64, device=x.device),
+        }  # fmt: skip
 
-    rows, columns = (torch.arange(count, device=images.device) for count in (height, width))
+    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     slots = Slots(len(images), FORWARD_ONLY * batch_size, start, images.device)
     with torch.inference_mode():
         while slots.refill():
             index, state = slots.index, slots.state
-            logits = model(state["x"])
-            own = labels[index].view(-1, 1)
-            margin = (logits.gather(1, own).squeeze(1)) - logits.scatter(1, own, -torch.inf).amax(1)
-            fooled = logits.argmax(1) != labels[index]
+            logits, own = model(state["x"]), state["own"]
+            margin = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -torch.inf).amax(1)
+            fooled = logits.argmax(1) != own.squeeze(1)
             better = fooled | (margin < state["margin"])
             state["best"] = torch.where(better.view(-1, 1, 1, 1), state["x"], state["best"])
             state["margin"] = torch.where(better, margin, state["margin"])
-            adversarial[index[fooled]], broken[index[fooled]] = state["best"][fooled], True
             finished = fooled | (state["done"] == queries - 1)
+            if finished.any():
+                adversarial[index[fooled]], broken[index[fooled]] = state["best"][fooled], True
 
             here, query = torch.arange(len(index), device=images.device), state["done"]
-            length = side[query]
-            top, left = ((state["places"][here, query, axis] * (extent - length)).long() for axis, extent in ((0, height), (1, width)))
-            inside = _between(rows, top, length).unsqueeze(2) & _between(columns, left, length).unsqueeze(1)
-            moved = torch.where(state["signs"][here, query].bool().view(-1, images.shape[1], 1, 1), state["high"], state["low"])
-            state["x"] = torch.where(inside.unsqueeze(1), moved, state["best"])
+            length, corner = side[query].view(-1, 1), state["places"][here, query]
+            inside = (_between(rows - corner[:, :1], length).unsqueeze(2) & _between(columns - corner[:, 1:], length).unsqueeze(1)).unsqueeze(1)
+            moved = torch.where(state["signs"][here, query], state["high"], state["low"])
+            state["x"] = torch.where(inside, moved, state["best"])
             state["done"] = query + 1
             slots.leave(finished)
     return adversarial, broken
 
 
-def _between(positions, first, length):
-    """(N, len(positions)) bool: first <= position < first + length, for each of N."""
-    return (positions >= first.view(-1, 1)) & (positions < (first + length).view(-1, 1))
+def _between(distance, length):
+    """0 <= distance < length."""
+    return (distance >= 0) & (distance < length)
