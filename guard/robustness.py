@@ -53,7 +53,7 @@ def evaluate(model, images, *, size, protocols, epsilon, attack_batch, seed, wor
     results = dict(finished or {})
     for name in ["clean", *names]:
         if name not in results:
-            results[name] = _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, _known(name, results, len(images)))
+            results[name] = _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, *_known(name, results, len(images)))
             if save:
                 save(results)
     results = {name: results[name] for name in ("clean", *attacks.ATTACKS) if name in results}
@@ -73,18 +73,19 @@ def _worst_case(results, count):
 
 
 def _known(name, results, count):
+    """((N,) bool, names): the images that parts of a sequence are known to break, and these parts."""
     known = torch.zeros(count, dtype=torch.bool)
-    for part in attacks.ATTACKS[name].parts if name in attacks.ATTACKS else ():
-        if part in results:
-            known[results[part]["broken"]] = True
-    return known
+    done = [part for part in attacks.ATTACKS[name].parts if part in results] if name != "clean" else []
+    for part in done:
+        known[results[part]["broken"]] = True
+    return known, done
 
 
-def _attack(name, model, pixels, labels, epsilon, seed, indices, known, attack_batch):
-    return attacks.run(name, model, pixels, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=attack_batch, known=known)
+def _attack(name, model, pixels, labels, epsilon, seed, indices, known, done, attack_batch):
+    return attacks.run(name, model, pixels, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=attack_batch, known=known, done=done)
 
 
-def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, known):
+def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, known, done=()):
     attack_batch = attack_batch or memory.images_that_fit(model, size, where, most=MOST_IMAGES)
     chunks = ValidationBatches(images, batch_size=CHUNK * attack_batch, size=size)
     broken = torch.zeros(len(images), dtype=torch.int64, device=where)
@@ -98,7 +99,7 @@ def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers,
                 if name == "clean":
                     found, fell = pixels, attacks.wrong(model, pixels, labels, attack_batch)
                 else:
-                    compute = functools.partial(_attack, name, model, pixels, labels, epsilon, seed, indices, known[indices.cpu()])
+                    compute = functools.partial(_attack, name, model, pixels, labels, epsilon, seed, indices, known[indices.cpu()], done)
                     found, fell = memory.halved_when_full(compute, attack_batch, "images")
                 broken[indices] = fell.long()
                 extremes = torch.maximum(extremes, _extremes(found, pixels))

@@ -193,8 +193,13 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
     monkeypatch.setitem(attacks.ATTACKS, "two", attacks.Attack(None, "", parts=("apgd-ce-10", "pgd20")))
     monkeypatch.setitem(attacks.PROTOCOLS, "alone", ("two",))
     monkeypatch.setitem(attacks.PROTOCOLS, "after", ("pgd20", "two"))
-    alone, after = (evaluated(model, protocols=(name,))["attacks"]["two"] for name in ("alone", "after"))
+    runs, function = [], attacks.ATTACKS["pgd20"].function
+    monkeypatch.setitem(attacks.ATTACKS, "pgd20", attacks.ATTACKS["pgd20"]._replace(function=lambda *words, **named: runs.append(1) or function(*words, **named)))
+    alone = evaluated(model, protocols=("alone",))["attacks"]["two"]
+    by_itself = len(runs)
+    after = evaluated(model, protocols=("after",))["attacks"]["two"]
     assert alone["broken"] == after["broken"] and 0 < len(alone["broken"]) < 30
+    assert by_itself and len(runs) == 2 * by_itself  # what survived it is not attacked by it again
 
 
 def test_the_gate_names_what_is_wrong():

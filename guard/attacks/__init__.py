@@ -99,10 +99,11 @@ def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, ind
     return run(name, model, images, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=batch_size)[0]
 
 
-def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None):
+def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None, done=()):
     """As `attack`, but returns (adversarial, broken): broken (N,) bool, misclassified clean or by some iterate of the attack.
 
-    known: (N,) bool, images that need no attack since a part of this one is known to break them; they come back unchanged.
+    known: (N,) bool, images that need no attack since a part of this one is known to break them; they come back unchanged. done: names
+    of those parts. The others survive them, whose draws are their own, so these parts are not run again.
     """
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
@@ -114,6 +115,8 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
             broken |= known.to(broken.device)
         fast = prepared(model, images)
         for part in ATTACKS[name].parts or (name,):
+            if part in done:
+                continue
             standing = (~broken).nonzero().squeeze(1)
             # Rounding in the prepared copy may take an image for broken that the model itself still gets right; it is attacked once
             # more on the model itself, so that what counts as broken is broken.
