@@ -20,7 +20,7 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -c N      images per class                                                                       [10]
   -C        GUARD: curvature regularizer in the teacher's training
   -l X      lambda, its coefficient                                                                [the recipe's, 100]
-  -h X      h, the length of its step; with -v f the attack's epsilon                              [3]
+  -h X      h, the length of its step; with -v f the attack's epsilon                              [the recipe's, 3]
   -G        gradient regularization in the teacher's training
   -B X      beta, its coefficient, and that of TRADES                                              [1e-4]
   -v t|f    adversarially trained teacher: t TRADES style, f ten sign steps

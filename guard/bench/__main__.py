@@ -38,7 +38,7 @@ def main(argv):
     parser.add_argument("--device", default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
     parser.add_argument("--attack", action="append", metavar="NAME", help="attacks, strength: only this one, may be repeated")
     parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
-    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3; strength 1]")
+    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3]")
     parser.add_argument("--output", metavar="FILE", help="the record to write")
     options = parser.parse_args(argv)
 
@@ -53,7 +53,7 @@ def main(argv):
             output = options.output if options.what == "attacks" else None
             attack_speed.bench_attacks(options.attack or list(attack_speed.REFERENCES), options.images or 200, options.repeats or 3, output)
         if options.what == "strength":
-            attack_speed.bench_strength(options.attack or list(attack_speed.REFERENCES), options.images or 500, options.repeats or 1, options.output)
+            attack_speed.bench_strength(options.attack or list(attack_speed.REFERENCES), options.images or 500, options.output)
 
     cli.run(work)
 
