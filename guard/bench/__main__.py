@@ -37,6 +37,7 @@ def main(argv):
     parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the stages' networks [fp32]")
     parser.add_argument("--device", default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
     parser.add_argument("--attack", action="append", metavar="NAME", help="attacks, strength: only this one, may be repeated")
+    parser.add_argument("--network", choices=("plain", "GUARD"), help="strength: only against this one")
     parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
     parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3]")
     parser.add_argument("--output", metavar="FILE", help="the record to write")
@@ -53,7 +54,8 @@ def main(argv):
             output = options.output if options.what == "attacks" else None
             attack_speed.bench_attacks(options.attack or list(attack_speed.REFERENCES), options.images or 200, options.repeats or 3, output)
         if options.what == "strength":
-            attack_speed.bench_strength(options.attack or list(attack_speed.REFERENCES), options.images or 500, options.output)
+            names = [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
+            attack_speed.bench_strength(options.attack or names, options.images or 500, [options.network] if options.network else ["plain", "GUARD"], options.output)
 
     cli.run(work)
 

@@ -20,6 +20,12 @@ REFERENCES = {
     "fab": [("FAB", {"steps": 100, "seed": 0, "n_classes": 10, "multi_targeted": True})],
     "autoattack-paper": [("AutoAttack", {"seed": 0, "n_classes": 10})],
 }
+STRENGTH = {  # the parts of both AutoAttacks, from which these follow
+    **{name: settings for name, settings in REFERENCES.items() if name != "autoattack-paper"},
+    "apgd-ce-10": [("APGD", {"steps": 10, "seed": 0})],
+    "apgd-dlr-10": [("APGDT", {"steps": 10, "seed": 0, "n_classes": 10})],
+    "fab-10": [("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True})],
+}
 REFERENCES["autoattack"] = [*REFERENCES["apgd-ce"], *REFERENCES["apgd-dlr"], *REFERENCES["fab"], *REFERENCES["square"]]
 TARGETS = {"pgd100": 1.5, "square": 2.0, "autoattack": 3.0}  # how many times as fast as the reference ours are meant to be
 
@@ -34,7 +40,7 @@ def reference_attack(name, model, images, labels, epsilon):
 
     with torch.no_grad():
         broken = model(images).argmax(1) != labels  # as ours does, an image that is wrong anyway is not attacked
-    for kind, settings in REFERENCES[name]:
+    for kind, settings in {**STRENGTH, **REFERENCES}[name]:
         standing = (~broken).nonzero().squeeze(1)
         if not len(standing):
             break
@@ -144,7 +150,7 @@ def bench_attacks(names, count, repeats, output):
         records.write_json({"what": "attacks against torchattacks 3.5.1, alternating in one run", "rows": rows, "environment": records.environment(select("cpu"))}, output)
 
 
-def bench_strength(names, count, output):
+def bench_strength(names, count, networks, output):
     """Prints robust accuracies of ours and the reference's for a plain and a GUARD network; writes them as JSON after each row."""
     from guard import records
     from guard.device import keep_freed_memory, make_deterministic, select
@@ -155,6 +161,8 @@ def bench_strength(names, count, output):
     print("| network | attack | epsilon | ours, % | reference, % |\n| --- | --- | ---: | ---: | ---: |")
     rows = []
     for network, model in small_networks().items():
+        if network not in networks:
+            continue
         for epsilon in (8 / 255, 4 / 255, 1 / 255):
             for row in strength(names, model, images, labels, epsilon):
                 rows.append({"network": network, **row})
