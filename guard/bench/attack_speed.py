@@ -1,6 +1,7 @@
 """Speed and strength of the attacks against torchattacks, alternating in one run.
 
-The reference is a test-only dependency: pip install --no-deps torchattacks==3.5.1 (it wants scipy and requests as well).
+The references are test-only dependencies: pip install --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 (the first wants scipy and
+requests as well).
 """
 
 import time
@@ -27,11 +28,29 @@ STRENGTH = {  # the parts of both AutoAttacks, from which these follow
     "fab-10": [("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True})],
 }
 REFERENCES["autoattack"] = [*REFERENCES["apgd-ce"], *REFERENCES["apgd-dlr"], *REFERENCES["fab"], *REFERENCES["square"]]
-TARGETS = {"pgd100": 1.5, "square": 2.0, "autoattack": 3.0}  # how many times as fast as the reference ours are meant to be
+OFFICIAL = "autoattack-official"  # our autoattack against its authors' implementation
+OURS = {OFFICIAL: "autoattack"}
+TARGETS = {OFFICIAL: 3.0, "pgd100": 1.5, "square": 2.0, "autoattack": 3.0}  # how many times as fast as the reference ours are meant to be
+
+
+def official_autoattack(model, images, labels, epsilon):
+    """(N,) bool: broken by AutoAttack's authors' own implementation, version standard."""
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as problem:
+        raise UserError(f"pyautoattack cannot be imported ({problem}); pip install --no-deps pyautoattack==0.2.0") from None
+    import torch
+
+    attack = AutoAttack(model, norm="Linf", eps=epsilon, version="standard", seed=0, device=str(images.device))
+    found, _ = attack.run_standard_evaluation(images, labels, batch_size=250)
+    with torch.no_grad():
+        return model(found).argmax(1) != labels
 
 
 def reference_attack(name, model, images, labels, epsilon):
     """(N,) bool: broken by torchattacks' version of attack `name`; the last iterates are judged, as that library does."""
+    if name == OFFICIAL:
+        return official_autoattack(model, images, labels, epsilon)
     try:
         import torchattacks
     except ImportError as problem:
@@ -62,7 +81,7 @@ def compare(name, model, images, labels, epsilon, repeats=1):
     seconds, broken = {"ours": [], "reference": []}, {}
     for _ in range(repeats):
         started = time.perf_counter()
-        broken["ours"] = attacks.run(name, model, images, labels, epsilon=epsilon)[1]
+        broken["ours"] = attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1]
         seconds["ours"].append(time.perf_counter() - started)
         started = time.perf_counter()
         broken["reference"] = reference_attack(name, model, images, labels, epsilon)
@@ -178,10 +197,10 @@ def strength(names, model, images, labels, epsilon):
 
     broken = {}
     for name in names:
-        parts = attacks.ATTACKS[name].parts
+        parts = () if name == OFFICIAL else attacks.ATTACKS[name].parts
         if parts and set(parts) <= set(broken):
             broken[name] = [sum(broken[part][side] for part in parts).bool() for side in (0, 1)]
         else:
-            broken[name] = [attacks.run(name, model, images, labels, epsilon=epsilon)[1].int(), reference_attack(name, model, images, labels, epsilon).int()]
+            broken[name] = [attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1].int(), reference_attack(name, model, images, labels, epsilon).int()]
         ours, theirs = (100 * (1 - each.double().mean().item()) for each in broken[name])
         yield {"attack": name, "epsilon": epsilon, "images": len(images), "ours accuracy": ours, "reference accuracy": theirs}
