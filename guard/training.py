@@ -111,7 +111,7 @@ class Progress:
     def step(self, count=1, **numbers):
         """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
         if self.shown:
-            self.bar.set_postfix({name: f"{float(value):.4g}" for name, value in numbers.items()}, refresh=False)
+            self.bar.set_postfix({name: f"{float(torch.as_tensor(value).detach()):.4g}" for name, value in numbers.items()}, refresh=False)
             self.bar.update(count)
 
     def line(self, text):

@@ -4,6 +4,8 @@ import json
 import pickle
 import re
 import shutil
+import sys
+import warnings
 
 import numpy
 import pytest
@@ -11,7 +13,7 @@ import torch
 from conftest import TOY, command, write_folder
 from PIL import Image
 
-from guard import checkpoint, models, pixel_cache, recipes, records
+from guard import checkpoint, models, pixel_cache, recipes, records, training
 from guard.errors import UserError
 
 
@@ -354,6 +356,20 @@ def test_a_table_holds_the_attacks_that_all_its_networks_met():
     student = {"attacks": {name: {"accuracy": 40.0} for name in ("clean", "pgd20")}}
     table = report.accuracy_table({"teacher": teacher, "student": student}).splitlines()
     assert [cell.strip() for cell in table[0].split("|")] == ["", "", "clean", "pgd20", ""] and len(table) == 4 and "40.00" in table[3]
+
+
+def test_on_a_terminal_a_bar_shows_the_numbers(monkeypatch, capsys):
+    """Also those that have a graph, as a loss has, and without a word of warning."""
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with training.Progress("teacher", 2, "step") as progress:
+            progress.step(loss=2 * torch.tensor(0.25, requires_grad=True), epoch=1)
+            progress.step(loss=0.125)
+            progress.line("only where there is no bar")
+    printed = capsys.readouterr()
+    assert "teacher: 100%" in printed.err and "loss=0.125" in printed.err and not printed.out
 
 
 # ---- precision -------------------------------------------------------------------------------------------------------------------
