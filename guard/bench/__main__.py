@@ -13,7 +13,7 @@ from guard import cli, recipes
 STAGES = ("teacher", "recover", "relabel", "student", "data")
 
 
-def bench_stages(stages, scale, repeats, precision, device, output):
+def bench_stages(stages, scale, repeats, precision, channels_last, device, output):
     """Prints a row per case and writes all as JSON after each."""
     from guard import records
     from guard.bench import stages as bench
@@ -21,13 +21,13 @@ def bench_stages(stages, scale, repeats, precision, device, output):
 
     print("| stage | case | images/s | TFLOP/s | share of product rate | plain steps | times as fast as naive | peak MB |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     rows = []
-    for row in bench.run(stages, scale, repeats, precision, device):
+    for row in bench.run(stages, scale, repeats, precision, device, channels_last):
         rows.append(row)
         peak = f"{row['peak bytes'] / 1e6:.0f}" if "peak bytes" in row else ""
         numbers = [f"{row[name]:.3g}" if name in row else "" for name in ("images per second", "TFLOP/s", "share of product rate", "plain steps", "times as fast as naive")]
         print(f"| {row['stage']} | {row['case']} | {' | '.join(numbers)} | {peak} |", flush=True)
         if output:
-            records.write_json({"what": f"stages against tests/naive.py, alternating in one run, medians of {repeats}", "precision": precision, "rows": rows, "environment": records.environment(select(device))}, output)
+            records.write_json({"what": f"stages against tests/naive.py, alternating in one run, medians of {repeats}", "precision": precision, "channels last": channels_last, "rows": rows, "environment": records.environment(select(device))}, output)
 
 
 def main(argv):
@@ -35,6 +35,7 @@ def main(argv):
     parser.add_argument("what", choices=(*STAGES, "attacks", "all", "strength"), help="what to measure; all is all but strength")
     parser.add_argument("--scale", choices=("paper", "small"), help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]")
     parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the stages' networks [fp32]")
+    parser.add_argument("--channels-last", action="store_true", help="of the stages' networks")
     parser.add_argument("--device", default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
     parser.add_argument("--attack", action="append", metavar="NAME", help="attacks, strength: only this one, may be repeated")
     parser.add_argument("--network", choices=("plain", "GUARD"), help="strength: only against this one")
@@ -49,7 +50,7 @@ def main(argv):
 
         if options.what in (*STAGES, "all"):
             scale = options.scale or ("paper" if select(options.device).type == "cuda" else "small")
-            bench_stages(STAGES if options.what == "all" else [options.what], scale, options.repeats or 3, options.precision, options.device, options.output)
+            bench_stages(STAGES if options.what == "all" else [options.what], scale, options.repeats or 3, options.precision, options.channels_last, options.device, options.output)
         if options.what in ("attacks", "all"):
             output = options.output if options.what == "attacks" else None
             attack_speed.bench_attacks(options.attack or list(attack_speed.REFERENCES), options.images or 200, options.repeats or 3, output)

@@ -4,6 +4,7 @@ The one part of guard that imports stages: it times them.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from guard import datasets, images, memory, models, pixel_cache, soft_labels
 from guard.bench import measure
 from guard.device import (
+    arrange,
     computing,
     generator,
     keep_freed_memory,
@@ -50,10 +52,11 @@ class Case:
     def __str__(self):
         return f"{self.model} at {self.size}, batch {self.batch}"
 
-    def build(self, where):
+    def build(self, where, channels_last=False):
         chosen = recipe(self.dataset)
         torch.manual_seed(0)
         made = models.build(self.model, classes=self.classes, image_size=self.size, stem=chosen.pretrain.stem, mean=chosen.mean, std=chosen.std)
+        arrange(made.network, channels_last=channels_last)
         return made.to(where)
 
     def data(self, where):
@@ -77,44 +80,60 @@ def row_of(stage, case, ours, plain, count, operations, rate, **more):
     return row
 
 
-def bench_teacher(cases, repeats, precision, where, rate):
-    """A training step, without and with each of the two published regularizers; `plain steps` is the cost in steps without one."""
-    plainly = naive()
-    for case in cases:
-        model, (pixels, labels) = case.build(where).train(), case.data(where)
-        base = dataclasses.replace(recipe(case.dataset).pretrain, precision=precision)
-        optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+EVERY = 4  # the steps of --curvature-every that are timed
 
-        def step(loss, optimizer=optimizer):
+
+def _training(optimizer, losses, precision, where):
+    """A function that makes a training step with each of `losses`, which are functions without arguments."""
+
+    def steps():
+        for loss in losses:
             optimizer.zero_grad()
             with computing(precision, where):
                 loss().backward()
             optimizer.step()
 
-        def ours(regularizer, model=model, base=base, pixels=pixels, labels=labels):
-            settings = dataclasses.replace(base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0)
-            return lambda: step(lambda: teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=0, draws=None)[0])
+    return steps
 
-        def theirs(regularizer, model=model, pixels=pixels, labels=labels):
-            return lambda: step(lambda: plainly.teacher_loss(model.network, model.normalize(pixels), labels, regularizer, 1.0, 3.0))
 
-        names = (None, "gradient-norm", "loss")
-        steps = {(side, name): make(name) for name in names for side, make in (("ours", ours), ("naive", theirs))}
-        counted = {name: measure.operations(steps["ours", name]) for name in names}
-        found = measure.alternating(steps, repeats, where)
+def _teacher_loss(base, model, pixels, labels, regularizer, every, step):
+    settings = dataclasses.replace(base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0, curvature_every=every)
+    return teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=step, draws=None)[0]
+
+
+def bench_teacher(cases, repeats, precision, where, rate, channels_last):
+    """A training step, without and with each of the two published regularizers; `plain steps` is the cost in steps without one."""
+    plainly, names = naive(), (None, "gradient-norm", "loss")
+    for case in cases:
+        model, (pixels, labels) = case.build(where, channels_last).train(), case.data(where)
+        optimizer, settings = torch.optim.SGD(model.parameters(), 1e-6), recipe(case.dataset).pretrain
+        steps = {}
         for name in names:
-            seconds = {side: found[side, name]["seconds"] / found["ours", None]["seconds"] for side in ("ours", "naive")}
+            ours = functools.partial(_teacher_loss, settings, model, pixels, labels, name, 1, 0)
+            theirs = functools.partial(plainly.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0)
+            steps["ours", name], steps["naive", name] = (_training(optimizer, [loss], precision, where) for loss in (ours, theirs))
+        counted = {name: measure.operations(steps["ours", name]) for name in names}
+        several = [functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number) for number in range(EVERY)]
+        steps["every"] = _training(optimizer, several, precision, where)
+        found = measure.alternating(steps, repeats, where)
+        plain = found["ours", None]["seconds"]
+        for name in names:
             yield row_of(
                 f"teacher, {name or 'no regularizer'}", case, found["ours", name], found["naive", name], case.batch, counted[name], rate,
-                **{"plain steps": seconds["ours"], "naive plain steps": seconds["naive"]},
+                **{"plain steps": found["ours", name]["seconds"] / plain, "naive plain steps": found["naive", name]["seconds"] / plain},
             )  # fmt: skip
+        seconds = found["every"]["seconds"] / EVERY
+        yield {
+            "stage": f"teacher, gradient-norm at each {EVERY}th step", "case": str(case), "seconds": seconds, "images per second": case.batch / seconds,
+            "plain steps": seconds / plain,
+        }  # fmt: skip
 
 
-def bench_recover(cases, repeats, precision, where, rate, iterations=3):
+def bench_recover(cases, repeats, precision, where, rate, channels_last, iterations=3):
     """A few iterations on `batch` images, all problems together, against one problem after the other with gradients of the weights."""
     plainly = naive()
     for case in cases:
-        model = case.build(where).eval()
+        model = case.build(where, channels_last).eval()
         settings = dataclasses.replace(recipe(case.dataset).recover, iterations=iterations, precision=precision)
         problems = recovery.problems_of(case.classes, case.batch // case.classes, 100)
         fitting = memory.images_that_fit(model, case.size, where, recovery.MOST_IMAGES)
@@ -225,7 +244,7 @@ def bench_data(repeats, where, size=224, count=256):
     yield row_of("data", f"{count} JPEGs of about 500x375 to {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
 
 
-def run(stages, scale, repeats, precision, device):
+def run(stages, scale, repeats, precision, device, channels_last=False):
     """Yields the rows of the named stages. scale: 'paper' shapes or 'small' ones."""
     make_deterministic()
     keep_freed_memory()
@@ -234,9 +253,9 @@ def run(stages, scale, repeats, precision, device):
     yield {"stage": "matrix product", "case": precision, "TFLOP/s": rate / 1e12}
     for stage in stages:
         if stage == "teacher":
-            yield from bench_teacher(cases["teacher"], repeats, precision, where, rate)
+            yield from bench_teacher(cases["teacher"], repeats, precision, where, rate, channels_last)
         elif stage == "recover":
-            yield from bench_recover(cases["recover"], repeats, precision, where, rate)
+            yield from bench_recover(cases["recover"], repeats, precision, where, rate, channels_last)
         elif stage in ("relabel", "student"):
             yield _without_network(stage, repeats, where, 224, 100)
         else:
