@@ -53,15 +53,17 @@ def _commit():
         return None
 
 
-def _module(script):
-    return script.parent.name if script.stem == "__main__" else f"{script.parent.name}.{script.stem}"
+def _module():
+    """What python was told to run with -m."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    return started.name.removesuffix(".__main__") if started else Path(sys.argv[0]).stem
 
 
 def environment(device):
     """Versions, commit, device and command, for a record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
-        "command": " ".join(["python -m", _module(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
         "commit": _commit(),
         "device": name,
         "processes": world_size(),
