@@ -86,6 +86,8 @@ def run(command, *arguments, **named):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(130, INTERRUPTED)
     except RuntimeError as problem:
+        if "gloo" in str(problem) or "Dist" in type(problem).__name__:
+            time.sleep(60)  # another process of the group has died, and torchrun, which says which, is about to end this one
         if type(problem).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(problem):  # torch's, which is not imported here
             raise
         _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")

@@ -17,7 +17,7 @@ def launch(processes, stage, *flags):
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         run.run(run.parse_args(["--standalone", "--nproc-per-node", str(processes), "-m", stage, *flags]))
     except ChildFailedError as problem:

@@ -15,9 +15,9 @@ from guard import checkpoint, cli, records
 TWO_GPUS_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
 
-def two(*words, start=subprocess.run, **options):
+def two(*words, start=subprocess.run, mark="", **options):
     command = [sys.executable, "-m", "guard.launch", "2", *map(str, words)]
-    return start(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **(options or {"capture_output": True, "check": False}), text=True)
+    return start(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark}, **(options or {"capture_output": True, "check": False}), text=True)
 
 
 @TWO_GPUS_ONLY
@@ -60,18 +60,18 @@ def test_an_error_of_several_processes_is_one_line(toy, tmp_path):
 def long_training(toy, tmp_path):
     """A started training of two processes that would last for minutes, once it is in its first epochs."""
     words = ["pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path, *TOY["pretrain"], "--epochs", 100000]
-    started = two(*words, start=subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    started = two(*words, start=subprocess.Popen, mark=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     assert "epoch 1/" in started.stdout.readline()
     return started
 
 
-def processes_of(group):
-    """Process ids of the training processes in a process group, by rank."""
+def processes_of(mark):
+    """Process ids of the training processes that were started with this mark, by rank."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = dict(entry.split("=", 1) for entry in (folder / "environ").read_text().split("\0") if "=" in entry)
-            if os.getpgid(int(folder.name)) == group and "RANK" in variables:
+            if variables.get("MARK") == str(mark) and "RANK" in variables:
                 found[int(variables["RANK"])] = int(folder.name)
         except OSError:
             continue
@@ -82,11 +82,11 @@ def processes_of(group):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 def test_a_process_that_dies_ends_the_others_and_is_named(toy, tmp_path):
     started = long_training(toy, tmp_path)
-    os.kill(processes_of(started.pid)[1], signal.SIGKILL)
+    os.kill(processes_of(tmp_path)[1], signal.SIGKILL)
     _, printed = started.communicate(timeout=30)
     assert started.returncode == 137
     assert printed.strip() == "error: process 1 of 2 ended with signal 9, so the others were stopped; give the same command again to go on"
-    assert not processes_of(started.pid)
+    assert not processes_of(tmp_path)
 
 
 @TWO_GPUS_ONLY
