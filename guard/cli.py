@@ -14,7 +14,7 @@ import time
 from dataclasses import fields, replace
 
 from guard import recipes
-from guard.errors import UserError
+from guard.errors import UserError, out_of_memory
 
 INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
 
@@ -45,7 +45,7 @@ def stage_parser(stage, description, *stage_recipes, argv):
                 parser.settings[_flag(row)] = name
     common = parser.add_argument_group("common")
     common.add_argument("--seed", type=number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
-    common.add_argument("--device", type=_device, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
+    common.add_argument("--device", type=device_ids, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
     common.add_argument("--record", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
     common.add_argument("--force", action="store_true", help="do the stage again although it is finished, or was made with other settings")
     common.add_argument("--check", action="store_true", help="check the flags and stop")
@@ -88,7 +88,7 @@ def run(command, *arguments, **named):
     except RuntimeError as problem:
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
             time.sleep(60)  # another process of the group has died, and torchrun, which says which, is about to end this one
-        if type(problem).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(problem):  # torch's, which is not imported here
+        if not out_of_memory(problem):
             raise
         _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
 
@@ -181,7 +181,8 @@ def _numbers(number):
     return parse
 
 
-def _device(text):
+def device_ids(text):
+    """argparse's type of --device: 'auto', 'cpu', or ids of GPUs with commas between them."""
     if not re.fullmatch(r"auto|cpu|\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is neither cpu nor the id of a GPU (0, or 0,1 under torchrun)")
     return text

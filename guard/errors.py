@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Every stage turns it into one line on stderr and exit status 2 (guard.cli.run).
     """
+
+
+def out_of_memory(problem):
+    """Whether an exception is torch's that there is no memory left, on a GPU or on the CPU. Told by its name, as torch may not be imported."""
+    return type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)

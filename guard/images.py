@@ -64,7 +64,7 @@ class Packed:
 
     def validation(self, indices, size):
         """As they are, or resized where the network wants another size."""
-        pixels = self._at(indices).float() / 255
+        pixels = augment.as_float(self._at(indices))
         if pixels.shape[2] != size:
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
         return pixels
@@ -166,11 +166,11 @@ def _folder(source, image_size, per_class):
     if not found:
         return Streamed(files, labels, source.classes)
     pixels, sizes = found
-    other = (sizes != sizes[0]).any(1)
-    if not other.any():
+    others = (sizes != sizes[0]).any(1).nonzero().flatten().tolist()
+    if not others:
         return Packed(pixels.view(len(files), 3, *sizes[0].tolist()), labels, source.classes)
     if source.name in datasets.CIFAR_FOLDERS:
-        raise _other_size(files[int(other.long().argmax())], sizes[int(other.long().argmax())].tolist(), sizes[0].tolist())
+        raise _other_size(files[others[0]], sizes[others[0]].tolist(), sizes[0].tolist())
     return Mapped(pixels, sizes, labels, source.classes)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from guard.errors import out_of_memory
 from guard.models import frozen_eval
 
 USABLE = 0.6  # of the device's memory; the rest is for the libraries' workspaces and for other programs
@@ -45,17 +46,12 @@ def images_that_fit(model, size, where, most):
     return max(1, min(fitting, most if where.type == "cuda" else CPU_BATCH))
 
 
-def ran_out(problem):
-    """Whether an exception says that there is no memory left, on a GPU or on the CPU."""
-    return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
-
-
 def halved_when_full(compute, count, what):
     """compute(count), and where memory runs out, after a line of warning, once more compute(count // 2)."""
     try:
         return compute(count)
     except RuntimeError as problem:
-        if not ran_out(problem) or count < 2:
+        if not out_of_memory(problem) or count < 2:
             raise
     print(f"warning: no memory for {count} {what} at once; going on with {count // 2}", file=sys.stderr, flush=True)
     if torch.cuda.is_available():

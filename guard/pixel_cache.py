@@ -4,6 +4,7 @@ The file lies in the folder that GUARD_CACHE names, else in the user's cache fol
 date, it was made of, so a folder that changed gets a new one, and a file that is there is whole: it is written beside its place.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -24,13 +25,20 @@ LARGEST = 32 * 2**30  # bytes of pixels; larger folders (ImageNet-1K has 600 GB)
 SPARE = 2**30  # bytes that are left free on the disk
 
 
-def read_image(path):
-    """An image file as uint8 (3, H, W). Raises UserError that names an unreadable file."""
+@contextlib.contextmanager
+def _opened(path):
+    """The Pillow image of a file, of which only the header is read yet. Raises UserError that names an unreadable file."""
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
         raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+
+
+def read_image(path):
+    """An image file as uint8 (3, H, W). Raises UserError that names an unreadable file."""
+    with _opened(path) as image:
+        return torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def in_parallel(function, items, title, block=512):
@@ -115,11 +123,8 @@ def _decoded_bytes(files, prepare):
         return _read(files[0], prepare).numel() * len(files)
 
     def size(path):
-        try:
-            with Image.open(path) as image:
-                return 3 * image.width * image.height
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-            raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+        with _opened(path) as image:
+            return 3 * image.width * image.height
 
     with ThreadPoolExecutor() as pool:
         return sum(pool.map(size, files))

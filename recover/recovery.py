@@ -71,12 +71,10 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     """
     output = Path(output)
     names = [file_name_of(name) for name in teacher.classes]
-    model = teacher.build()
     paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
     with devices.joined(device) as where:
-        model.to(where)
-        devices.arrange(model.network, channels_last=settings.channels_last)
-        pack_images = settings.pack_images or _begun_with(output) or memory.images_that_fit(model, teacher.image_size, where, most=MOST_IMAGES)
+        begun_with = None if force else _begun_with(output)
+        pack_images = settings.pack_images or begun_with or memory.images_that_fit(teacher.build(where), teacher.image_size, where, most=MOST_IMAGES)
         settings = replace(settings, pack_images=pack_images)
         if _begin(output, settings, teacher, seed, force, paths):
             if devices.rank() == 0:
@@ -85,6 +83,8 @@ def recover(settings, teacher, *, output, log, seed, device, force):
         started = time.time()
         packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         mine = [pack for pack in packs[devices.rank() :: devices.world_size()] if not all(path.exists() for path in _paths(pack, paths))]
+        model = teacher.build(where)
+        devices.arrange(model.network, channels_last=settings.channels_last)
         losses = _recover_packs(settings, model, mine, paths, seed, where)
         devices.barrier()
         if devices.rank() == 0:

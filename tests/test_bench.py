@@ -92,6 +92,11 @@ def test_a_record_holds_each_case(tmp_path, monkeypatch):
             assert row["share of product rate"] == pytest.approx(row["TFLOP/s"] * 1e12 / 1e9)
 
 
+@pytest.mark.parametrize("flags", [["attacks", "--attack", "nosuch"], ["strength", "--attack", "pgd20"], ["teacher", "--device", "cup"]])
+def test_wrong_flags_are_one_line(flags, refused):
+    assert "error: argument --" in refused("guard.bench.__main__", *flags)
+
+
 @pytest.mark.parametrize("stage", ["relabel", "student"])
 def test_the_stages_without_their_network_are_compared(stage):
     row = stages._without_network(stage, 1, CPU, 32, 20)

@@ -1,11 +1,14 @@
 """Batches that the memory holds, and what happens where it does not."""
 
+import ctypes
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import pixel_model, write_folder
+from conftest import ROOT, pixel_model, write_folder
 from torch import nn
 
 from guard import attacks, datasets, images, memory, robustness
@@ -90,3 +93,20 @@ def test_what_is_no_lack_of_memory_or_stays_one_is_raised():
         with pytest.raises(RuntimeError, match=str(problem)):
             memory.halved_when_full(functools.partial(fail, problem), 4, "images")
         assert tried == counts
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs the GNU C library")
+def test_freed_memory_is_kept_for_what_comes_next():
+    """Large tensors that come and go touch new pages at first and then no more; with the library's own settings each touches thousands."""
+    code = """
+import resource, sys, torch
+from guard.device import keep_freed_memory
+if sys.argv[1] == "kept": keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): torch.ones(10_000_000)
+before = faults()
+for _ in range(20): torch.ones(10_000_000)
+print(faults() - before)
+"""
+    kept, given_back = (int(subprocess.run([sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, check=True).stdout) for word in ("kept", "given back"))
+    assert kept < 1000 and given_back > 20000

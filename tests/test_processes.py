@@ -12,7 +12,7 @@ from conftest import ROOT, TOY
 
 from guard import checkpoint, cli, records
 
-TWO_GPUS_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
+WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
 
 def two(*words, start=subprocess.run, mark="", **options):
@@ -20,7 +20,7 @@ def two(*words, start=subprocess.run, mark="", **options):
     return start(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark}, **(options or {"capture_output": True, "check": False}), text=True)
 
 
-@TWO_GPUS_ONLY
+@WITHOUT_A_GPU
 def test_two_processes_make_what_one_makes(toy, tmp_path):
     teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
     done = two("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"])
@@ -36,7 +36,7 @@ def test_two_processes_make_what_one_makes(toy, tmp_path):
     assert again.returncode == 0 and (tmp_path / "labels" / "epoch_0001.npy").read_bytes() == (toy / "labels" / "epoch_0001.npy").read_bytes()
 
 
-@TWO_GPUS_ONLY
+@WITHOUT_A_GPU
 def test_two_processes_train_one_teacher_and_evaluate_it(toy, tmp_path):
     done = two("pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path, *TOY["pretrain"], "--curvature", "--batch-size", 12, "--augmentation", "none")
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def processes_of(mark):
     return found
 
 
-@TWO_GPUS_ONLY
+@WITHOUT_A_GPU
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 def test_a_process_that_dies_ends_the_others_and_is_named(toy, tmp_path):
     started = long_training(toy, tmp_path)
@@ -89,7 +89,7 @@ def test_a_process_that_dies_ends_the_others_and_is_named(toy, tmp_path):
     assert not processes_of(tmp_path)
 
 
-@TWO_GPUS_ONLY
+@WITHOUT_A_GPU
 def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
     started = long_training(toy, tmp_path)
     os.killpg(started.pid, signal.SIGINT)

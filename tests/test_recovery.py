@@ -97,6 +97,28 @@ def test_manifest_names_every_file_and_its_bytes(toy):
     assert manifest["teacher"] == load(toy / "teacher" / "checkpoint.pt").fingerprint
 
 
+def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):
+    from conftest import TOY, command
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "manifest.json").write_text("{")
+    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"][:-2]]
+    assert "manifest.json" in refused(*arguments)
+    assert command(*arguments, "--force") == 0
+    manifest = tmp_path / "images" / "manifest.json"
+    assert json.loads(manifest.read_text())["settings"]["pack_images"] == 100  # as many as the memory holds, on the CPU at most 100
+
+
+def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, monkeypatch):
+    from conftest import TOY, command
+
+    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"][:-2]]
+    assert command(*arguments) == 0
+    (tmp_path / "images" / "cat" / "cat_0.png").unlink()
+    monkeypatch.setattr(recovery.memory, "images_that_fit", lambda *_, **__: 1)  # a machine with less memory
+    assert command(*arguments) == 0 and (tmp_path / "images" / "cat" / "cat_0.png").exists()
+
+
 def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
     from conftest import TOY, command
 

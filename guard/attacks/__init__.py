@@ -35,7 +35,7 @@ class Attack(NamedTuple):
     parts: tuple = ()
 
 
-ROWS = 8  # of a batch come together
+ROWS = 8  # a batch is filled up to a multiple of this; see _one
 TARGETS = 9  # classes that a targeted attack tries, or all others where a model has fewer than ten
 
 

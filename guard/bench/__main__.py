@@ -9,6 +9,7 @@
 import sys
 
 from guard import cli, recipes
+from guard.bench import attack_speed
 
 STAGES = ("teacher", "recover", "relabel", "student", "data")
 
@@ -36,8 +37,9 @@ def main(argv):
     parser.add_argument("--scale", choices=("paper", "small"), help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]")
     parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the stages' networks [fp32]")
     parser.add_argument("--channels-last", action="store_true", help="of the stages' networks")
-    parser.add_argument("--device", default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
-    parser.add_argument("--attack", action="append", metavar="NAME", help="attacks, strength: only this one, may be repeated")
+    parser.add_argument("--device", type=cli.device_ids, default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
+    known = dict.fromkeys((*attack_speed.REFERENCES, *attack_speed.STRENGTH, attack_speed.OFFICIAL))
+    parser.add_argument("--attack", action="append", choices=known, metavar="NAME", help=f"attacks, strength: only this one, may be repeated [{', '.join(known)}]")
     parser.add_argument("--network", choices=("plain", "GUARD"), help="strength: only against this one")
     parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
     parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3]")
@@ -45,7 +47,6 @@ def main(argv):
     options = parser.parse_args(argv)
 
     def work():
-        from guard.bench import attack_speed
         from guard.device import select
 
         if options.what in (*STAGES, "all"):
