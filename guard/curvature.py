@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from guard.device import sum_over_processes, widened
+from guard.folding import folded
 from guard.models import frozen_eval
 
 
@@ -91,7 +92,7 @@ def penalty(network, x, y, *, regularizer=None, lambda_=0.0, h=3.0, beta=0.0, gr
     """
     batch_size = batch_size or len(x)
     form = FORMS[regularizer] if regularizer else None
-    with frozen_eval(network, freeze=False):
+    with frozen_eval(network, freeze=False), folded(network):
         at = _AtImages(network, x, y, second_order=gradient_regularization or bool(form and form.second_order))
         total = x.new_zeros(())
         if form:
@@ -126,7 +127,7 @@ def measure(network, x, y, h, iterations=20, generator=None):
     Hessian of l_i with respect to x_i. largest_eigenvalue: of H, by `iterations` Lanczos steps from a random direction (drawn on the
     CPU from `generator`).
     """
-    with frozen_eval(network):
+    with frozen_eval(network), folded(network):
         at = _AtImages(network, x, y, second_order=True)
 
         def hessian_times(direction):
