@@ -14,6 +14,7 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -r DIR    data root, the folder that holds the data sets                                         [data/raw]
   -x ID     experiment id                                                                          [24]
   -y ID     teacher id                                                                             [1]
+  -Y ID     id of the teacher that makes the soft labels, where it is another                      [-y]
   -p        train a new teacher (without it, teacher ID has to be there)
   -m NAME   teacher model                                                                          [the recipe's, resnet18]
   -e NAME   student model                                                                          [the recipe's, resnet18]
@@ -69,15 +70,16 @@ for word in "$@"; do
     [ "$word" != --help ] || { usage; exit 0; }
 done
 
-dataset=digits root=data/raw experiment=24 teacher=1 output=runs device='' model=''
+dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
-while getopts ':d:r:x:y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
+while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
     case $flag in
         d) dataset=$OPTARG ;;
         r) root=$(from_caller "$OPTARG") ;;
         x) experiment=$OPTARG ;;
         y) teacher=$OPTARG ;;
+        Y) labeller=$OPTARG ;;
         p) train_teacher=yes ;;
         m) model=$OPTARG models+=(--teacher "$OPTARG") pretrain+=(--model "$OPTARG") ;;
         e) models+=(--student "$OPTARG") train+=(--model "$OPTARG") ;;
@@ -120,7 +122,8 @@ for word in "$@"; do
             ;;
     esac
 done
-for id in "$dataset" "$experiment" "$teacher"; do
+labeller=${labeller:-$teacher}
+for id in "$dataset" "$experiment" "$teacher" "$labeller"; do
     [[ $id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "'$id' is no name for a folder; use letters, digits, dots, dashes"
 done
 
@@ -129,14 +132,14 @@ done
 light=$(light_python)
 [ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
 folder=$output/$experiment
-teachers=$output/teachers/$dataset/$model/$teacher
+teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$dataset/$model/$labeller
 images=$folder/images labels=$folder/labels log=$folder/log.json
 data=(--dataset "$dataset" --root "$root")
 
 pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
 recover=(recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --output "$images" --record "$log" "${recover[@]}" "${common[@]}")
-relabel=(relabel --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --distilled "$images" --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}")
-train=(train "${data[@]}" --teacher "$teachers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}")
+relabel=(relabel --dataset "$dataset" --teacher "$labellers/checkpoint.pt" --distilled "$images" --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}")
+train=(train "${data[@]}" --teacher "$labellers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}")
 
 for stage in pretrain recover relabel train; do
     declare -n command=$stage
@@ -160,16 +163,23 @@ fi
 
 # ---- the run ---------------------------------------------------------------------------------------------------------------------
 
-if [ $train_teacher = no ] && [ ! -f "$teachers/checkpoint.pt" ]; then
-    echo "error: there is no teacher $teachers/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2
-    exit 2
-fi
+for folder_of_teacher in "$teachers" "$labellers"; do
+    if [ ! -f "$folder_of_teacher/checkpoint.pt" ] && { [ $train_teacher = no ] || [ "$folder_of_teacher" != "$teachers" ]; }; then
+        echo "error: there is no teacher $folder_of_teacher/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2
+        exit 2
+    fi
+done
 "$light" -m guard.datasets "$dataset" --root "$root" --quiet
 if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
     echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
 fi
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "$dataset" "${models[@]}"
+mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; choose another folder with -o"
+exec {lock}>>"$folder/.lock"
+"$light" -m guard.lock "$folder" $lock $$
+trap 'rm -f "$folder/.lock"' EXIT
+export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 for stage in pretrain recover relabel train; do
     [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
     declare -n command=$stage

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from guard import augment, checkpoint, datasets, pixel_cache, records
+from guard import augment, checkpoint, datasets, lock, pixel_cache, records
 from guard.device import generator
 from guard.errors import UserError
 
@@ -305,10 +305,11 @@ class _Reported(Dataset):
             return problem
 
 
-def _ignore_interrupt(worker):
-    """Ctrl-C reaches the workers as well, but it is the main process that ends the run, with one line."""
+def _begin_worker(worker):
+    """Ctrl-C reaches the workers as well, but it is the main process that ends the run, with one line; and it alone keeps locks."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock.forget()
 
 
 def batches(dataset, workers, device):
@@ -318,7 +319,7 @@ def batches(dataset, workers, device):
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
     loader = DataLoader(
-        _Reported(dataset), batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda", worker_init_fn=_ignore_interrupt
+        _Reported(dataset), batch_size=None, num_workers=workers if streamed else 0, pin_memory=streamed and device.type == "cuda", worker_init_fn=_begin_worker
     )
     for item in loader:
         if isinstance(item, UserError):

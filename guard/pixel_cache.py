@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from guard import device
+from guard import device, lock
 from guard.checkpoint import replacing
 from guard.errors import UserError
 
@@ -69,7 +69,9 @@ def cached(files, what, prepare=None):
     """
     path = _path(files, what)
     if device.local_rank() == 0 and not _open(path, len(files)):
-        _make(path, files, what, prepare)
+        with _alone(path):
+            if not _open(path, len(files)):
+                _make(path, files, what, prepare)
     device.barrier()
     return _open(path, len(files))
 
@@ -79,6 +81,23 @@ def _path(files, what):
     stats = ((name, (status := os.stat(name)).st_size, status.st_mtime_ns) for name in map(os.path.abspath, files))
     place, state = (hashlib.sha256(repr(words).encode()).hexdigest()[:16] for words in (what, list(stats)))
     return folder() / f"{what[0]}-{what[1]}-{place}-{state}.npy"
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Others that want the same images wait, and find them made; a folder that cannot be written is nobody's to wait for."""
+    place = path.parent / f".{path.stem.rsplit('-', 1)[0]}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        yield
+        return
+    try:
+        with lock.held(place, wait=True):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _make(path, files, what, prepare):

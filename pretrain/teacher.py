@@ -14,6 +14,7 @@ from guard import (
     curvature,
     datasets,
     images,
+    lock,
     models,
     recipes,
     records,
@@ -35,15 +36,16 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     a teacher with other settings, unless `force`.
     """
     output = Path(output)
+    log = Path(log or output / "log.json")
     second_order = settings.gradient_regularization or (settings.curvature and curvature.FORMS[settings.regularizer].second_order)
     if settings.compile and second_order:
         raise UserError("--compile cannot differentiate twice, which this regularizer needs; leave it out, or take --regularizer loss")
     sources = [datasets.find(dataset, root, split) for split in ("train", "val")]
     datasets.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
-    if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
-        return
-    with devices.joined(device) as where:
+    with lock.held(output, log.parent, wait=True), devices.joined(device) as where:
+        if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
+            return
         train = images.load(sources[0], settings.image_size, settings.images).to(where)
         val = images.load(sources[1], settings.image_size).to(where)
         started = time.time()
@@ -51,7 +53,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
         seconds = time.time() - started
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=history, seconds=seconds)
+            _finish(settings, teacher, model, val, output, log, where, workers, history=history, seconds=seconds)
         devices.barrier()
 
 
@@ -59,11 +61,12 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     """Makes a teacher of a plain state_dict of a known architecture (a file, or the name of torchvision's own weights); its accuracy
     on val is measured and stored, so that a wrong class order shows at once."""
     output = Path(output)
+    log = Path(log or output / "log.json")
     origin = checkpoint.file_fingerprint(weights) if Path(weights).is_file() else weights
     key = {"dataset": dataset, "weights": origin, "model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
-    if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
-        return
-    with devices.joined(device) as where:
+    with lock.held(output, log.parent, wait=True), devices.joined(device) as where:
+        if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
+            return
         source = datasets.find(dataset, root, "val")
         val = images.load(source, settings.image_size).to(where)
         model = _build(settings, dataset, source.classes)
@@ -71,7 +74,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
         model.to(where).eval()
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=[], seconds=0.0)
+            _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
 
 
 # ---- model -----------------------------------------------------------------------------------------------------------------------

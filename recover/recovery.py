@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from guard import checkpoint, memory, models, recipes, records, training
+from guard import checkpoint, lock, memory, models, recipes, records, training
 from guard import device as devices
 from guard.augment import Sampler, Views, resized_crops
 from guard.batch_stats import BatchStatistics
@@ -70,9 +70,10 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     holds images of another teacher, seed or settings, unless `force`.
     """
     output = Path(output)
+    log = Path(log or output / "log.json")
     names = [file_name_of(name) for name in teacher.classes]
     paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
-    with devices.joined(device) as where:
+    with lock.held(output, log.parent), devices.joined(device) as where:
         begun_with = None if force else _begun_with(output)
         pack_images = settings.pack_images or begun_with or memory.images_that_fit(teacher.build(where), teacher.image_size, where, most=MOST_IMAGES)
         settings = replace(settings, pack_images=pack_images)
@@ -88,7 +89,7 @@ def recover(settings, teacher, *, output, log, seed, device, force):
         losses = _recover_packs(settings, model, mine, paths, seed, where)
         devices.barrier()
         if devices.rank() == 0:
-            _finish(output, settings, teacher, seed, paths, log or output / "log.json", where, losses, time.time() - started)
+            _finish(output, settings, teacher, seed, paths, log, where, losses, time.time() - started)
         devices.barrier()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guard import device as devices
 from guard import images as pictures
-from guard import records, training
+from guard import lock, records, training
 from guard.soft_labels import LabelStore, check_classes, label_recipe, make_epoch
 
 # ---- setup -----------------------------------------------------------------------------------------------------------------------
@@ -18,7 +18,8 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
     teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of other labels, unless `force`.
     """
     output = Path(output)
-    with devices.joined(device) as where:
+    log = Path(log or output / "log.json")
+    with lock.held(output, log.parent), devices.joined(device) as where:
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
         recipe = label_recipe(settings, images, seed)
@@ -31,7 +32,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
         _label(store, model, images.to(where), recipe)
         devices.barrier()
         if devices.rank() == 0:
-            records.update(log or output / "log.json", "relabel", {
+            records.update(log, "relabel", {
                 "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
                 "seconds": time.time() - started, "environment": records.environment(where),
             })  # fmt: skip

@@ -12,15 +12,15 @@ def run_sh(*words):
     return subprocess.run(["bash", "run.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def commands(dataset="digits", model="convnet-32", teacher="1", experiment="24", root="data/raw", output="runs", launch="python -m", *, pretrain="", recover="", relabel="", train="", common="", first=True):
+def commands(dataset="digits", model="convnet-32", teacher="1", labeller=None, experiment="24", root="data/raw", output="runs", launch="python -m", *, pretrain="", recover="", relabel="", train="", common="", first=True):
     """The four commands as run.sh -n prints them, with what the flags add to each."""
     at, folder = f"{output}/teachers/{dataset}/{model}/{teacher}", f"{output}/{experiment}"
-    made = f"--teacher {at}/checkpoint.pt"
+    made, labels = (f"--teacher {output}/teachers/{dataset}/{model}/{each}/checkpoint.pt" for each in (teacher, labeller or teacher))
     lines = [
         f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
         f"{launch} recover --dataset {dataset} {made} --output {folder}/images --record {folder}/log.json {recover}{common}",
-        f"{launch} relabel --dataset {dataset} {made} --distilled {folder}/images --output {folder}/labels --record {folder}/log.json {relabel}{common}",
-        f"{launch} train --dataset {dataset} --root {root} {made} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}",
+        f"{launch} relabel --dataset {dataset} {labels} --distilled {folder}/images --output {folder}/labels --record {folder}/log.json {relabel}{common}",
+        f"{launch} train --dataset {dataset} --root {root} {labels} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}",
     ]
     if not first:
         lines[0] = f"# teacher: {at}/checkpoint.pt"
@@ -44,6 +44,7 @@ GOLDEN = {
     "-p -g": {
         "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 --protocol quick ", "output": "runs/debug",
     },
+    "-y guard -Y plain -x swap": {"teacher": "guard", "labeller": "plain", "experiment": "swap", "first": False},
     "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
     "-p -u 0,1 -s 3": {"launch": "python -m guard.launch 2", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
@@ -94,6 +95,8 @@ WRONG = {
     "-p -m vit": "no batch norm",
     "-p -e alexnet": "does not take images of 16 pixels",
     "-y 99": "no teacher",
+    "-p -Y 99": "convnet-32/99/checkpoint.pt",
+    "-p -Y a/b": "no name for a folder",
 }
 
 
@@ -110,7 +113,7 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
 def test_help_names_every_flag():
     done = run_sh("--help")
     assert done.returncode == 0
-    assert all(f"\n  -{flag} " in done.stdout for flag in "drxympeclhCGBvbaiAzusognf")
+    assert all(f"\n  -{flag} " in done.stdout for flag in "drxyYmpeclhCGBvbaiAzusognf")
 
 
 def test_a_stage_that_fails_stops_the_run(tmp_path):

@@ -112,11 +112,11 @@ def main(argv):
     settings = cli.resolve(options, options.dataset, "evaluate")
 
     def work():
-        from guard import checkpoint, report
+        from guard import checkpoint, lock, report
         from guard import device as devices
 
-        with devices.joined(options.device) as where:
-            log = Path(options.record or Path(options.checkpoint or options.weights).parent / "log.json")
+        log = Path(options.record or Path(options.checkpoint or options.weights).parent / "log.json")
+        with lock.held(log.parent), devices.joined(options.device) as where:
             if options.weights:
                 network = adopted(options.weights, options.model, options.dataset, options.root, options.image_size, options.stem)
             else:

@@ -8,7 +8,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from guard import checkpoint, datasets, models, recipes, records, report, training
+from guard import (
+    checkpoint,
+    datasets,
+    lock,
+    models,
+    recipes,
+    records,
+    report,
+    training,
+)
 from guard import device as devices
 from guard import images as pictures
 from guard.checkpoint import Checkpoint
@@ -35,7 +44,7 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    with devices.joined(device) as where:
+    with lock.held(output, log.parent), devices.joined(device) as where:
         teacher = checkpoint.load(teacher_path, "teacher")
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
@@ -55,8 +64,10 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
         devices.barrier()
         teacher_log = Path(teacher_path).parent / "log.json"
-        for network, its_log in ((teacher, teacher_log), (checkpoint.load(output / "checkpoint.pt"), log)):
-            evaluate.evaluate_network(network, attack_settings, dataset=dataset, root=root, log=its_log, seed=seed, where=where, workers=workers, force=force)
+        data = {"dataset": dataset, "root": root, "seed": seed, "where": where, "workers": workers, "force": force}
+        with lock.held(teacher_log.parent, wait=True):  # others may have the same teacher; the first one evaluates it for all
+            evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, **data)
+        evaluate.evaluate_network(checkpoint.load(output / "checkpoint.pt"), attack_settings, log=log, **data)
         if devices.rank() == 0:
             # The experiment's record is whole, although teachers are shared; one that came without its log has no entry 'pretrain'.
             for entry in {"pretrain", "evaluate teacher"} & set(shared := records.read(teacher_log)):

@@ -1,0 +1,146 @@
+"""One process at a time in a folder.
+
+The lock is the operating system's, on the file .lock in the folder, so it ends with the process however that ends, also on another
+machine that shares the folder; what stands in the file only says whose it is. Only the standard library.
+
+    python -m guard.lock FOLDER FILE_NUMBER PROCESS     run.sh: locks a file that the shell has opened, for as long as the shell lives
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from pathlib import Path
+
+from guard import cli
+from guard.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nobody is kept out
+    fcntl = None
+
+FILE = ".lock"
+HELD = "GUARD_LOCKED"  # the folder that whoever started this process has locked for it
+_open = set()
+
+
+@contextlib.contextmanager
+def held(*folders, wait=False):
+    """Keeps other processes out of `folders`, which are made where they are not there, and clears them of half-written files that a
+    killed process left.
+
+    Where another process is in one of them: with `wait` stays, after a note on stderr, until it has left; else raises UserError that
+    names it. Of several processes under torchrun the first one locks for all.
+    """
+    with contextlib.ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":
+            for folder in dict.fromkeys(Path(each).resolve() for each in folders):
+                stack.enter_context(_one(folder, wait))
+        yield
+
+
+@contextlib.contextmanager
+def _one(folder, wait):
+    existed = folder.exists()
+    if os.environ.get(HELD) == str(folder):
+        _sign(folder / FILE, os.getpid())
+        _clear(folder)
+        yield
+        return
+    file = _take(folder, wait)
+    _open.add(file)
+    try:
+        _clear(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / FILE).unlink()  # while it is still locked: whoever waits for it sees that it is another file by now
+        _open.discard(file)
+        os.close(file)
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # which succeeds where nothing was made
+
+
+def _take(folder, wait):
+    """The number of the open, locked file."""
+    told = False
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # whoever left may have taken it along
+            file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            raise UserError(f"cannot write {folder} ({problem.strerror}); choose another output folder") from None
+        if _locked(file, folder / FILE):
+            _sign(folder / FILE, os.getpid())
+            return file
+        os.close(file)
+        if not wait:
+            raise UserError(f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another folder (another -x in run.sh)")
+        if not told:
+            print(f"note: {folder} is in use by {_holder(folder / FILE)}; waiting for it to end", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.2)
+
+
+def _locked(file, path):
+    """Whether the open file could be locked and still is the one at `path`."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        return problem.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # else a file system without locks
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(path, process):
+    """Writes whose lock it is."""
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps({"host": socket.gethostname(), "process": process, "command": shlex.join(sys.orig_argv)}))
+
+
+def _holder(path):
+    try:
+        found = json.loads(path.read_text())
+        return f"process {found['process']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _clear(folder):
+    for stale in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            stale.unlink()
+
+
+def forget():
+    """Called in a forked worker: a lock is to end with its process, not with the last of its workers."""
+    for file in _open:
+        os.close(file)
+    _open.clear()
+
+
+def main(argv):
+    folder, file, process = Path(argv[0]), int(argv[1]), int(argv[2])
+
+    def lock():
+        if not _locked(file, folder / FILE):
+            raise UserError(f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another experiment id (-x)")
+        _sign(folder / FILE, process)
+
+    cli.run(lock)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
