@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy
+import torch
+from PIL import Image
 
 from guard import checkpoint, cli, images, metrics, records
 from guard.errors import UserError
@@ -138,6 +140,17 @@ def image_grid(distilled, path):
     hidden = f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
     axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
     _save(figure, path)
+
+
+def image_strip(distilled, path, count=10, side=64):
+    """The first image of each of the first `count` classes in one row, at most `side` pixels high, as a plain PNG."""
+    held = images.load_distilled(distilled)
+    firsts = [held.pixels[held.labels == label][0] for label in range(min(count, len(held.classes)))]
+    row = Image.fromarray(torch.cat(firsts, 2).permute(1, 2, 0).numpy())
+    if row.height > side:
+        row = row.resize((side * len(firsts), side), Image.Resampling.LANCZOS)
+    with checkpoint.replacing(path) as temporary:
+        row.save(temporary, format="PNG")
 
 
 def curves(histories, path):

@@ -16,10 +16,11 @@ FORMAT = "guard-results-1"
 def collect(arms):
     """{arm: [record, ...]} from {arm: [folder of an experiment, ...]}; without what is long and can be had again: histories, and
     which images fell."""
-    return {arm: [_trimmed(records.read_json(Path(folder) / "log.json", "record")) for folder in folders] for arm, folders in arms.items()}
+    return {arm: [trimmed(records.read_json(Path(folder) / "log.json", "record")) for folder in folders] for arm, folders in arms.items()}
 
 
-def _trimmed(entries):
+def trimmed(entries):
+    """A record without what is long and can be had again. Raises UserError where the student's evaluation isn't finished."""
     if not entries.get("evaluate student", {}).get("complete"):
         raise UserError("a record has no finished evaluation of its student; let bash run.sh finish first")
     kept = {stage: {name: value for name, value in entry.items() if name != "history"} for stage, entry in entries.items()}

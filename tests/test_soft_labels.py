@@ -51,7 +51,7 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     optimizer = torch.optim.SGD(learner.parameters(), 0.0)
     for epoch in range(3):
         rows = again.read(epoch, 10, 3)
-        student._epoch(Train(), learner, optimizer, rows, again.open(images.fingerprint, images.classes), images, (0, epoch), torch.device("cpu"))
+        student.epoch_of(Train(), learner, optimizer, rows, again.open(images.fingerprint, images.classes), images, (0, epoch), torch.device("cpu"))
     assert len(teacher.seen) == len(learner.seen) == 9
     assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))
     assert not torch.equal(teacher.seen[0], teacher.seen[3])  # another epoch, other views

@@ -100,7 +100,7 @@ def student_loss(student_logits, teacher_logits, temperature):
 # ---- loop ------------------------------------------------------------------------------------------------------------------------
 
 
-def _optimizer(model, settings):
+def optimizer_of(model, settings):
     """AdamW with weight decay on weights with more than one dimension only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -114,12 +114,12 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     devices.seed_everything(seed, "student", "weights")
     model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
     devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile)
-    optimizer = _optimizer(model, settings)
+    optimizer = optimizer_of(model, settings)
     done, history = resume.restore(model, optimizer)
     with training.Progress("student", epochs, "epoch", done) as progress:
         for epoch in range(done, epochs):
             training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
-            row = {"epoch": epoch + 1, "loss": _epoch(settings, model, optimizer, rows_of(epoch), recipe, images, (seed, "student", epoch), where)}
+            row = {"epoch": epoch + 1, "loss": epoch_of(settings, model, optimizer, rows_of(epoch), recipe, images, (seed, "student", epoch), where)}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 row["val accuracy"] = training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
             history.append(row)
@@ -131,7 +131,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
         resume.done()
 
 
-def _epoch(settings, model, optimizer, rows, recipe, images, key, where):
+def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
     """One pass over the labelled views; returns the mean loss."""
     model.train()
     devices.seed_everything(*key, devices.rank())  # dropout, where the network has it

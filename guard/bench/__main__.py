@@ -2,11 +2,14 @@
 
     python -m guard.bench all                                                   every stage against the plain way of tests/naive.py
     python -m guard.bench teacher --scale paper --precision bf16                one of them, at the paper's shapes
+    python -m guard.bench overhead --output results/overhead.json               a teacher's step with each regularizer, a recovery's iteration
+    python -m guard.bench growth --output results/growth.json                   seconds against images per class, classes, image size; and a plot
     python -m guard.bench attacks --output results/attacks-speed.json           seconds of our attacks against torchattacks'
     python -m guard.bench strength --output results/attacks-strength.json       robust accuracies of both, at 1, 4 and 8 over 255
 """
 
 import sys
+from pathlib import Path
 
 from guard import cli, recipes
 from guard.bench import attack_speed
@@ -31,9 +34,41 @@ def bench_stages(stages, scale, repeats, precision, channels_last, device, outpu
             records.write_json({"what": f"stages against tests/naive.py, alternating in one run, medians of {repeats}", "precision": precision, "channels last": channels_last, "rows": rows, "environment": records.environment(select(device))}, output)
 
 
+def bench_overhead(scale, repeats, precision, device, output):
+    from guard.bench import overhead
+
+    _print_rows(overhead.run(scale, repeats, precision, device), ("case", "step", "seconds", "seconds_std", "plain steps", "peak bytes"), device, output)
+
+
+def bench_growth(scale, repeats, device, output):
+    """Also a plot beside the record, and a line for each place where a curve bends upward."""
+    from guard.bench import growth
+
+    rows = _print_rows(growth.run(scale, repeats, device), ("stage", "images per class", "classes", "image size", "seconds", "images per second"), device, output)
+    for stage, axis, value, factor in growth.bends(rows):
+        print(f"{stage} takes {factor:.2f} times what its pixels let one expect at {value} {axis}")
+    if output:
+        growth.plot(rows, Path(output).with_suffix(".png"))
+
+
+def _print_rows(rows, columns, device, output):
+    """Prints a table as it grows, and keeps all rows as JSON; returns them."""
+    from guard import records
+    from guard.device import select
+
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    found = []
+    for row in rows:
+        found.append(row)
+        print("| " + " | ".join(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in columns) + " |", flush=True)
+        if output:
+            records.write_json({"rows": found, "environment": records.environment(select(device))}, output)
+    return found
+
+
 def main(argv):
     parser = cli.Parser(prog="python -m guard.bench", description="Measures speed against a reference, in one run.")
-    parser.add_argument("what", choices=(*STAGES, "attacks", "all", "strength"), help="what to measure; all is all but strength")
+    parser.add_argument("what", choices=(*STAGES, "attacks", "all", "overhead", "growth", "strength"), help="what to measure; all is the stages and attacks")
     parser.add_argument("--scale", choices=("paper", "small"), help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]")
     parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the stages' networks [fp32]")
     parser.add_argument("--channels-last", action="store_true", help="of the stages' networks")
@@ -49,9 +84,13 @@ def main(argv):
     def work():
         from guard.device import select
 
+        scale = options.scale or ("paper" if select(options.device).type == "cuda" else "small")
         if options.what in (*STAGES, "all"):
-            scale = options.scale or ("paper" if select(options.device).type == "cuda" else "small")
             bench_stages(STAGES if options.what == "all" else [options.what], scale, options.repeats or 3, options.precision, options.channels_last, options.device, options.output)
+        if options.what == "overhead":
+            bench_overhead(scale, options.repeats or 5, options.precision, options.device, options.output)
+        if options.what == "growth":
+            bench_growth(scale, options.repeats or 3, options.device, options.output)
         if options.what in ("attacks", "all"):
             output = options.output if options.what == "attacks" else None
             attack_speed.bench_attacks(options.attack or list(attack_speed.REFERENCES), options.images or 200, options.repeats or 3, output)

@@ -1,0 +1,100 @@
+"""About how long a run.sh takes here: its stages' pieces are timed at their true sizes, and multiplied."""
+
+import dataclasses
+import functools
+import subprocess
+
+from guard import attacks, cli, datasets
+from guard.bench import units
+from guard.device import keep_freed_memory, make_deterministic, select
+from guard.errors import UserError
+
+START = 4.0  # seconds in which a stage's python starts and reads its data
+STANDING = 0.5  # share of the images that an attack still works on, on average
+MOST = 100  # images of a timed recovery or labelling; more are multiplied
+# passes forward, and forward and backward, over each image that stands
+PASSES = {"pgd20": (0, 20), "pgd100": (0, 100), "mim": (0, 20), "cw": (0, 50), "square": (5000, 0), "autoattack-paper": (0, 280), "autoattack": (0, 2800)}
+
+
+def stages_of(words):
+    """{stage: (options, argv)} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's own line."""
+    place = words.index("--") if "--" in words else len(words)
+    done = subprocess.run([*words[:place], "-n", *words[place:]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix("error: "))
+    found = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("#"):
+            continue
+        stage, *argv = line.split()[2:]
+        recipes_of = {"train": ("train", "evaluate", "relabel")}.get(stage, (stage,))
+        parser = cli.stage_parser(stage, "", *recipes_of, argv=argv)
+        if stage in ("pretrain", "train"):
+            cli.add_data(parser)
+        else:
+            parser.add_argument("--dataset")
+        found[stage] = parser.parse_known_args(argv)[0]
+    return found
+
+
+def seconds_of(words, teachers):
+    """Seconds that `words` (bash run.sh ...) take on this machine, about; None where the data are not there.
+
+    teachers: ids of the teachers that earlier runs make; this run's is added.
+    """
+    stages = stages_of(words)
+    train = stages["train"]
+    try:
+        sources = {split: datasets.find(train.dataset, train.root, split) for split in ("train", "val")}
+    except UserError:
+        return None
+    counts = {split: _count(source) for split, source in sources.items()}
+    classes, where = len(sources["train"].classes), select(train.device)
+    make_deterministic()
+    keep_freed_memory()
+    pretrain = cli.resolve(stages["pretrain"], train.dataset, "pretrain") if "pretrain" in stages else None
+    shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
+    total = 4 * START
+    teacher = words[words.index("-y") + 1] if "-y" in words else "1"
+    if pretrain and teacher not in teachers:
+        teachers.add(teacher)
+        images = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]
+        total += pretrain.epochs * (images / pretrain.batch_size) * _teacher(pretrain, train.dataset, classes, where)
+    recover, relabel = (cli.resolve(stages[stage], train.dataset, stage) for stage in ("recover", "relabel"))
+    student, evaluate = (cli.resolve(train, train.dataset, stage) for stage in ("train", "evaluate"))
+    of_recovery, of_labels, of_student, forward, both = _rest(
+        dataclasses.replace(recover, iterations=1, images_per_class=max(1, min(recover.images_per_class, MOST // classes)), pack_images=MOST),
+        relabel, student, train.dataset, shape.model, shape.image_size, shape.stem, classes, where,
+    )  # fmt: skip
+    distilled = recover.images_per_class * classes
+    total += recover.iterations * distilled * of_recovery + relabel.epochs * distilled * (of_labels + of_student)
+    attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
+    protocols = ("paper", "standard") if evaluate.protocol == "both" else (evaluate.protocol,)
+    names = dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol])
+    passes = [PASSES[name] for name in names]
+    total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
+    return total
+
+
+def _count(source):
+    return len(source.labels) or {"cifar": {"train": 50000, "val": 10000}, "digits": {"train": 1442, "val": 355}}[source.kind][source.split]
+
+
+@functools.cache
+def _teacher(settings, dataset, classes, where):
+    return units.seconds({"step": units.teacher_step(settings, dataset, classes, where)}, 2, where)["step"]
+
+
+@functools.cache
+def _rest(recover, relabel, student, dataset, model, size, stem, classes, where):
+    """Seconds for each image: a recovery's iteration, an epoch of labels, one of the student, a pass forward, and one forward and back."""
+    teacher = units.network(dataset, model, size, stem, classes, where).eval()
+    held = units.random_images(min(MOST, recover.images_per_class * classes), classes, size, where)
+    pixels, labels = held.pixels.float() / 255, held.labels.to(where)
+    found = units.seconds({
+        "recover": units.recover_iterations(recover, teacher, classes, where), "relabel": units.label_epoch(relabel, teacher, held),
+        "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, where),
+        "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
+    }, 2, where)  # fmt: skip
+    each = {name: value / (recover.images_per_class * classes if name == "recover" else len(held)) for name, value in found.items()}
+    return each["recover"], each["relabel"], each["student"], each["forward"], each["recover"]

@@ -1,0 +1,92 @@
+"""How each stage's time grows: with images per class, with classes, with the size of the images, one at a time from a common point."""
+
+import dataclasses
+import itertools
+
+from guard.bench import units
+from guard.device import keep_freed_memory, make_deterministic, select
+from guard.recipes import recipe
+
+IMAGES_PER_CLASS, CLASSES, SIZES = (1, 10, 50, 100), (10, 100), (32, 64, 224)
+BASE = {"images per class": 10, "classes": 10, "image size": 32}
+AXES = {"images per class": IMAGES_PER_CLASS, "classes": CLASSES, "image size": SIZES}
+ITERATIONS = 2
+
+
+def points():
+    """Every point once: the base, and what differs from it in one axis."""
+    found = [BASE]
+    for axis, values in AXES.items():
+        found += [{**BASE, axis: value} for value in values if value != BASE[axis]]
+    return found
+
+
+def steps_of(point, model, where):
+    """The four stages' pieces at a point: a teacher's step with gradient-norm on one image per class or 32, whichever is more; an iteration
+    on all images; an epoch of labels; an epoch of the student."""
+    count, classes, size = point.values()
+    chosen, total = recipe("cifar10"), count * classes
+    settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar", batch_size=32, curvature=True)
+    network = units.network("cifar10", model, size, "cifar", classes, where).eval()
+    held = units.random_images(total, classes, size, where)
+    recovery = dataclasses.replace(chosen.recover, iterations=ITERATIONS, images_per_class=count, pack_images=100)
+    train = dataclasses.replace(chosen.train, model=model)
+    relabel = dataclasses.replace(chosen.relabel, batch_size=100)
+    return {
+        "teacher, step": units.teacher_step(settings, "cifar10", classes, where),
+        "recover, iteration": units.recover_iterations(recovery, network, classes, where),
+        "relabel, epoch": units.label_epoch(relabel, network, held),
+        "student, epoch": units.student_epoch(train, relabel, network, "cifar", "cifar10", held, where),
+    }
+
+
+def run(scale, repeats, device):
+    """Yields a row per point and stage: seconds of its piece, images that the piece is about, and images per second."""
+    make_deterministic()
+    keep_freed_memory()
+    where, model = select(device), "resnet18" if scale == "paper" else "convnet-32"
+    for point in points():
+        for stage, seconds in units.seconds(steps_of(point, model, where), repeats, where).items():
+            seconds = seconds / ITERATIONS if stage.startswith("recover") else seconds
+            images = 32 if stage.startswith("teacher") else point["images per class"] * point["classes"]
+            yield {"stage": stage, "network": model, **point, "seconds": seconds, "images": images, "images per second": images / seconds}
+
+
+def bends(rows):
+    """[(stage, axis, value, factor), ...]: where a stage takes over 1.25 times what its pixels make one expect from the point before."""
+    found = []
+    for axis, values in AXES.items():
+        for stage in dict.fromkeys(row["stage"] for row in rows):
+            line = [row for value in values for row in rows if row["stage"] == stage and {name: row[name] for name in BASE} == {**BASE, axis: value}]
+            for one, other in itertools.pairwise(line):
+                factor = (other["seconds"] / one["seconds"]) / ((other["images"] * other["image size"] ** 2) / (one["images"] * one["image size"] ** 2))
+                if factor > 1.25:
+                    found.append((stage, axis, other[axis], factor))
+    return found
+
+
+def plot(rows, path):
+    """Seconds against each axis, both logarithmic, a line per stage; dotted: as many times longer as there are pixels."""
+    from matplotlib import pyplot
+
+    from guard import checkpoint
+
+    pyplot.switch_backend("Agg")
+    figure, axes = pyplot.subplots(1, len(AXES), figsize=(4.6 * len(AXES), 4), dpi=120, layout="constrained", sharey=True)
+    for place, (axis, values) in zip(axes, AXES.items()):
+        for color, stage in zip(("C0", "C1", "C2", "C3"), dict.fromkeys(row["stage"] for row in rows)):
+            line = [row for value in values for row in rows if row["stage"] == stage and {name: row[name] for name in BASE} == {**BASE, axis: value}]
+            place.plot([row[axis] for row in line], [row["seconds"] for row in line], marker="o", color=color, label=stage)
+            first = line[0]
+            pixels = [row["images"] * row["image size"] ** 2 / (first["images"] * first["image size"] ** 2) for row in line]
+            place.plot([row[axis] for row in line], [first["seconds"] * factor for factor in pixels], linestyle=":", color=color)
+        place.set(xscale="log", yscale="log", xlabel=axis + (", pixels" if axis == "image size" else ""), ylabel="seconds" if place is axes[0] else None)
+        place.set_xticks(values, [str(value) for value in values])
+        place.minorticks_off()
+        place.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    network = rows[0]["network"]
+    figure.suptitle(f"Seconds of each stage's piece, {network}; {BASE['images per class']} images per class, {BASE['classes']} classes, {BASE['image size']} pixels unless the axis says otherwise; dotted: proportional to pixels", fontsize=9)
+    with checkpoint.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    pyplot.close(figure)

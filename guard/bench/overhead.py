@@ -1,0 +1,35 @@
+"""What a teacher's step and a recovery's iteration cost: seconds and peak memory, all in one run, each in its turn."""
+
+import dataclasses
+from statistics import median, stdev
+
+from guard.bench import measure, units
+from guard.device import keep_freed_memory, make_deterministic, select
+from guard.recipes import recipe
+
+STEPS = ("plain", "gradient-norm", "gradient-squared", "loss", "gradient regularization", "adversarial t", "adversarial f")
+# (data set, network, size, images per step)
+PAPER = (("cifar10", "resnet18", 32, 128), ("imagenette", "resnet18", 224, 32))
+SMALL = (("cifar10", "convnet", 32, 64), ("imagenette", "resnet18", 64, 32))
+
+
+def run(scale, repeats, precision, device):
+    """Yields a row per case and step: seconds (median), their standard deviation, peak bytes, and the cost in plain steps of the teacher."""
+    make_deterministic()
+    keep_freed_memory()
+    where = select(device)
+    for dataset, model, size, batch in PAPER if scale == "paper" else SMALL:
+        chosen = recipe(dataset)
+        settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar" if size <= 64 else "standard", batch_size=batch, precision=precision)
+        steps = {f"teacher, {name}": units.teacher_step(units.with_regularizer(settings, name), dataset, 10, where) for name in STEPS}
+        recovery = dataclasses.replace(chosen.recover, iterations=1, images_per_class=batch // 10, pack_images=batch, precision=precision)
+        network = units.network(dataset, model, size, settings.stem, 10, where).eval()
+        steps["recover, iteration"] = units.recover_iterations(recovery, network, 10, where)
+        found = measure.alternating(steps, repeats, where)
+        plain = found["teacher, plain"]["seconds"]
+        for name, row in found.items():
+            images = batch // 10 * 10 if name.startswith("recover") else batch
+            yield {
+                "case": f"{model} at {size}, {images} images", "step": name, "seconds": median(row["all seconds"]), "seconds_std": stdev(row["all seconds"]) if repeats > 1 else 0.0,
+                "peak bytes": row["peak bytes"], "plain steps": row["seconds"] / plain,
+            }  # fmt: skip

@@ -1,0 +1,289 @@
+"""Runs the cells of a published table through run.sh, and keeps a record of each under results/cells.
+
+    bash results/reproduce.sh other-methods --scale cpu --seeds 0,1,2
+
+A cell is a data set, images per class, an arm (how the teacher is trained and the images are recovered) and a seed. Finished cells are
+skipped, cells that need the same teacher share it, and a cell that fails is listed at the end and stops no other. Only the standard
+library until a cell is collected. A new table is one row of TABLES, a new arm one of ARMS.
+"""
+
+import concurrent.futures
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard import cli
+from guard.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = "guard-cell-1"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """teacher: part of its id; flags: of run.sh; pretrain: more flags of that stage."""
+
+    teacher: str
+    flags: tuple = ()
+    pretrain: tuple = ()
+
+
+ARMS = {
+    "sre2l": Arm("plain"),
+    "guard": Arm("guard", ("-C",)),
+    "guard-squared": Arm("guard-squared", ("-C",), ("--regularizer", "gradient-squared", "--lambda", "0.03")),
+    "guard-loss": Arm("guard-loss", ("-C", "-B", "1"), ("--regularizer", "loss")),
+    **{f"gr-{beta}": Arm(f"gr-{beta}", ("-G", "-B", beta)) for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1", "30")},
+    "adv-t": Arm("adv-t", ("-v", "t")),
+    "adv-f": Arm("adv-f", ("-v", "f", "-h", "8/255")),  # its epsilon; the published one is not known
+    "cda": Arm("plain", ("-A",)),
+    "cda+guard": Arm("guard", ("-A", "-C")),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages, and the images per class that
+    stand for those of the table where None of them would do."""
+
+    dataset: str
+    flags: tuple = ()
+    stages: tuple = ()
+    images_per_class: tuple | None = None
+
+
+_SMALL = ("-m", "convnet-32", "-e", "convnet-32", "-b", "1")
+SCALES = {
+    "paper": {name: Scale(name, ("-b", "10.0") if name == "imagenette" else ()) for name in ("imagenette", "tiny-imagenet", "imagenet", "cifar10")},
+    "cpu": {
+        "imagenette": Scale(
+            "imagenette-3", (*_SMALL, "-i", "100", "-z", "100"),
+            ("pretrain", "--image-size", "64", "--stem", "cifar", "--images", "200", "--epochs", "8", "--curvature-images", "60", "train", "--images", "20"), (1, 10),
+        ),
+        "cifar10": Scale(
+            "cifar10", (*_SMALL, "-i", "150", "-z", "100"),
+            ("pretrain", "--images", "200", "--epochs", "6", "--curvature-images", "100", "train", "--images", "10"), (1, 10),
+        ),
+        "digits": Scale("digits", ("-z", "500"), ("pretrain", "--curvature-images", "100", "train", "--protocol", "paper")),
+    },
+}  # fmt: skip
+
+GRADIENT_REGULARIZATION = tuple(f"gr-{beta}" for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1"))
+REGULARIZERS = ("guard", "guard-squared", "guard-loss", "gr-30")
+# table -> {data set: (images per class, arms)}; in the swap an arm's images also get the plain teacher's labels, and the other way round
+TABLES = {
+    "main": {"imagenette": ((10, 50, 100), ("sre2l", "guard")), "tiny-imagenet": ((10, 50, 100), ("sre2l", "guard")), "imagenet": ((10, 50), ("sre2l", "guard"))},
+    "adversarial-training": {"imagenette": ((1, 10), ("sre2l", "guard", "adv-t", "adv-f"))},
+    "gradient-regularization": {"imagenette": ((1, 10, 50), ("sre2l", "guard", *GRADIENT_REGULARIZATION))},
+    "other-methods": {"cifar10": ((1, 10, 50), ("sre2l", "guard", "cda", "cda+guard"))},
+    "regularizers": {"imagenette": ((10,), ("sre2l", *REGULARIZERS)), "cifar10": ((10,), ("sre2l", *REGULARIZERS))},
+    "swap": {"cifar10": ((10,), ("sre2l", *REGULARIZERS)), "digits": ((10,), ("sre2l", *REGULARIZERS))},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of run.sh. images, labels: arms whose teachers make them."""
+
+    dataset: str
+    images_per_class: int
+    images: str
+    labels: str
+    seed: int
+
+    @property
+    def arm(self):
+        return self.images if self.images == self.labels else f"images {self.images}, labels {self.labels}"
+
+    @property
+    def name(self):
+        arm = self.arm.replace(", ", "-").replace(" ", "-").replace("+", "-")
+        return f"{self.dataset}-ipc{self.images_per_class}-{arm}-seed{self.seed}"
+
+
+def cells_of(table, scale, *, datasets=None, images_per_class=None, arms=None, seeds=(0,)):
+    """The cells of a table at a scale, those first whose teachers others need. Raises UserError for what the table does not have."""
+    rows = {name: row for name, row in TABLES[table].items() if name in SCALES[scale]}
+    for given, known, what in ((datasets, rows, "data set"), (arms, {arm for _, row in rows.values() for arm in row}, "arm")):
+        if unknown := sorted(set(given or ()) - set(known)):
+            raise UserError(f"table {table} has no {what} {unknown[0]} at scale {scale}; it has {', '.join(sorted(known))}")
+    found = []
+    for name, (counts, all_arms) in rows.items():
+        if datasets and name not in datasets:
+            continue
+        counts = images_per_class or SCALES[scale][name].images_per_class or counts
+        if table == "swap":
+            counts = images_per_class or TABLES[table][name][0]
+        chosen = [arm for arm in all_arms if not arms or arm in arms]
+        found += [Cell(name, count, arm, arm, seed) for seed in seeds for count in counts for arm in chosen]
+        if table == "swap":
+            pairs = [pair for arm in chosen if arm != "sre2l" for pair in ((arm, "sre2l"), ("sre2l", arm))]
+            found += [Cell(name, count, *pair, seed) for seed in seeds for count in counts for pair in pairs]
+    return sorted(found, key=lambda cell: cell.images != cell.labels)
+
+
+def command_of(cell, scale, *, root, output, device=None, protocol=None, images=None):
+    """The words of the cell's `bash run.sh`."""
+    setting, arm = SCALES[scale][cell.dataset], ARMS[cell.images]
+    own = cell.images == cell.labels
+    words = ["bash", "run.sh", "-d", setting.dataset, "-r", str(root), "-o", str(output), "-x", cell.name, "-y", f"{arm.teacher}-{cell.seed}", "-c", str(cell.images_per_class), "-s", str(cell.seed)]
+    words += ["-p"] if own else ["-Y", f"{ARMS[cell.labels].teacher}-{cell.seed}"]
+    words += [*setting.flags, *(arm.flags if own else [flag for flag in arm.flags if flag == "-A"]), *(["-u", device] if device else [])]
+    stages = [*setting.stages, *(("pretrain", *arm.pretrain) if own and arm.pretrain else ())]
+    stages += ["train", "--protocol", protocol] if protocol else []
+    stages += ["train", "--images", str(images)] if images is not None else []
+    return [*words, "--", *stages] if stages else words
+
+
+# ---- running -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all cells of a call have in common. results: where records go; output: run.sh's output root; threads: of each process."""
+
+    scale: str
+    results: Path
+    output: Path
+    threads: int
+
+    def place(self, cell):
+        return self.results / "cells" / self.scale / f"{cell.name}.json"
+
+    def folder(self, cell):
+        return self.output / cell.name
+
+    def finished(self, cell, words):
+        """Whether the cell's record is there already, made by the same command but for folders and device."""
+        if not self.place(cell).exists():
+            return False
+        try:
+            return json.loads(self.place(cell).read_text())["command"] == shown(words)
+        except (ValueError, KeyError):
+            return False
+
+    def do(self, cell, words):
+        """Runs one cell and collects its record; returns None, or the line with which it failed."""
+        log = self.output / "logs" / f"{cell.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w") as file:
+            done = subprocess.run(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, check=False)
+        if done.returncode:
+            lines = log.read_text().strip().splitlines() or ["no output"]
+            return f"{next((line for line in reversed(lines) if line.startswith('error: ')), lines[-1])} (status {done.returncode}, {log})"
+        try:
+            self.collect(cell, words)
+        except UserError as problem:
+            return f"error: {problem}"
+        return None
+
+    def collect(self, cell, words):
+        """Writes the cell's record, and a picture of its first images, from what run.sh left."""
+        from guard import records, report, results
+
+        folder = self.folder(cell)
+        trimmed = results.trimmed(records.read(folder / "log.json"))
+        curve = folder / "student" / "curve.json"
+        records.write_json({
+            "format": FORMAT, "scale": self.scale, "dataset": cell.dataset, "images per class": cell.images_per_class, "arm": cell.arm, "seed": cell.seed,
+            "images from": cell.images, "labels from": cell.labels, "command": shown(words), "record": trimmed,
+            "curve": records.read_json(curve, "curve") if curve.exists() else None,
+        }, self.place(cell))  # fmt: skip
+        report.image_strip(folder / "images", self.place(cell).with_suffix(".png"))
+
+
+def shown(words):
+    """A command as one would type it, without what differs between machines: folders and device."""
+    flags, stages = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, [])
+    elsewhere = [number for number, word in enumerate(flags) if word in ("-r", "-o", "-u")]
+    return shlex.join([word for number, word in enumerate(flags) if number not in elsewhere and number - 1 not in elsewhere] + stages)
+
+
+def reproduce(work, run, jobs):
+    """Runs `work` ((cell, words) pairs), `jobs` at a time, cells that make teachers before those that borrow them; returns {cell: line} of those
+    that failed."""
+    failed = {}
+    for borrowing in (False, True):
+        todo = [(cell, words) for cell, words in work if (cell.images != cell.labels) == borrowing]
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            started = {pool.submit(run.do, cell, words): cell for cell, words in todo}
+            for number, future in enumerate(concurrent.futures.as_completed(started), 1):
+                cell, problem = started[future], future.result()
+                if problem:
+                    failed[cell] = problem
+                print(f"{time.strftime('%H:%M:%S')} {number}/{len(todo)} {cell.name}: {problem or 'done'}", flush=True)
+    return failed
+
+
+# ---- flags ---------------------------------------------------------------------------------------------------------------------
+
+
+def _names(text):
+    return tuple(text.split(","))
+
+
+def main(argv):
+    parser = cli.Parser(prog="bash results/reproduce.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("table", choices=(*TABLES, "overhead"), help="a published table; regularizers: each form of the regularizer; swap: images and labels of different teachers")
+    parser.add_argument("--scale", choices=SCALES, default="paper", help="the paper's settings, or cpu: under an hour on two cores [paper]")
+    parser.add_argument("--dataset", type=_names, metavar="NAMES", help="data sets, with commas between them [all of the table]")
+    parser.add_argument("--images-per-class", type=lambda text: tuple(cli.number(int, low=1)(word) for word in text.split(",")), metavar="NUMBERS", help="with commas [those of the table]")
+    parser.add_argument("--arms", type=_names, metavar="NAMES", help="with commas [those of the table]")
+    parser.add_argument("--seeds", type=lambda text: tuple(cli.number(int, low=0)(word) for word in text.split(",")), default=(0,), metavar="NUMBERS", help="with commas [0]")
+    parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's, paper]")
+    parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's]")
+    parser.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
+    parser.add_argument("--output", "-o", default="runs/reproduce", metavar="DIR", help="run.sh's output root [runs/reproduce]")
+    parser.add_argument("--results", default="results", metavar="DIR", help="where the records go [results]")
+    parser.add_argument("--device", "-u", type=cli.device_ids, metavar="IDS", help="cpu, or ids of GPUs [run.sh's]")
+    parser.add_argument("--jobs", type=cli.number(int, low=1), default=1, metavar="N", help="cells that run at a time, which share the cores [1]")
+    parser.add_argument("-n", dest="only_print", action="store_true", help="print the commands and an estimate of their time, and stop")
+    options = parser.parse_args(argv)
+
+    def work():
+        if options.table == "overhead":
+            return _overhead(options)
+        output = Path(options.output) / options.scale
+        cells = cells_of(options.table, options.scale, datasets=options.dataset, images_per_class=options.images_per_class, arms=options.arms, seeds=options.seeds)
+        run = Run(options.scale, Path(options.results), output, max(1, (os.cpu_count() or 1) // options.jobs))
+        commands = [(cell, command_of(cell, options.scale, root=options.root, output=output, device=options.device, protocol=options.protocol, images=options.images)) for cell in cells]
+        todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
+        if options.only_print:
+            return _print(todo, len(cells), options.jobs)
+        print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished", flush=True)
+        failed = reproduce(todo, run, options.jobs)
+        if failed:
+            raise UserError(f"{len(failed)} of {len(todo)} cells failed: {'; '.join(f'{cell.name}: {line}' for cell, line in failed.items())}")
+        return None
+
+    cli.run(work)
+
+
+def _print(todo, count, jobs):
+    from guard.bench import estimate
+
+    total, teachers = 0.0, set()
+    for cell, words in todo:
+        seconds = estimate.seconds_of(words, teachers)
+        total += seconds or 0.0
+        print(f"{shlex.join(words)}\n# {'no estimate, the data are not there' if seconds is None else f'about {seconds / 60:.1f} minutes'}", flush=True)
+    print(f"# {len(todo)} of {count} cells to do, about {total / 60 / jobs:.0f} minutes")
+
+
+def _overhead(options):
+    from guard.bench.__main__ import main as bench
+
+    words = ["overhead", "--scale", {"paper": "paper", "cpu": "small"}[options.scale], "--output", str(Path(options.results) / "overhead.json")]
+    if options.only_print:
+        print(shlex.join(["python", "-m", "guard.bench", *words]))
+    else:
+        bench([*words, *(["--device", options.device] if options.device else [])])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Reproduces a published table: bash results/reproduce.sh TABLE [options]; --help names them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source guard/environment.sh
+if [[ " $* " == *" --help "* || $# = 0 ]]; then exec "$(light_python)" -m guard.reproduce "${@:---help}"; fi
+set_up requirements.txt
+exec "$PYTHON" -m guard.reproduce "$@"
