@@ -101,7 +101,8 @@ def save(contents, path):
     """Writes plain values and tensors to `path`, atomically."""
     with replacing(path) as temporary:
         try:
-            torch.save(contents, temporary)
+            with open(temporary, "wb") as file:  # given a name, torch would write it into the file
+                torch.save(contents, file)
         except RuntimeError as problem:  # torch's own writer reports a full disk this way
             raise OSError(str(problem)) from None
 

@@ -5,7 +5,9 @@ import ctypes
 import datetime
 import hashlib
 import os
+import resource
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -87,6 +89,16 @@ def keep_freed_memory():
         library = ctypes.CDLL(None)
         library.mallopt(MALLOC_MMAP_MAX, 0)
         library.mallopt(MALLOC_TRIM_THRESHOLD, -1)
+
+
+def peak_memory(where):
+    """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the CPU."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where)
+    status = Path("/proc/self/status")  # Linux, where the peak can be reset (guard.bench)
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make_deterministic():

@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from guard.checkpoint import replacing
-from guard.device import world_size
+from guard.device import peak_memory, world_size
 from guard.errors import UserError
 
 
@@ -60,13 +60,14 @@ def _module():
 
 
 def environment(device):
-    """Versions, commit, device and command, for a record."""
+    """Versions, commit, device, memory and command, for a record."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
         "commit": _commit(),
         "device": name,
         "processes": world_size(),
+        "peak bytes": peak_memory(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -65,6 +65,7 @@ class Resume:
 
     def __init__(self, path, key, force=False, seconds=60):
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
+        self.began = self.saved
         self.key = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         if force and device.rank() == 0:
             path.unlink(missing_ok=True)
@@ -79,13 +80,18 @@ class Resume:
             raise UserError(f"{self.path} is an unfinished training with other settings; choose another folder, or --force (-f in run.sh) to start again")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        self.began -= state["elapsed"]
         print(f"going on after epoch {state['epoch']} ({self.path})", flush=True)
         return state["epoch"], state["history"]
+
+    def elapsed(self):
+        """Seconds of training, those before a stop included."""
+        return time.monotonic() - self.began
 
     def save(self, epoch, model, optimizer, history):
         """Called after each epoch; writes when the last state is older than `seconds`."""
         if device.rank() == 0 and time.monotonic() - self.saved >= self.seconds:
-            state = {"key": self.key, "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            state = {"key": self.key, "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "elapsed": self.elapsed()}
             checkpoint.save(state, self.path)
             self.saved = time.monotonic()
 
@@ -99,7 +105,7 @@ class Progress:
     def __init__(self, title, total, unit, start=0):
         self.shown = sys.stdout.isatty() and sys.stderr.isatty() and device.rank() == 0
         self.lines = not self.shown and device.rank() == 0
-        self.title = title
+        self.title, self.total, self.start, self.count, self.began = title, total, start, 0, time.monotonic()
         self.bar = tqdm(total=total, initial=start, desc=title, unit=unit, disable=not self.shown, dynamic_ncols=True)
 
     def __enter__(self):
@@ -110,10 +116,14 @@ class Progress:
 
     def step(self, count=1, **numbers):
         """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
+        self.count += count
         if self.shown:
             self.bar.set_postfix({name: f"{float(torch.as_tensor(value).detach()):.4g}" for name, value in numbers.items()}, refresh=False)
             self.bar.update(count)
 
     def line(self, text):
+        """Where no bar is shown: the text, and the time that is left."""
         if self.lines:
-            print(f"{self.title}: {text}", flush=True)
+            remaining = self.total - self.start - self.count
+            left = f", {tqdm.format_interval((time.monotonic() - self.began) * remaining / self.count)} left" if remaining > 0 and self.count else ""
+            print(f"{self.title}: {text}{left}", flush=True)

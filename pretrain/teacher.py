@@ -1,7 +1,6 @@
 """Stage pretrain: a teacher, ordinary, with curvature regularizers (GUARD, GR), or adversarially trained."""
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,12 +47,11 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
             return
         train = images.load(sources[0], settings.image_size, settings.images).to(where)
         val = images.load(sources[1], settings.image_size).to(where)
-        started = time.time()
-        model, history = _train(settings, train, val, dataset, seed, where, workers, training.Resume(output / "resume.pt", key, force))
-        seconds = time.time() - started
+        resume = training.Resume(output / "resume.pt", key, force)
+        model, history = _train(settings, train, val, dataset, seed, where, workers, resume)
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log, where, workers, history=history, seconds=seconds)
+            _finish(settings, teacher, model, val, output, log, where, workers, history=history, seconds=resume.elapsed())
         devices.barrier()
 
 

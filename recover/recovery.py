@@ -81,15 +81,16 @@ def recover(settings, teacher, *, output, log, seed, device, force):
             if devices.rank() == 0:
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
-        started = time.time()
         packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
-        mine = [pack for pack in packs[devices.rank() :: devices.world_size()] if not all(path.exists() for path in _paths(pack, paths))]
+        earlier = records.read_json(output / "manifest.json", "manifest of images").get("losses") or {}
+        missing = [number for number, pack in enumerate(packs) if not _has(output, number, pack, paths, earlier)]
+        mine = [(number, packs[number]) for number in missing[devices.rank() :: devices.world_size()]]
         model = teacher.build(where)
         devices.arrange(model.network, channels_last=settings.channels_last)
-        losses = _recover_packs(settings, model, mine, paths, seed, where)
+        _recover_packs(settings, model, mine, paths, output, seed, where)
         devices.barrier()
         if devices.rank() == 0:
-            _finish(output, settings, teacher, seed, paths, log, where, losses, time.time() - started)
+            _finish(output, settings, teacher, seed, paths, log, where, len(packs), earlier)
         devices.barrier()
 
 
@@ -188,18 +189,18 @@ def _recover_in_parts(settings, model, pack, seed, where, progress, count):
     return tuple(torch.cat(each) for each in zip(*parts))
 
 
-def _recover_packs(settings, model, packs, paths, seed, where):
-    losses = []
+def _recover_packs(settings, model, packs, paths, output, seed, where):
+    """Writes the images of (number, pack) pairs, and once all of a pack are there, what the record will say of it."""
     with training.Progress("recover", len(packs) * settings.iterations, "iteration") as progress:
-        for number, pack in enumerate(packs):
+        for done, (number, pack) in enumerate(packs, 1):
+            started = time.time()
             pixels, final = memory.halved_when_full(functools.partial(_recover_in_parts, settings, model, pack, seed, where, progress), len(pack), "problems")
             for problem, images in zip(pack, pixels.cpu()):
                 for label, image in zip(problem.classes, images):
                     write_image(image, paths[label][problem.number])
-            losses += final.tolist()
+            records.write_json({"losses": final.tolist(), "seconds": time.time() - started}, _note(output, number))
             entropy, distance = final.mean(0).tolist()
-            progress.line(f"pack {number + 1}/{len(packs)}, {pixels.shape[0] * pixels.shape[1]} images: cross-entropy {entropy:.4f}, batch-norm loss {distance:.4f}")
-    return losses
+            progress.line(f"pack {done}/{len(packs)}, {pixels.shape[0] * pixels.shape[1]} images: cross-entropy {entropy:.4f}, batch-norm loss {distance:.4f}")
 
 
 # ---- save ------------------------------------------------------------------------------------------------------------------------
@@ -215,6 +216,16 @@ def write_image(pixels, path):
 
 def _paths(pack, paths):
     return [paths[label][problem.number] for problem in pack for label in problem.classes]
+
+
+def _note(output, number):
+    """Where a finished pack's losses and seconds wait for the end of the stage."""
+    return output / f".pack_{number}.json"
+
+
+def _has(output, number, pack, paths, earlier):
+    """Whether a pack is finished: its note is written last, or it stands in the manifest of a folder that was complete once."""
+    return (str(number) in earlier or _note(output, number).exists()) and all(path.exists() for path in _paths(pack, paths))
 
 
 def _begun_with(output):
@@ -237,6 +248,8 @@ def _begin(output, settings, teacher, seed, force, paths):
         if difference:
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
         finished = bool(found.get("complete")) and all(path.exists() for row in paths for path in row)
+        if finished and devices.rank() == 0:
+            _remove_notes(output)
     elif devices.rank() == 0:
         stray = [path for path in output.glob("*/*") if path.is_file() and not manifest.exists()]
         if stray:
@@ -249,19 +262,28 @@ def _begin(output, settings, teacher, seed, force, paths):
 
 def _remove_images(output):
     """Removes what earlier runs of ours left in a folder with our manifest."""
+    _remove_notes(output)
     for folder in output.glob("*/"):
         for path in [*folder.glob(f"{folder.name}_*.png"), *folder.glob(f"{folder.name}_*.jpg")]:
             path.unlink()
 
 
-def _finish(output, settings, teacher, seed, paths, log, where, losses, seconds):
+def _remove_notes(output):
+    for path in output.glob(".pack_*.json"):
+        path.unlink()
+
+
+def _finish(output, settings, teacher, seed, paths, log, where, packs, earlier):
+    notes = {str(number): records.read_json(_note(output, number), "note of a pack") for number in range(packs) if _note(output, number).exists()}
+    losses = {str(number): notes[str(number)]["losses"] if str(number) in notes else earlier[str(number)] for number in range(packs)}
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
     manifest = records.read_json(output / "manifest.json", "manifest of images")
-    entropy, distance = (sum(column) / len(column) for column in zip(*losses)) if losses else (None, None)
+    entropy, distance = (sum(column) / len(column) for column in zip(*(each for pack in losses.values() for each in pack)))
     records.update(log, "recover", {
         "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
-        "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": seconds,
+        "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": sum(note["seconds"] for note in notes.values()),
         "environment": records.environment(where),
     })  # fmt: skip
-    records.write_json({**manifest, "complete": True, "files": files}, output / "manifest.json")
+    records.write_json({**manifest, "complete": True, "files": files, "losses": losses}, output / "manifest.json")
+    _remove_notes(output)
     print(f"recover: {len(files)} images in {output}", flush=True)

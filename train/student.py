@@ -1,7 +1,6 @@
 """Stage train: a student on distilled images and soft labels, then its numbers and the report."""
 
 import math
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def optimizer_of(model, settings):
 
 
 def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output, log, where, workers, force):
-    started, epochs, seed = time.time(), key["epochs"], key["seed"]
+    epochs, seed = key["epochs"], key["seed"]
     resume = training.Resume(output / "resume.pt", key, force)
     devices.seed_everything(seed, "student", "weights")
     model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
@@ -127,7 +126,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
             resume.save(epoch + 1, model, optimizer, history)
     if devices.rank() == 0:
-        _save(settings, key, model, history, teacher, output, log, where, time.time() - started)
+        _save(settings, key, model, history, teacher, output, log, where, resume.elapsed())
         resume.done()
 
 

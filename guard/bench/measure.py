@@ -1,6 +1,5 @@
 """How things are timed: alternating in one run, synchronized, medians of repeats after a warm-up, beside what the machine can do."""
 
-import resource
 import time
 from pathlib import Path
 from statistics import median
@@ -9,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from guard.device import computing
+from guard.device import computing, peak_memory
 
 
 def synchronize(where):
@@ -22,16 +21,6 @@ def _reset_peak(where):
         torch.cuda.reset_peak_memory_stats(where)
     elif (peak := Path("/proc/self/clear_refs")).exists():
         peak.write_text("5")  # Linux: the highest resident size starts anew
-
-
-def _peak(where):
-    """Bytes: of the GPU's allocator, or of the whole process."""
-    if where.type == "cuda":
-        return torch.cuda.max_memory_allocated(where)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def alternating(steps, repeats, where):
@@ -47,7 +36,7 @@ def alternating(steps, repeats, where):
             synchronize(where)
             if number:
                 found[name]["all seconds"].append(time.perf_counter() - started)
-                found[name]["peak bytes"] = max(found[name]["peak bytes"], _peak(where))
+                found[name]["peak bytes"] = max(found[name]["peak bytes"], peak_memory(where))
     return {name: {"seconds": median(row["all seconds"]), **row} for name, row in found.items()}
 
 
