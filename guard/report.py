@@ -1,6 +1,7 @@
 """What a person looks at: tables, pictures and plots, made from the records alone.
 
     python -m guard.report runs/24        writes the experiment's report.md, images.png, curves.png and robustness.png again
+    python -m guard.report                writes results/TABLES.md and results/figures/ again, from the records under results/
 """
 
 import math
@@ -163,11 +164,16 @@ def epsilon_curve(curve, path):
 
 
 def main(argv):
-    parser = cli.Parser(prog="python -m guard.report", description="Writes an experiment's report again, from its records.")
-    parser.add_argument("folder", help="folder of the experiment, such as runs/24")
+    parser = cli.Parser(prog="python -m guard.report", description="Writes the tables and figures of results/, or an experiment's report, again from their records.")
+    parser.add_argument("folder", nargs="?", help="folder of an experiment, such as runs/24; without it results/TABLES.md and results/figures are written")
     options = parser.parse_args(argv)
 
     def work():
+        if options.folder is None:
+            from guard import tables
+
+            print(tables.write(Path(__file__).resolve().parent.parent / "results"))
+            return
         log = Path(options.folder) / "log.json"
         if not log.exists():
             raise UserError(f"no record at {log}; name the folder of an experiment")
