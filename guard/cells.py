@@ -60,14 +60,15 @@ def read(results):
         if path.suffix != ".json" or path.parent.parent != folder:
             raise UserError(f"{path} is no record of a run; remove it from {folder}")
         cell = _cell(path)
-        key = (SCALES.index(cell.scale), cell.dataset, cell.images_per_class, _rank(cell.arm), cell.arm, cell.seed)
+        key = (SCALES.index(cell.scale), cell.dataset, cell.images_per_class, rank(cell.arm), cell.arm, cell.seed)
         if key in cells:
             raise UserError(f"{path} and {cells[key].path} are the same run; remove one of them")
         cells[key] = cell
     return [cells[key] for key in sorted(cells)]
 
 
-def _rank(arm):
+def rank(arm):
+    """Where an arm stands among the arms, those without a place of their own last."""
     return ARMS.index(arm) if arm in ARMS else len(ARMS)
 
 

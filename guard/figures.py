@@ -8,6 +8,7 @@ from PIL import Image
 
 from guard import cells, plots
 from guard.errors import UserError
+from guard.markdown import size_text
 
 FOLDER = "figures"
 ATTACK = "pgd100"
@@ -142,7 +143,7 @@ def curvature(groups, title, path):
             change, robust = _change(group), _accuracy(group, ATTACK)
             _errorbar(axes, group.arm, [change[0]], [change], [robust])
         axes.set_xscale("log")
-    _finish_panels(figure, panels, "gradient change of the teacher", "student's " + ROBUST, title, path, groups)
+    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", "student's " + ROBUST, title, path, groups)
 
 
 def distilled(groups, title, path):
@@ -154,7 +155,7 @@ def distilled(groups, title, path):
     for group, picture, place in zip(groups, pictures, axes[:, 0]):
         place.imshow(picture, interpolation="nearest")
         cell = _strip(group)
-        place.set_title(f"{group.arm}, {group.images_per_class} images per class, seed {cell.seed}", fontsize=11, loc="left")
+        place.set_title(f"{group.arm}, {size_text(group.images_per_class)}, seed {cell.seed}", fontsize=11, loc="left")
         place.axis("off")
     figure.suptitle(title.split(", epsilon", 1)[0].replace("\n", ", "), fontsize=12)
     plots.save(figure, path)
@@ -181,7 +182,7 @@ KINDS = {
 
 
 def _arms(groups):
-    return list(dict.fromkeys(sorted((group.arm for group in groups), key=lambda arm: list(STYLES).index(arm) if arm in STYLES else len(STYLES))))
+    return list(dict.fromkeys(sorted((group.arm for group in groups), key=cells.rank)))
 
 
 def _errorbar(axes, arm, places, across, found, linestyle="none"):
@@ -198,7 +199,7 @@ def _panels(groups):
     sizes = sorted({group.images_per_class for group in groups})
     figure, axes = plots.figure(PANEL * len(sizes) + 2, PANEL + 0.5, 1, len(sizes), squeeze=False, sharey=True)
     for size, place in zip(sizes, axes[0]):
-        place.set_title(f"{size} image{'s' * (size != 1)} per class", fontsize=11)
+        place.set_title(size_text(size), fontsize=11)
     return figure, dict(zip(sizes, axes[0]))
 
 
@@ -210,7 +211,7 @@ def _finish_panels(figure, panels, across, up, title, path, groups):
         found |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     next(iter(panels.values())).set_ylabel(up, fontsize=11)
     shown = _arms(groups)
-    figure.legend([found[arm] for arm in shown], shown, loc="outside right upper", fontsize=10)
+    figure.legend([found[arm] for arm in shown], shown, loc="outside right center", fontsize=10)
     figure.suptitle(title, fontsize=12)
     plots.save(figure, path)
 
@@ -221,5 +222,5 @@ def _finish(figure, axes, across, up, title, path):
     axes.set_title(title, fontsize=12)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=10)
+    figure.legend(handles, labels, loc="outside right center", fontsize=10)
     plots.save(figure, path)

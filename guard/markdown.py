@@ -1,4 +1,4 @@
-"""Tables and numbers in Markdown."""
+"""Tables, numbers and sizes as words, for Markdown and titles."""
 
 MISSING = "-"
 
@@ -19,3 +19,7 @@ def table(header, rows, left):
 
 def heading(level, title):
     return f"{'#' * level} {title}\n"
+
+
+def size_text(images_per_class):
+    return f"{images_per_class} image{'s' * (images_per_class != 1)} per class"

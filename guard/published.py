@@ -4,6 +4,7 @@ from pathlib import Path
 
 from guard import records
 from guard.errors import UserError
+from guard.markdown import size_text
 
 FILE = "published.json"
 # published name -> our arms; names without a row here are ours as they stand
@@ -50,7 +51,7 @@ def contradictions(tables):
 
 
 def place(dataset, size, method):
-    return f"{dataset}, {size} image{'s' * (size != 1)} per class, {method}"
+    return f"{dataset}, {size_text(size)}, {method}"
 
 
 def _above_clean(tables):

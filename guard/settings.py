@@ -59,10 +59,13 @@ def lines(groups):
 
 
 def _named(groups):
-    sizes = {}
+    """'sre2l / guard at 1 and 10 images per class', for the arms that have the same sizes together."""
+    arms, sizes = {}, {}
     for group in groups:
-        sizes.setdefault(group.images_per_class, []).append(group.arm)
-    return ", ".join(f"{' / '.join(dict.fromkeys(arms))} at {size}" for size, arms in sizes.items()) + " images per class"
+        arms.setdefault(group.arm, []).append(str(group.images_per_class))
+    for arm, held in arms.items():
+        sizes.setdefault(" and ".join(held), []).append(arm)
+    return ", ".join(f"{' / '.join(held)} at {size}" for size, held in sizes.items()) + " images per class"
 
 
 # ---- where, with what, on what -----------------------------------------------------------------------------------------------------
@@ -74,8 +77,7 @@ def environment(runs):
     """One cell for each of COLUMNS, from all stages of all records."""
     found = {name: {} for name in COLUMNS}
     for record in runs:
-        for entry in record.values():
-            where = entry.get("environment", {})
+        for where in (entry.get("environment", {}) for name, entry in record.items() if name in cells.STAGES or name.startswith("evaluate ")):
             commit = where.get("commit")
             found["device"][where.get("device")] = None
             found["torch"][where.get("torch")] = None

@@ -4,7 +4,7 @@ For a regularizer R the four combinations of images from sre2l or R with labels 
 that comes with R's images, and with R's labels, are the main effects of the two.
 """
 
-from guard import cells
+from guard import cells, published, settings
 from guard.markdown import heading, number, table
 
 PLAIN = "sre2l"
@@ -26,8 +26,9 @@ def section(groups):
             parts.setdefault((group.scale, group.dataset, group.images_per_class), {})[group.images_from, group.labels_from] = group
     told = []
     for (scale, dataset, size), squares in parts.items():
-        for arm in dict.fromkeys(name for pair in squares if pair[0] != pair[1] and PLAIN in pair for name in pair if name != PLAIN):
-            told += [heading(3, f"{dataset}, {size} images per class, {arm}, {scale} size"), *_square(squares, arm), ""]
+        swapped = {name for pair in squares if pair[0] != pair[1] and PLAIN in pair for name in pair if name != PLAIN}
+        for arm in sorted(swapped, key=cells.rank):
+            told += [heading(3, f"{published.place(dataset, size, arm)}, {'published' if scale == 'paper' else 'CPU'} size"), *_square(squares, arm), ""]
     if not told:
         return []
     return [heading(2, "Images from one teacher, labels from another"), INTRODUCTION, *told]
@@ -39,7 +40,7 @@ def _square(squares, arm):
     for images in (PLAIN, arm):
         students = [_student(squares.get((images, labels)), attack) for labels in (PLAIN, arm) for attack in SHOWN]
         rows.append([images, *students, *_teacher(squares.get((images, images)))])
-    return [*table(header, rows, left=1), "", *_effects(squares, arm), *_warnings(squares, arm)]
+    return [*table(header, rows, left=1), "", *_effects(squares, arm), *_notes(squares, arm)]
 
 
 def _student(group, attack):
@@ -81,15 +82,16 @@ def _effects(squares, arm):
     return table(["change of the student, points", f"images from {arm}", f"labels from {arm}", "seeds"], rows, left=1)
 
 
-def _warnings(squares, arm):
+def _notes(squares, arm):
     held = [squares[images, labels] for images in (PLAIN, arm) for labels in (PLAIN, arm) if (images, labels) in squares]
-    return [f"\n**Warning**: {text}." for group in held for text in [*unequal(group), *_other_teachers(squares, group)]]
+    warnings = [f"**Warning**: {text}." for group in held for text in [*unequal(group), *_other_teachers(squares, group)]]
+    return [f"\n{line}" for line in [*settings.lines(held), *warnings]]
 
 
 def unequal(group):
     """What differs between runs that should differ in their seeds alone, as sentences."""
     found = cells.differences(group.records)
-    where = f"{group.dataset}, {group.images_per_class} images per class, {group.arm}"
+    where = published.place(group.dataset, group.images_per_class, group.arm)
     return [f"the runs of {where} are not equal but for their seeds, so their mean mixes settings: {'; '.join(found)}"] if found else []
 
 

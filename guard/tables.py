@@ -136,15 +136,15 @@ def _at_cpu_size(numbers, held):
         heading(2, "Protocol paper, the same tables at CPU size"),
         "These runs are small ones on a CPU: other networks, images and epochs than the published, spelled out below each table. Their numbers may be compared with each other, not with the published ones.\n",
     ]
-    tables = {name: (content["title"], _arms(content)) for name, content in numbers["tables"].items() if published.datasets(content)}
-    known = set().union(*(arms for _, arms in tables.values()))
-    tables["other forms"] = ("The forms of the regularizer beside each other", COMMON | {group.arm for group in ours if group.arm not in known})
-    for name, (title, arms) in tables.items():
+    tables = {name: _arms(content) for name, content in numbers["tables"].items() if published.datasets(content)}
+    known = set().union(*tables.values())
+    tables["other forms of the regularizer"] = COMMON | {group.arm for group in ours if group.arm not in known}
+    for name, arms in tables.items():
         own = arms - COMMON
         for dataset in dict.fromkeys(group.dataset for group in ours):
             here = [group for group in ours if group.dataset == dataset and group.arm in arms]
             if here and (name == "main" or any(group.arm in own for group in here)):
-                lines += [heading(3, f"{name} at CPU size, {dataset}: {title}"), *_arm_table(here, _columns(here)), "", *_notes(here)]
+                lines += [heading(3, f"{name}, the same table at CPU size: {dataset}"), *_arm_table(here, _columns(here)), "", *_notes(here)]
     return lines
 
 
