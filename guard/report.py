@@ -1,6 +1,7 @@
 """What a person looks at: tables, pictures and plots, made from the records alone.
 
     python -m guard.report runs/24        writes the experiment's report.md, images.png, curves.png and robustness.png again
+    python -m guard.report                writes results/TABLES.md and results/figures/ again, from the records under results/
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy
 import torch
 from PIL import Image
 
-from guard import checkpoint, cli, images, metrics, records
+from guard import checkpoint, cli, images, metrics, plots, records
 from guard.errors import UserError
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
@@ -103,23 +104,6 @@ def _report(title, table, entries):
 # ---- pictures --------------------------------------------------------------------------------------------------------------------
 
 
-def _figure(width, height):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def _save(figure, path):
-    from matplotlib import pyplot
-
-    with checkpoint.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-
-
 def image_grid(distilled, path):
     """A grid of distilled images: a row per class, its first images from left to right."""
     held = images.load_distilled(distilled)
@@ -131,7 +115,7 @@ def image_grid(distilled, path):
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             grid[i * (size + gap) : i * (size + gap) + size, j * (size + gap) : j * (size + gap) + size] = image
-    figure, axes = _figure(1.2 + 0.8 * columns, 0.4 + 0.8 * len(rows))
+    figure, axes = plots.figure(1.2 + 0.8 * columns, 0.4 + 0.8 * len(rows))
     axes.imshow(grid, interpolation="nearest")
     axes.set_yticks([i * (size + gap) + size / 2 for i in range(len(rows))], [held.classes[label] for label in shown])
     axes.set_xticks([])
@@ -139,7 +123,7 @@ def image_grid(distilled, path):
     axes.spines[:].set_visible(False)
     hidden = f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
     axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def image_strip(distilled, path, count=10, side=64):
@@ -155,10 +139,8 @@ def image_strip(distilled, path, count=10, side=64):
 
 def curves(histories, path):
     """Loss and accuracy on val against the epoch, for each network that was trained."""
-    from matplotlib import pyplot
-
-    pyplot.switch_backend("Agg")
-    figure, axes = pyplot.subplots(2, max(len(histories), 1), figsize=(5 * max(len(histories), 1), 5.5), dpi=120, layout="constrained", squeeze=False)
+    columns = max(len(histories), 1)
+    figure, axes = plots.figure(5 * columns, 5.5, 2, columns, squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         for row, (field, unit) in enumerate((("loss", "loss"), ("val accuracy", "accuracy on val, %"))):
             points = [(entry["epoch"], entry[field]) for entry in history if field in entry]
@@ -166,13 +148,13 @@ def curves(histories, path):
                 axes[row][column].plot(*zip(*points), marker="." if len(points) < 40 else None)
             axes[row][column].set(xlabel="epoch", ylabel=unit, title=name if row == 0 else None)
             axes[row][column].grid(alpha=0.3)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def bars(results, path):
     """Accuracy clean and under each attack, a group of bars per attack."""
     names = common_attacks(results)
-    figure, axes = _figure(1.5 + 1.4 * len(names), 4)
+    figure, axes = plots.figure(1.5 + 1.4 * len(names), 4)
     width = 0.8 / len(results)
     for number, (network, result) in enumerate(results.items()):
         places = numpy.arange(len(names)) + (number - (len(results) - 1) / 2) * width
@@ -182,24 +164,29 @@ def bars(results, path):
     result = next(iter(results.values()))
     axes.set(ylim=(0, 109), ylabel="accuracy, %", title=f"Accuracy under attack, epsilon {result['epsilon'] * 255:.4g}/255")
     axes.legend(loc="upper right")
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def epsilon_curve(curve, path):
     """Accuracy against epsilon."""
-    figure, axes = _figure(6, 4)
+    figure, axes = plots.figure(6, 4)
     axes.plot([epsilon * 255 for epsilon in curve["epsilon"]], curve["accuracy"], marker="o")
     axes.set(xlabel="epsilon, 1/255", ylabel="accuracy, %", ylim=(0, 102), title=f"Accuracy under {curve['attack']}")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def main(argv):
-    parser = cli.Parser(prog="python -m guard.report", description="Writes an experiment's report again, from its records.")
-    parser.add_argument("folder", help="folder of the experiment, such as runs/24")
+    parser = cli.Parser(prog="python -m guard.report", description="Writes the tables and figures of results/, or an experiment's report, again from their records.")
+    parser.add_argument("folder", nargs="?", help="folder of an experiment, such as runs/24; without it results/TABLES.md and results/figures are written")
     options = parser.parse_args(argv)
 
     def work():
+        if options.folder is None:
+            from guard import tables
+
+            print(tables.write(Path(__file__).resolve().parent.parent / "results"))
+            return
         log = Path(options.folder) / "log.json"
         if not log.exists():
             raise UserError(f"no record at {log}; name the folder of an experiment")

@@ -1,0 +1,226 @@
+"""The figures of results/TABLES.md: one file for each kind, scale and data set that has cells, none otherwise.
+
+An arm has the same colour and mark in all of them. Cells with swapped labels are in none: they have tables.
+"""
+
+import numpy
+from PIL import Image
+
+from guard import cells, plots
+from guard.errors import UserError
+from guard.markdown import size_text
+
+FOLDER = "figures"
+ATTACK = "pgd100"
+ROBUST = "accuracy under PGD100, %"
+# grey: plain; reds: curvature; purples, from weak to strong: gradient regularization; blues: adversarial training; greens: CDA
+STYLES = {
+    "sre2l": ("black", "o"), "guard": ("#d62728", "s"), "guard-squared": ("#ff7f0e", "D"), "guard-loss": ("#e8a0a0", "d"),
+    "gr-1e-4": ("#d4b9da", "v"), "gr-1e-3": ("#c994c7", "<"), "gr-1e-2": ("#ae6fc0", "^"), "gr-0.1": ("#8440a8", ">"), "gr-1": ("#4a1486", "p"),
+    "adv-t": ("#1f77b4", "X"), "adv-f": ("#6baed6", "P"), "cda": ("#74c476", "h"), "cda+guard": ("#006d2c", "*"),
+}  # fmt: skip
+OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
+PANEL = 4.2  # inches
+
+
+def planned(groups):
+    """file name -> (caption, function that draws it, given the path) of every figure for which there are data."""
+    plain, found = [group for group in groups if not group.swapped], {}
+    for scale, dataset in dict.fromkeys((group.scale, group.dataset) for group in plain):
+        here = [group for group in plain if (group.scale, group.dataset) == (scale, dataset)]
+        where = f"{dataset}, {'published size' if scale == 'paper' else 'CPU size'}"
+        for kind, (caption, chosen, draw) in KINDS.items():
+            used = chosen(here)
+            if used:
+                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}{_epsilon(used)}"))
+    return found
+
+
+def _drawing(draw, groups, title):
+    return lambda path: draw(groups, title, path)
+
+
+def write(groups, folder):
+    """Draws every figure into `folder` and removes those of earlier records that no longer have data; returns their paths."""
+    drawn = []
+    for name, (_, draw) in planned(groups).items():
+        draw(folder / name)
+        drawn.append(folder / name)
+    for path in folder.glob("*.png") if folder.exists() else ():
+        if path not in drawn and path.name.startswith(tuple(f"{kind}-{scale}-" for kind in KINDS for scale in cells.SCALES)):
+            path.unlink()
+    return drawn
+
+
+def _epsilon(groups):
+    """The epsilons of the runs, for a title."""
+    values = dict.fromkeys(f"{record['evaluate student']['epsilon'] * 255:.4g}/255" for group in groups for record in group.records)
+    return f", epsilon {' and '.join(values)}"
+
+
+# ---- which groups a figure can show ------------------------------------------------------------------------------------------------
+
+
+def _measured(groups):
+    return [group for group in groups if _accuracy(group, ATTACK) and _accuracy(group, "clean")]
+
+
+def _curved(groups):
+    return [group for group in groups if _curve(group)]
+
+
+def _with_curvature(groups):
+    return [group for group in groups if _accuracy(group, ATTACK) and _change(group)]
+
+
+def _with_strips(groups):
+    """sre2l and guard at every size where a run of both has a strip."""
+    arms = {(group.images_per_class, group.arm): group for group in groups if group.arm in ("guard", "sre2l") and _strip(group)}
+    return [arms[size, arm] for size in dict.fromkeys(size for size, _ in arms) for arm in ("guard", "sre2l") if (size, "guard") in arms and (size, "sre2l") in arms]
+
+
+def _accuracy(group, attack):
+    return cells.accuracies(group.records, "student", attack)
+
+
+def _change(group):
+    return cells.average([cells.curvature(record, "gradient_change") for record in group.records])
+
+
+def _strip(group):
+    return next((cell for cell in group.cells if cell.strip), None)
+
+
+def _curve(group):
+    """epsilon -> (mean, deviation) over the runs that have a curve, at the epsilons that all of these have."""
+    curves = [dict(zip(cell.curve["epsilon"], cell.curve["accuracy"])) for cell in group.cells if cell.curve]
+    shared = [epsilon for epsilon in curves[0] if all(epsilon in curve for curve in curves)] if curves else []
+    return {epsilon: cells.average([curve[epsilon] for curve in curves]) for epsilon in sorted(shared)}
+
+
+# ---- the figures -------------------------------------------------------------------------------------------------------------------
+
+
+def by_images_per_class(groups, title, path):
+    """Robust accuracy against images per class, a line per arm."""
+    figure, axes = plots.figure(7.5, 4.8)
+    sizes, arms = sorted({group.images_per_class for group in groups}), _arms(groups)
+    for number, arm in enumerate(arms):
+        held = sorted((group for group in groups if group.arm == arm), key=lambda group: group.images_per_class)
+        apart = 1.02 ** (number - (len(arms) - 1) / 2)  # so that error bars stand beside each other
+        _errorbar(axes, arm, [group.images_per_class * apart for group in held], None, [_accuracy(group, ATTACK) for group in held], linestyle="-")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
+    _finish(figure, axes, "images per class", ROBUST, title, path)
+
+
+def clean_against_robust(groups, title, path):
+    figure, panels = _panels(groups)
+    for size, axes in panels.items():
+        for group in (group for group in groups if group.images_per_class == size):
+            clean, robust = _accuracy(group, "clean"), _accuracy(group, ATTACK)
+            _errorbar(axes, group.arm, [clean[0]], [clean], [robust])
+    _finish_panels(figure, panels, "clean accuracy, %", ROBUST, title, path, groups)
+
+
+def by_epsilon(groups, title, path):
+    figure, panels = _panels(groups)
+    for size, axes in panels.items():
+        for group in (group for group in groups if group.images_per_class == size):
+            found = _curve(group)
+            _errorbar(axes, group.arm, [epsilon * 255 for epsilon in found], None, list(found.values()), linestyle="-")
+        axes.set_ylim(bottom=0)
+    attacks = sorted({cell.curve["attack"] for group in groups for cell in group.cells if cell.curve and "attack" in cell.curve})
+    _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", title.rsplit(", epsilon", 1)[0], path, groups)
+
+
+def curvature(groups, title, path):
+    figure, panels = _panels(groups)
+    for size, axes in panels.items():
+        for group in (group for group in groups if group.images_per_class == size):
+            change, robust = _change(group), _accuracy(group, ATTACK)
+            _errorbar(axes, group.arm, [change[0]], [change], [robust])
+        axes.set_xscale("log")
+    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", "student's " + ROBUST, title, path, groups)
+
+
+def distilled(groups, title, path):
+    """The first distilled image of up to ten classes, GUARD's above SRe2L's, for each size."""
+    pictures = [_opened(_strip(group).strip) for group in groups]
+    width = 10.0
+    heights = [width * picture.shape[0] / picture.shape[1] + 0.35 for picture in pictures]
+    figure, axes = plots.figure(width, sum(heights) + 0.6, len(groups), 1, squeeze=False, height_ratios=heights)
+    for group, picture, place in zip(groups, pictures, axes[:, 0]):
+        place.imshow(picture, interpolation="nearest")
+        cell = _strip(group)
+        place.set_title(f"{group.arm}, {size_text(group.images_per_class)}, seed {cell.seed}", fontsize=11, loc="left")
+        place.axis("off")
+    figure.suptitle(title.split(", epsilon", 1)[0].replace("\n", ", "), fontsize=12)
+    plots.save(figure, path)
+
+
+def _opened(path):
+    try:
+        with Image.open(path) as image:
+            return numpy.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as problem:
+        raise UserError(f"{path} is no readable picture ({problem}); remove it and its record, and make them again") from None
+
+
+KINDS = {
+    "robust-accuracy": ("Robust accuracy of the student against images per class", _measured, by_images_per_class),
+    "clean-against-robust": ("Clean against robust accuracy of the student", _measured, clean_against_robust),
+    "epsilon": ("Accuracy of the student against epsilon", _curved, by_epsilon),
+    "curvature": ("Curvature of the teacher against robust accuracy of the student", _with_curvature, curvature),
+    "distilled": ("Distilled images", _with_strips, distilled),
+}
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------------------------
+
+
+def _arms(groups):
+    return list(dict.fromkeys(sorted((group.arm for group in groups), key=cells.rank)))
+
+
+def _errorbar(axes, arm, places, across, found, linestyle="none"):
+    """Points with their deviations; found, across: (mean, deviation or None) of each. A run alone has no error bar."""
+    colour, mark = STYLES.get(arm, OTHER)
+    axes.errorbar(
+        places, [mean for mean, _ in found], yerr=[deviation or 0 for _, deviation in found], xerr=[deviation or 0 for _, deviation in across] if across else None,
+        color=colour, marker=mark, markersize=7, linestyle=linestyle, linewidth=1.4, elinewidth=1, capsize=3, label=arm,
+    )  # fmt: skip
+
+
+def _panels(groups):
+    """A figure and its axes, one for each number of images per class."""
+    sizes = sorted({group.images_per_class for group in groups})
+    figure, axes = plots.figure(PANEL * len(sizes) + 2, PANEL + 0.5, 1, len(sizes), squeeze=False, sharey=True)
+    for size, place in zip(sizes, axes[0]):
+        place.set_title(size_text(size), fontsize=11)
+    return figure, dict(zip(sizes, axes[0]))
+
+
+def _finish_panels(figure, panels, across, up, title, path, groups):
+    found = {}
+    for axes in panels.values():
+        axes.set_xlabel(across, fontsize=11)
+        axes.grid(alpha=0.3)
+        found |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
+    next(iter(panels.values())).set_ylabel(up, fontsize=11)
+    shown = _arms(groups)
+    figure.legend([found[arm] for arm in shown], shown, loc="outside right center", fontsize=10)
+    figure.suptitle(title, fontsize=12)
+    plots.save(figure, path)
+
+
+def _finish(figure, axes, across, up, title, path):
+    axes.set_xlabel(across, fontsize=11)
+    axes.set_ylabel(up, fontsize=11)
+    axes.set_title(title, fontsize=12)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=10)
+    plots.save(figure, path)
