@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT, command
 from PIL import Image
 
-from guard import cells, figures, published, tables
+from guard import tables
 from guard.errors import UserError
+from guard.tables import cells, figures, published
 
 RESULTS = ROOT / "results"
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")

@@ -4,11 +4,10 @@ For a regularizer R the four combinations of images from sre2l or R with labels 
 that comes with R's images, and with R's labels, are the main effects of the two.
 """
 
-from guard import cells, published, settings
-from guard.markdown import heading, number, table
+from guard.tables import cells, published, settings
+from guard.tables.markdown import heading, number, table
 
 PLAIN = "sre2l"
-SHOWN = ("clean", "pgd100")
 INTRODUCTION = """\
 Accuracy of the student in percent, mean ± standard deviation over seeds, number of runs in brackets; beside it the accuracy and the
 curvature of the teacher whose images a row has (curvature per squared normalized-image unit). The effect of the images is the change from
@@ -35,12 +34,13 @@ def section(groups):
 
 
 def _square(squares, arm):
-    header = ["images from", *(f"labels from {labels}: {attack}" for labels in (PLAIN, arm) for attack in SHOWN), *(f"teacher: {attack}" for attack in SHOWN), *CURVATURE.values()]
+    shown = "clean", cells.robust_attack(squares.values())
+    header = ["images from", *(f"labels from {labels}: {attack}" for labels in (PLAIN, arm) for attack in shown), *(f"teacher: {attack}" for attack in shown), *CURVATURE.values()]
     rows = []
     for images in (PLAIN, arm):
-        students = [_student(squares.get((images, labels)), attack) for labels in (PLAIN, arm) for attack in SHOWN]
-        rows.append([images, *students, *_teacher(squares.get((images, images)))])
-    return [*table(header, rows, left=1), "", *_effects(squares, arm), *_notes(squares, arm)]
+        students = [_student(squares.get((images, labels)), attack) for labels in (PLAIN, arm) for attack in shown]
+        rows.append([images, *students, *_teacher(squares.get((images, images)), shown)])
+    return [*table(header, rows, left=1), "", *_effects(squares, arm, shown), *_notes(squares, arm)]
 
 
 def _student(group, attack):
@@ -48,11 +48,11 @@ def _student(group, attack):
     return f"{number(found)} [{len(group.cells)}]" if found else number(None)
 
 
-def _teacher(group):
+def _teacher(group, shown):
     """Accuracy and curvature of the teacher, from the runs whose images and labels are both its own."""
     runs = group.records if group else []
     return [
-        *(number(cells.accuracies(runs, "teacher", attack)) for attack in SHOWN),
+        *(number(cells.accuracies(runs, "teacher", attack)) for attack in shown),
         *(number(cells.average([cells.curvature(record, name) for record in runs]), ".3g") for name in CURVATURE),
     ]
 
@@ -73,9 +73,9 @@ def effects(squares, arm, attack):
     return cells.average(of_images), cells.average(of_labels), len(seeds)
 
 
-def _effects(squares, arm):
+def _effects(squares, arm, shown):
     rows = []
-    for attack in SHOWN:
+    for attack in shown:
         found = effects(squares, arm, attack)
         images, labels, seeds = found or (None, None, number(None))
         rows.append([attack, number(images, "+.2f"), number(labels, "+.2f"), str(seeds)])

@@ -15,7 +15,7 @@ FORMAT = "guard-cell-1"
 SCALES = ("paper", "cpu")
 STAGES = ("pretrain", "recover", "relabel", "train")
 ARMS = (
-    "sre2l", "guard", "guard-squared", "guard-loss", "gr-1e-4", "gr-1e-3", "gr-1e-2", "gr-0.1", "gr-1", "adv-t", "adv-f", "cda", "cda+guard",
+    "sre2l", "guard", "guard-squared", "guard-loss", "gr-1e-4", "gr-1e-3", "gr-1e-2", "gr-0.1", "gr-1", "gr-30", "adv-t", "adv-f", "cda", "cda+guard",
 )  # fmt: skip
 FIELDS = {"scale": str, "dataset": str, "images per class": int, "arm": str, "seed": int, "images from": str, "labels from": str, "record": dict}
 NEEDED = {
@@ -188,6 +188,11 @@ def accuracy(record, network, attack):
 def accuracies(runs, network, attack):
     """Mean and standard deviation over the records of an accuracy of 'teacher' or 'student', or None."""
     return average([accuracy(record, network, attack) for record in runs])
+
+
+def robust_attack(groups):
+    """The attack that stands for robustness where one number has to: PGD100, or PGD20 where no run met that."""
+    return "pgd100" if any(accuracies(group.records, "student", "pgd100") for group in groups) else "pgd20"
 
 
 def worst_cases(runs):

@@ -5,12 +5,13 @@ Cells at CPU size have tables of their own: their networks, images and epochs ar
 
 from pathlib import Path
 
-from guard import cells, figures, published, records, settings, swap
+from guard import records
 from guard import results as collected
 from guard.attacks import PROTOCOL_EPSILON, PROTOCOLS
 from guard.checkpoint import replacing
 from guard.errors import UserError
-from guard.markdown import MISSING, heading, number, table
+from guard.tables import cells, figures, published, settings, swap
+from guard.tables.markdown import MISSING, heading, number, table
 
 COMMON = {"sre2l", "guard"}  # arms that nearly every table has, so that they alone make none
 INTRODUCTION = """\

@@ -1,6 +1,6 @@
 """How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine, versions and data."""
 
-from guard import cells
+from guard.tables import cells
 
 
 def described(record):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from guard import records
 from guard.errors import UserError
-from guard.markdown import size_text
+from guard.tables.markdown import size_text
 
 FILE = "published.json"
 # published name -> our arms; names without a row here are ours as they stand

@@ -6,17 +6,16 @@ An arm has the same colour and mark in all of them. Cells with swapped labels ar
 import numpy
 from PIL import Image
 
-from guard import cells, plots
+from guard import plots
 from guard.errors import UserError
-from guard.markdown import size_text
+from guard.tables import cells
+from guard.tables.markdown import size_text
 
 FOLDER = "figures"
-ATTACK = "pgd100"
-ROBUST = "accuracy under PGD100, %"
 # grey: plain; reds: curvature; purples, from weak to strong: gradient regularization; blues: adversarial training; greens: CDA
 STYLES = {
     "sre2l": ("black", "o"), "guard": ("#d62728", "s"), "guard-squared": ("#ff7f0e", "D"), "guard-loss": ("#e8a0a0", "d"),
-    "gr-1e-4": ("#d4b9da", "v"), "gr-1e-3": ("#c994c7", "<"), "gr-1e-2": ("#ae6fc0", "^"), "gr-0.1": ("#8440a8", ">"), "gr-1": ("#4a1486", "p"),
+    "gr-1e-4": ("#d4b9da", "v"), "gr-1e-3": ("#c994c7", "<"), "gr-1e-2": ("#ae6fc0", "^"), "gr-0.1": ("#8440a8", ">"), "gr-1": ("#4a1486", "p"), "gr-30": ("#2d0a57", "8"),
     "adv-t": ("#1f77b4", "X"), "adv-f": ("#6baed6", "P"), "cda": ("#74c476", "h"), "cda+guard": ("#006d2c", "*"),
 }  # fmt: skip
 OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
@@ -30,14 +29,15 @@ def planned(groups):
         here = [group for group in plain if (group.scale, group.dataset) == (scale, dataset)]
         where = f"{dataset}, {'published size' if scale == 'paper' else 'CPU size'}"
         for kind, (caption, chosen, draw) in KINDS.items():
-            used = chosen(here)
+            attack = cells.robust_attack(here)
+            used = chosen(here, attack)
             if used:
-                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}{_epsilon(used)}"))
+                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}{_epsilon(used)}", attack))
     return found
 
 
-def _drawing(draw, groups, title):
-    return lambda path: draw(groups, title, path)
+def _drawing(draw, groups, title, attack):
+    return lambda path: draw(groups, title, path, attack)
 
 
 def write(groups, folder):
@@ -61,19 +61,19 @@ def _epsilon(groups):
 # ---- which groups a figure can show ------------------------------------------------------------------------------------------------
 
 
-def _measured(groups):
-    return [group for group in groups if _accuracy(group, ATTACK) and _accuracy(group, "clean")]
+def _measured(groups, attack):
+    return [group for group in groups if _accuracy(group, attack) and _accuracy(group, "clean")]
 
 
-def _curved(groups):
+def _curved(groups, _):
     return [group for group in groups if _curve(group)]
 
 
-def _with_curvature(groups):
-    return [group for group in groups if _accuracy(group, ATTACK) and _change(group)]
+def _with_curvature(groups, attack):
+    return [group for group in groups if _accuracy(group, attack) and _change(group)]
 
 
-def _with_strips(groups):
+def _with_strips(groups, _):
     """sre2l and guard at every size where a run of both has a strip."""
     arms = {(group.images_per_class, group.arm): group for group in groups if group.arm in ("guard", "sre2l") and _strip(group)}
     return [arms[size, arm] for size in dict.fromkeys(size for size, _ in arms) for arm in ("guard", "sre2l") if (size, "guard") in arms and (size, "sre2l") in arms]
@@ -101,31 +101,31 @@ def _curve(group):
 # ---- the figures -------------------------------------------------------------------------------------------------------------------
 
 
-def by_images_per_class(groups, title, path):
+def by_images_per_class(groups, title, path, attack):
     """Robust accuracy against images per class, a line per arm."""
     figure, axes = plots.figure(7.5, 4.8)
     sizes, arms = sorted({group.images_per_class for group in groups}), _arms(groups)
     for number, arm in enumerate(arms):
         held = sorted((group for group in groups if group.arm == arm), key=lambda group: group.images_per_class)
         apart = 1.02 ** (number - (len(arms) - 1) / 2)  # so that error bars stand beside each other
-        _errorbar(axes, arm, [group.images_per_class * apart for group in held], None, [_accuracy(group, ATTACK) for group in held], linestyle="-")
+        _errorbar(axes, arm, [group.images_per_class * apart for group in held], None, [_accuracy(group, attack) for group in held], linestyle="-")
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
-    _finish(figure, axes, "images per class", ROBUST, title, path)
+    _finish(figure, axes, "images per class", f"accuracy under {attack.upper()}, %", title, path)
 
 
-def clean_against_robust(groups, title, path):
+def clean_against_robust(groups, title, path, attack):
     figure, panels = _panels(groups)
     for size, axes in panels.items():
         for group in (group for group in groups if group.images_per_class == size):
-            clean, robust = _accuracy(group, "clean"), _accuracy(group, ATTACK)
+            clean, robust = _accuracy(group, "clean"), _accuracy(group, attack)
             _errorbar(axes, group.arm, [clean[0]], [clean], [robust])
-    _finish_panels(figure, panels, "clean accuracy, %", ROBUST, title, path, groups)
+    _finish_panels(figure, panels, "clean accuracy, %", f"accuracy under {attack.upper()}, %", title, path, groups)
 
 
-def by_epsilon(groups, title, path):
+def by_epsilon(groups, title, path, _):
     figure, panels = _panels(groups)
     for size, axes in panels.items():
         for group in (group for group in groups if group.images_per_class == size):
@@ -136,17 +136,17 @@ def by_epsilon(groups, title, path):
     _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", title.rsplit(", epsilon", 1)[0], path, groups)
 
 
-def curvature(groups, title, path):
+def curvature(groups, title, path, attack):
     figure, panels = _panels(groups)
     for size, axes in panels.items():
         for group in (group for group in groups if group.images_per_class == size):
-            change, robust = _change(group), _accuracy(group, ATTACK)
+            change, robust = _change(group), _accuracy(group, attack)
             _errorbar(axes, group.arm, [change[0]], [change], [robust])
         axes.set_xscale("log")
-    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", "student's " + ROBUST, title, path, groups)
+    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", f"student's accuracy under {attack.upper()}, %", title, path, groups)
 
 
-def distilled(groups, title, path):
+def distilled(groups, title, path, _):
     """The first distilled image of up to ten classes, GUARD's above SRe2L's, for each size."""
     pictures = [_opened(_strip(group).strip) for group in groups]
     width = 10.0
