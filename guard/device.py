@@ -13,6 +13,7 @@ import torch
 import torch.distributed
 
 from guard.errors import UserError
+from guard.synced_norm import synchronize
 
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's mallopt
 
@@ -66,8 +67,11 @@ def computing(precision, where):
             switch.allow_tf32 = value
 
 
-def arrange(network, *, channels_last, compile=False):
-    """Puts a network's weights into channels-last layout and has it compiled, where asked for; its state_dict stays as it is."""
+def arrange(network, *, channels_last, compile=False, sync_batch_norm=False):
+    """Puts a network's weights into channels-last layout, has its batch norms see all processes' images and the whole compiled, where asked
+    for; its state_dict stays as it is."""
+    if sync_batch_norm and world_size() > 1:
+        synchronize(network)
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile:

@@ -38,6 +38,10 @@ def compiled():
     return setting(False, "let torch.compile fuse the network's operations: takes a C++ compiler on the CPU, and some minutes at the start")
 
 
+def synced_norm():
+    return setting(False, "with several processes: batch norm over the whole batch instead of over each process's share")
+
+
 @dataclass(frozen=True)
 class Pretrain:
     """The teacher: network, views, optimizer, and what is added to its loss (SPEC of the method: Xue et al. 2025, section 4)."""
@@ -64,6 +68,7 @@ class Pretrain:
     precision: str = precision()
     channels_last: bool = channels_last()
     compile: bool = compiled()
+    sync_batch_norm: bool = synced_norm()
     curvature_images: int = setting(256, "validation images on which the teacher's curvature is measured at the end; 0 for none", unit="images", low=0)
 
 
@@ -117,6 +122,7 @@ class Train:
     precision: str = precision()
     channels_last: bool = channels_last()
     compile: bool = compiled()
+    sync_batch_norm: bool = synced_norm()
     evaluate_every: int = setting(25, "epochs between measurements of the accuracy on val", unit="epochs", low=1)
 
 

@@ -158,16 +158,20 @@ def check_results(accuracies, results, epsilon):
     return found
 
 
-def curve(model, images, epsilons, *, attack, **settings):
-    """Accuracy under `attack` against epsilon, for the sorted `epsilons`; settings as of `evaluate`, less protocols and epsilon.
+def curve(model, images, epsilons, *, attack, finished=None, save=None, **settings):
+    """Accuracy under `attack` against epsilon, for the sorted `epsilons`; settings as of `evaluate`, less protocols and epsilon. finished: numbers of the images broken at epsilons
+    that need not be run again, by the text of epsilon; save(of all so far) is called after each.
 
     Images that fall at an epsilon count as fallen at every larger one, whose ball holds the smaller. Returns {'attack', 'epsilon',
     'accuracy', 'reaches_zero'}: at the largest epsilon no more than 1 % may survive, else the attack or the gradients are broken.
     """
-    fallen, accuracies = torch.zeros(len(images), dtype=torch.bool), []
+    fallen, accuracies, found = torch.zeros(len(images), dtype=torch.bool), [], dict(finished or {})
     for epsilon in sorted(epsilons):
         name = attack if epsilon else "clean"
-        broken = _attack_all(name, model, images, settings["size"], epsilon, settings["attack_batch"], settings["seed"], settings["workers"], settings["where"], fallen)["broken"]
-        fallen[broken] = True
+        if str(epsilon) not in found:
+            found[str(epsilon)] = _attack_all(name, model, images, settings["size"], epsilon, settings["attack_batch"], settings["seed"], settings["workers"], settings["where"], fallen)["broken"]
+            if save:
+                save(found)
+        fallen[found[str(epsilon)]] = True
         accuracies.append(100 * (1 - fallen.double().mean().item()))
     return {"attack": attack, "epsilon": sorted(epsilons), "accuracy": accuracies, "reaches_zero": accuracies[-1] <= 1.0}

@@ -114,7 +114,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
 def _train(settings, train, val, dataset, seed, where, workers, resume):
     devices.seed_everything(seed, "teacher", "weights")
     model = _build(settings, dataset, train.classes).to(where)
-    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile)
+    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile, sync_batch_norm=settings.sync_batch_norm)
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
     done, history = resume.restore(model, optimizer)
     steps = -(-len(train) // settings.batch_size)
@@ -140,7 +140,7 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         batch_size = len(passes.batches[number])
         optimizer.zero_grad()
         loss, right = torch.zeros(2, device=where)
-        if len(labels):
+        if len(labels) or settings.sync_batch_norm:
             step = epoch * len(passes) + number
             with devices.computing(settings.precision, where):
                 loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
@@ -149,7 +149,7 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
-        total += torch.stack([loss.detach() * len(labels), right, right.new_tensor(len(labels))])
+        total += torch.stack([loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0]), right, right.new_tensor(len(labels))])
         progress.step(loss=loss, epoch=epoch + 1)
     training.average_statistics(model)
     loss, right, seen = devices.sum_over_processes(total).tolist()

@@ -43,19 +43,29 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
     return result
 
 
-def curve_of(network, settings, *, dataset, root, log, seed, where, workers):
-    """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a tuple; returns the curve."""
+def curve_of(network, settings, *, dataset, root, log, seed, where, workers, force):
+    """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a tuple; returns the curve. An
+    interrupted one goes on after its last epsilon."""
     from guard import device as devices
     from guard import records, report, robustness
 
-    _, held = _validation_images(network, settings, dataset, root, where)
+    source, held = _validation_images(network, settings, dataset, root, where)
+    path = Path(log).parent / "curve.json"
+    key = {"fingerprint": network.fingerprint, "data": source.fingerprint, "epsilon": list(settings.epsilon), "images per class": settings.images, "seed": seed}
+    begun = records.read_json(path, "curve") if path.exists() and not force else {}
+
+    def save(broken):
+        if devices.rank() == 0:
+            records.write_json({"key": key, "broken": broken}, path)
+
+    devices.barrier()
     found = robustness.curve(
         network.build(where), held, settings.epsilon, attack="pgd100", size=network.image_size, attack_batch=settings.attack_batch, seed=seed,
-        workers=workers, where=where,
+        workers=workers, where=where, finished=begun.get("broken") if begun.get("key") == key else None, save=save,
     )  # fmt: skip
     if devices.rank() == 0:
         record = {**found, "fingerprint": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
-        records.write_json(record, Path(log).parent / "curve.json")
+        records.write_json(record, path)
         report.epsilon_curve(found, Path(log).parent / "curve.png")
     devices.barrier()
     return found
@@ -123,7 +133,7 @@ def main(argv):
                 network = checkpoint.load(options.checkpoint)
             data = {"dataset": options.dataset, "root": options.root, "log": log, "seed": options.seed, "where": where, "workers": options.workers}
             if isinstance(settings.epsilon, tuple):
-                text = report.curve_text(curve_of(network, settings, **data)) + f"\nin {log.parent / 'curve.json'} and {log.parent / 'curve.png'}"
+                text = report.curve_text(curve_of(network, settings, force=options.force, **data)) + f"\nin {log.parent / 'curve.json'} and {log.parent / 'curve.png'}"
             else:
                 text = report.evaluation_text({network.role: evaluate_network(network, settings, force=options.force, **data)})
             if devices.rank() == 0:

@@ -112,7 +112,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     resume = training.Resume(output / "resume.pt", key, force)
     devices.seed_everything(seed, "student", "weights")
     model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
-    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile)
+    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile, sync_batch_norm=settings.sync_batch_norm)
     optimizer = optimizer_of(model, settings)
     done, history = resume.restore(model, optimizer)
     with training.Progress("student", epochs, "epoch", done) as progress:
@@ -139,11 +139,11 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
         pixels, logits = look(images, batch), torch.from_numpy(batch["logits"].astype("float32")).to(where)
         pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
         optimizer.zero_grad()
-        if len(pixels):
+        if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
                 loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
                 loss.backward()
-            total += loss.detach() * len(pixels)
+            total += loss.detach() * len(pixels) if len(pixels) else 0
         training.average_gradients(model, len(pixels) / len(batch))
         optimizer.step()
     training.average_statistics(model)
