@@ -35,6 +35,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     a teacher with other settings, unless `force`.
     """
     output = Path(output)
+    log = log or output / "log.json"
     second_order = settings.gradient_regularization or (settings.curvature and curvature.FORMS[settings.regularizer].second_order)
     if settings.compile and second_order:
         raise UserError("--compile cannot differentiate twice, which this regularizer needs; leave it out, or take --regularizer loss")
@@ -43,6 +44,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
     if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
         return
+    records.begin(log, output / "checkpoint.pt")
     with devices.joined(device) as where:
         train = images.load(sources[0], settings.image_size, settings.images).to(where)
         val = images.load(sources[1], settings.image_size).to(where)
@@ -51,7 +53,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
         seconds = time.time() - started
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=history, seconds=seconds)
+            _finish(settings, teacher, model, val, output, log, where, workers, history=history, seconds=seconds)
         devices.barrier()
 
 
@@ -59,6 +61,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     """Makes a teacher of a plain state_dict of a known architecture (a file, or the name of torchvision's own weights); its accuracy
     on val is measured and stored, so that a wrong class order shows at once."""
     output = Path(output)
+    log = log or output / "log.json"
     origin = checkpoint.file_fingerprint(weights) if Path(weights).is_file() else weights
     key = {"dataset": dataset, "weights": origin, "model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
     if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
@@ -69,9 +72,10 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
         model = _build(settings, dataset, source.classes)
         load_weights(model.network, weights, settings.model)
         model.to(where).eval()
+        records.begin(log, output / "checkpoint.pt")
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log or output / "log.json", where, workers, history=[], seconds=0.0)
+            _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
 
 
 # ---- model -----------------------------------------------------------------------------------------------------------------------
@@ -173,12 +177,12 @@ def _finish(settings, teacher, model, val, output, log, where, workers, history,
     if settings.curvature_images:
         results["curvature"] = measure_curvature(model, val, teacher.image_size, settings.curvature_images, settings.h, where)
     teacher = replace(teacher, results=results)
-    records.update(log, "pretrain", {
-        "settings": teacher.settings, "seed": teacher.seed, "results": results, "history": history, "seconds": seconds,
-        "checkpoint": str(output / "checkpoint.pt"), "fingerprint": teacher.fingerprint, "environment": records.environment(where),
-    })  # fmt: skip
-    teacher.save(output / "checkpoint.pt")
-    (output / "resume.pt").unlink(missing_ok=True)
+    with teacher.saving(output / "checkpoint.pt"):
+        records.update(log, "pretrain", {
+            "settings": teacher.settings, "seed": teacher.seed, "results": results, "history": history, "seconds": seconds,
+            "checkpoint": str(output / "checkpoint.pt"), "fingerprint": teacher.fingerprint, "environment": records.environment(where),
+        })  # fmt: skip
+    checkpoint.remove(output / "resume.pt")
     print(f"teacher: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
 
 

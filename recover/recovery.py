@@ -1,7 +1,9 @@
 """Stage recover: images that a teacher finds typical, from its weights and batch-norm statistics alone (SRe2L, CDA)."""
 
 import functools
+import glob
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from guard.batch_stats import BatchStatistics
 from guard.errors import UserError
 
 FORMAT = "guard-images-1"
+LONGEST_NAME = 200  # bytes of a class name; file systems take 255, with the number, the suffix and what marks a half-written file
 MOST_IMAGES = 500  # that go through the teacher together; a GPU is busy long before
 
 # ---- setup -----------------------------------------------------------------------------------------------------------------------
@@ -56,8 +59,10 @@ def packs_of(problems, pack_images):
 
 
 def load_teacher(path):
-    """A teacher's Checkpoint. Raises UserError for one without batch norm."""
+    """A teacher's Checkpoint. Raises UserError for one without batch norm, and for class names that would lead out of the images' folder."""
     teacher = checkpoint.load(path, "teacher")
+    if impossible := [name for name in teacher.classes if not _names_a_folder(name)]:
+        raise UserError(f"the teacher {path} has a class {impossible[0][:80]!r}, which cannot be the name of a folder of images; train it on classes with other names")
     if not models.batch_norm_layers(teacher.build()):
         raise UserError(f"the teacher {path} ({teacher.model}) has no batch norm, so nothing can be recovered from it; choose another model")
     return teacher
@@ -70,8 +75,9 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     holds images of another teacher, seed or settings, unless `force`.
     """
     output = Path(output)
-    names = [file_name_of(name) for name in teacher.classes]
-    paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
+    log = log or output / "log.json"
+    paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in teacher.classes]
+    records.read(log)
     with devices.joined(device) as where:
         begun_with = None if force else _begun_with(output)
         pack_images = settings.pack_images or begun_with or memory.images_that_fit(teacher.build(where), teacher.image_size, where, most=MOST_IMAGES)
@@ -81,20 +87,25 @@ def recover(settings, teacher, *, output, log, seed, device, force):
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
         started = time.time()
-        packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
+        packs = packs_of(problems_of(len(paths), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         mine = [pack for pack in packs[devices.rank() :: devices.world_size()] if not all(path.exists() for path in _paths(pack, paths))]
         model = teacher.build(where)
         devices.arrange(model.network, channels_last=settings.channels_last)
         losses = _recover_packs(settings, model, mine, paths, seed, where)
         devices.barrier()
         if devices.rank() == 0:
-            _finish(output, settings, teacher, seed, paths, log or output / "log.json", where, losses, time.time() - started)
+            _finish(output, settings, teacher, seed, paths, log, where, losses, time.time() - started)
         devices.barrier()
 
 
-def file_name_of(class_name):
-    """A class name as a folder name; path separators would lead elsewhere."""
-    return class_name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+def _names_a_folder(class_name):
+    """Whether a class's images can lie in a folder of its name, and be found there by the stages that follow: not hidden, not elsewhere,
+    and with room for what their own names add."""
+    try:
+        length = len(os.fsencode(class_name))
+    except UnicodeEncodeError:
+        return False
+    return 0 < length <= LONGEST_NAME and not class_name.startswith(".") and not {"/", "\\", "\0"} & set(class_name)
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------------------------
@@ -219,7 +230,9 @@ def _paths(pack, paths):
 def _begun_with(output):
     """The images per pack of a folder that was begun, perhaps on a machine with another memory; None where there is none."""
     manifest = output / "manifest.json"
-    return records.read_json(manifest, "manifest of images").get("settings", {}).get("pack_images") if manifest.exists() else None
+    settings = records.read_sealed(manifest, "manifest of images").get("settings") if manifest.exists() else None
+    images = settings.get("pack_images") if isinstance(settings, dict) else None
+    return images if type(images) is int and images > 0 else None
 
 
 def _begin(output, settings, teacher, seed, force, paths):
@@ -231,7 +244,7 @@ def _begin(output, settings, teacher, seed, force, paths):
     }  # fmt: skip
     finished = False
     if manifest.exists() and not force:
-        found = records.read_json(manifest, "manifest of images")
+        found = records.read_sealed(manifest, "manifest of images")
         difference = [key for key in wanted if found.get(key) != wanted[key]]
         if difference:
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
@@ -240,8 +253,8 @@ def _begin(output, settings, teacher, seed, force, paths):
         stray = [path for path in output.glob("*/*") if path.is_file() and not manifest.exists()]
         if stray:
             raise UserError(f"{output} already holds files that are not ours, such as {stray[0]}; choose another --output")
-        _remove_images(output)
-        records.write_json({**wanted, "complete": False}, manifest)
+        with records.sealing({**wanted, "complete": False}, manifest):
+            _remove_images(output)
     devices.barrier()
     return finished
 
@@ -249,18 +262,19 @@ def _begin(output, settings, teacher, seed, force, paths):
 def _remove_images(output):
     """Removes what earlier runs of ours left in a folder with our manifest."""
     for folder in output.glob("*/"):
-        for path in [*folder.glob(f"{folder.name}_*.png"), *folder.glob(f"{folder.name}_*.jpg")]:
+        name = glob.escape(folder.name)
+        for path in [*folder.glob(f"{name}_*.png"), *folder.glob(f"{name}_*.jpg")]:
             path.unlink()
 
 
 def _finish(output, settings, teacher, seed, paths, log, where, losses, seconds):
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
-    manifest = records.read_json(output / "manifest.json", "manifest of images")
+    manifest = records.read_sealed(output / "manifest.json", "manifest of images")
     entropy, distance = (sum(column) / len(column) for column in zip(*losses)) if losses else (None, None)
-    records.update(log, "recover", {
-        "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
-        "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": seconds,
-        "environment": records.environment(where),
-    })  # fmt: skip
-    records.write_json({**manifest, "complete": True, "files": files}, output / "manifest.json")
+    with records.sealing({**manifest, "complete": True, "files": files}, output / "manifest.json"):
+        records.update(log, "recover", {
+            "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
+            "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": seconds,
+            "environment": records.environment(where),
+        })  # fmt: skip
     print(f"recover: {len(files)} images in {output}", flush=True)

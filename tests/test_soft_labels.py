@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import shutil
 
 import naive
@@ -11,7 +10,7 @@ import pytest
 import torch
 from conftest import TOY, pixel_model
 
-from guard import checkpoint, soft_labels
+from guard import checkpoint, records, soft_labels
 from guard.device import generator
 from guard.images import Packed
 from guard.recipes import Train, recipe
@@ -46,7 +45,8 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     store.begin(wanted, "teacher", images.fingerprint, images.classes, False)
     for epoch in range(3):
         store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch))
-    store.finish()
+    with store.finishing(len(images)):
+        assert not store.manifest()["complete"]
     again = soft_labels.LabelStore(tmp_path)
     optimizer = torch.optim.SGD(learner.parameters(), 0.0)
     for epoch in range(3):
@@ -107,7 +107,7 @@ def spoil_images(chain):
 
 def edit_manifest(chain, **changes):
     path = chain / "labels" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    records.write_sealed({**records.read_sealed(path, "manifest"), **changes}, path)
 
 
 SPOILED = {

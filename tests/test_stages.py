@@ -85,8 +85,8 @@ def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path
 
 def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
     shutil.copytree(toy / "images", again := tmp_path / "images")
-    manifest = json.loads((again / "manifest.json").read_text())
-    (again / "manifest.json").write_text(json.dumps({**manifest, "complete": False, "files": None}))
+    manifest = records.read_sealed(again / "manifest.json", "manifest")
+    records.write_sealed({**manifest, "complete": False, "files": None}, again / "manifest.json")
     (again / "cat" / "cat_1.png").unlink()
     kept = (again / "cat" / "cat_0.png").stat().st_mtime_ns
     assert command("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]) == 0

@@ -19,6 +19,7 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
     from guard import device as devices
     from guard import records, robustness
 
+    records.read(log)  # before the images are decoded, which may take long
     source, held = _validation_images(network, settings, dataset, root, where)
     entry = f"evaluate {network.role}"
     key = {"fingerprint": network.fingerprint, "dataset": dataset, "data": source.fingerprint, "epsilon": settings.epsilon, "images per class": settings.images, "seed": seed}
@@ -45,10 +46,11 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
 
 def curve_of(network, settings, *, dataset, root, log, seed, where, workers):
     """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a tuple; returns the curve."""
+    from guard import checkpoint, records, report, robustness
     from guard import device as devices
-    from guard import records, report, robustness
 
     _, held = _validation_images(network, settings, dataset, root, where)
+    checkpoint.check_writable(Path(log).parent / "curve.json")
     found = robustness.curve(
         network.build(where), held, settings.epsilon, attack="pgd100", size=network.image_size, attack_batch=settings.attack_batch, seed=seed,
         workers=workers, where=where,
