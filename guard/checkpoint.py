@@ -173,8 +173,8 @@ def read(path, remedy=REMEDY):
             warnings.simplefilter("ignore")  # a second line, about the file that the one line is about
             _check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        raise UserError(f"{path} holds more than plain tensors and values, or is damaged ({first_line(problem)}); it was not loaded: {remedy}") from None
+    except pickle.UnpicklingError:  # whose own text tells how to load it all the same
+        raise UserError(f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}") from None
     except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
         raise UserError(f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}") from None
 
@@ -184,7 +184,7 @@ def _check_sums(path):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
+                raise ValueError(f"the checksum of its part {damaged.partition('/')[2]} is wrong")
 
 
 def load(path, role=None):

@@ -10,7 +10,7 @@ class UserError(Exception):
 
 def first_line(problem):
     """What another library's exception says, short enough to stand within a UserError."""
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:120]
 
 
 def printable(text):

@@ -213,7 +213,7 @@ def load_distilled(folder):
 
 
 def _check_manifest(folder, files):
-    manifest = records.read_sealed(folder / "manifest.json", "manifest of images")
+    manifest = records.read_sealed(folder / "manifest.json", "manifest of images", records.FORCE)
     if not manifest.get("complete"):
         raise UserError(f"the images in {folder} are not complete; run python -m recover again to finish them")
     listed, found = manifest.get("files"), {str(Path(path).relative_to(folder)): path for path in files}

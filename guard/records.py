@@ -19,20 +19,21 @@ from guard.errors import UserError, first_line
 
 SEAL = "fingerprint"  # key of a sealed object's own fingerprint
 REMEDY = "remove it and run the stage that makes it again"
+FORCE = "make all that lies beside it again with --force (-f in run.sh)"  # for a manifest, without which nobody knows what its files are
 
 
-def read_sealed(path, what):
-    """A JSON object that `write_sealed` wrote. Raises UserError that names the file and `what` it should have been."""
+def read_sealed(path, what, remedy=REMEDY):
+    """A JSON object that `write_sealed` wrote. Raises UserError that names the file and `what` it should have been, and ends with `remedy`."""
     try:
         contents = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"no {what} at {path}; run the stage that makes it first") from None
     except (OSError, ValueError, RecursionError) as problem:
-        raise UserError(f"{path} is no readable {what} ({first_line(problem)}); {REMEDY}") from None
+        raise UserError(f"{path} is no readable {what} ({first_line(problem)}); {remedy}") from None
     if not isinstance(contents, dict):
-        raise UserError(f"{path} is no {what}; {REMEDY}")
+        raise UserError(f"{path} is no {what}; {remedy}")
     if contents.pop(SEAL, None) != _fingerprint(contents):
-        raise UserError(f"{path} is damaged: its contents do not match their fingerprint; {REMEDY}")
+        raise UserError(f"{path} is damaged: its contents do not match their fingerprint; {remedy}")
     return contents
 
 

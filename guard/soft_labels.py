@@ -140,7 +140,7 @@ class LabelStore:
         self.files = {}  # name of a file -> its fingerprint, once `open` has read the manifest
 
     def manifest(self):
-        contents = records.read_sealed(self.manifest_path, "manifest of soft labels")
+        contents = records.read_sealed(self.manifest_path, "manifest of soft labels", records.FORCE)
         if contents.get("format") != FORMAT:
             raise UserError(f"{self.manifest_path} is no manifest of soft labels of this project; make the labels with python -m relabel")
         return contents

@@ -230,7 +230,7 @@ def _paths(pack, paths):
 def _begun_with(output):
     """The images per pack of a folder that was begun, perhaps on a machine with another memory; None where there is none."""
     manifest = output / "manifest.json"
-    settings = records.read_sealed(manifest, "manifest of images").get("settings") if manifest.exists() else None
+    settings = records.read_sealed(manifest, "manifest of images", records.FORCE).get("settings") if manifest.exists() else None
     images = settings.get("pack_images") if isinstance(settings, dict) else None
     return images if type(images) is int and images > 0 else None
 
@@ -244,7 +244,7 @@ def _begin(output, settings, teacher, seed, force, paths):
     }  # fmt: skip
     finished = False
     if manifest.exists() and not force:
-        found = records.read_sealed(manifest, "manifest of images")
+        found = records.read_sealed(manifest, "manifest of images", records.FORCE)
         difference = [key for key in wanted if found.get(key) != wanted[key]]
         if difference:
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
@@ -269,7 +269,7 @@ def _remove_images(output):
 
 def _finish(output, settings, teacher, seed, paths, log, where, losses, seconds):
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
-    manifest = records.read_sealed(output / "manifest.json", "manifest of images")
+    manifest = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE)
     entropy, distance = (sum(column) / len(column) for column in zip(*losses)) if losses else (None, None)
     with records.sealing({**manifest, "complete": True, "files": files}, output / "manifest.json"):
         records.update(log, "recover", {

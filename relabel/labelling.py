@@ -23,12 +23,12 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
         records.read(log)
+        model = teacher.build(where)  # before --force clears what is there
         recipe = label_recipe(settings, images, seed)
         store = LabelStore(output)
         if _begin(store, recipe, teacher, images, force):
             return
         started = time.time()
-        model = teacher.build(where)
         devices.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
         _label(store, model, images.to(where), recipe)
         devices.barrier()

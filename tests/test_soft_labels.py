@@ -116,11 +116,8 @@ SPOILED = {
     "other classes": (lambda chain: edit_manifest(chain, classes=["cat", "cow"]), "other classes"),
     "unfinished": (lambda chain: edit_manifest(chain, complete=False), "not complete"),
     "no recipe": (lambda chain: edit_manifest(chain, recipe={}), "no recipe"),
-    "manifest is no JSON": (lambda chain: (chain / "labels/manifest.json").write_text("{"), "manifest.json"),
     "manifest of something else": (lambda chain: edit_manifest(chain, format="x"), "manifest.json"),
     "no manifest": (lambda chain: (chain / "labels/manifest.json").unlink(), "manifest.json"),
-    "truncated epoch": (lambda chain: (chain / "labels/epoch_0001.npy").write_bytes((chain / "labels/epoch_0001.npy").read_bytes()[:150]), "epoch_0001.npy"),
-    "missing epoch": (lambda chain: (chain / "labels/epoch_0000.npy").unlink(), "epoch_0000.npy"),
     "epoch of another size": (lambda chain: numpy.save(chain / "labels/epoch_0000.npy", numpy.zeros(3)), "epoch_0000.npy"),
 }
 
