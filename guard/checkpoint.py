@@ -148,7 +148,8 @@ def saving(contents, path):
     """
     with replacing(path) as temporary:
         try:
-            torch.save(contents, temporary)
+            with open(temporary, "wb") as file:  # to a path, torch.save would write the path into the file, too
+                torch.save(contents, file)
         except RuntimeError:  # torch's own writer reports a full disk this way, in words that do not say so
             raise OSError("the disk is full or cannot be written") from None
         yield

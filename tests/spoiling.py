@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -17,9 +18,15 @@ def cut(path, share=0.5):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
-def flip(path, place=0.5):
+def flip(path, place=0.5, part=""):
+    """Flips a bit of a file; of one of torch.save, in the largest part of that name, since between its parts there are bytes without meaning."""
     made = bytearray(path.read_bytes())
-    made[int(place * len(made))] ^= 1
+    start, size = 0, len(made)
+    if path.suffix == ".pt":
+        with zipfile.ZipFile(path) as archive:
+            data = max((archive.read(name) for name in archive.namelist() if part in name), key=len)
+        start, size = made.find(data), len(data)
+    made[start + int(place * size)] ^= 1
     path.write_bytes(made)
 
 
