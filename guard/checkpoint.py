@@ -6,8 +6,10 @@ A checkpoint is a dict of plain values and tensors, so that torch.load(weights_o
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
+import warnings
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,28 +18,54 @@ import torch
 
 from guard import models
 from guard.device import rank
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 FORMAT = "guard-checkpoint-1"
+REMEDY = "remove it and make it again"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64, torch.bool)  # of weights and buffers
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yields a path beside `path` to write to; on leaving without an error the file is renamed into place, else removed.
-
-    A reader never sees a half-written file. Raises UserError when the folder cannot be written.
-    """
-    path = Path(path)
+def _beside(path, remedy):
+    """Yields a path beside `path` to write to, which is gone afterwards. Raises UserError when it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
     except OSError as problem:
-        raise UserError(f"cannot write {path} ({problem.strerror or problem}); make room or choose another output folder") from None
+        raise UserError(f"cannot write {path} ({problem.strerror or first_line(problem)}); {remedy}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing(path, remedy="make room or choose another output folder"):
+    """Yields a path beside `path` to write to; on leaving without an error the file is renamed into place, else removed.
+
+    A reader never sees a half-written file. Raises UserError, which ends with `remedy`, when the folder cannot be written.
+    """
+    path = Path(path)
+    with _beside(path, remedy) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+def check_writable(path):
+    """Raises UserError where `path` could not be written: asked before the work whose result it is to hold."""
+    path = Path(path)
+    with _beside(path, "choose another output folder") as temporary:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        temporary.touch()
+
+
+def remove(path):
+    """Removes a file, where there is one. Raises UserError when it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as problem:
+        raise UserError(f"cannot remove {path} ({problem.strerror}); remove it by hand, or choose another output folder") from None
 
 
 def fingerprint(state, *more):
@@ -53,7 +81,11 @@ def fingerprint(state, *more):
 
 def file_fingerprint(path):
     """sha256 of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass
@@ -76,6 +108,7 @@ class Checkpoint:
     settings: dict
     state: dict
     results: dict = field(default_factory=dict)
+    path = "this checkpoint"  # where it was loaded from, for messages; no field, as it is no part of what is saved
 
     @property
     def fingerprint(self):
@@ -83,13 +116,23 @@ class Checkpoint:
         return fingerprint(self.state, self.model, self.stem, self.image_size, self.mean, self.std, self.classes)
 
     def build(self, device="cpu"):
-        """The PixelModel in eval mode on `device`."""
-        model = models.build(self.model, classes=len(self.classes), image_size=self.image_size, stem=self.stem, mean=self.mean, std=self.std)
-        model.network.load_state_dict(self.state)
+        """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of the model that they claim to be of."""
+        try:
+            model = models.build(self.model, classes=len(self.classes), image_size=self.image_size, stem=self.stem, mean=self.mean, std=self.std)
+            model.network.load_state_dict(self.state)
+        except UserError as problem:
+            raise UserError(f"the network of {self.path} cannot be built: {str(problem).partition(';')[0]}; make it again, or name another file") from None
+        except RuntimeError:
+            raise UserError(f"the weights in {self.path} are not those of a {self.model} of {len(self.classes)} classes; make it again, or name another file") from None
         return model.to(device).eval()
 
+    def saving(self, path):
+        """As `saving` of its contents."""
+        return saving({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, path)
+
     def save(self, path):
-        save({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, path)
+        with self.saving(path):
+            pass
 
 
 def cpu_state(module):
@@ -97,31 +140,52 @@ def cpu_state(module):
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
 
 
-def save(contents, path):
-    """Writes plain values and tensors to `path`, atomically."""
+@contextlib.contextmanager
+def saving(contents, path):
+    """Writes plain values and tensors beside `path`; on leaving without an error the file is renamed into place.
+
+    What is done inside, such as the note of it in a record, is only done when there was room for the file.
+    """
     with replacing(path) as temporary:
         try:
-            with open(temporary, "wb") as file:  # given a name, torch would write it into the file
+            with open(temporary, "wb") as file:  # to a path, torch.save would write the path into the file, too
                 torch.save(contents, file)
-        except RuntimeError as problem:  # torch's own writer reports a full disk this way
-            raise OSError(str(problem)) from None
+        except RuntimeError:  # torch's own writer reports a full disk this way, in words that do not say so
+            raise OSError("the disk is full or cannot be written") from None
+        yield
 
 
-def read(path):
-    """What torch.save wrote, plain values and tensors only. Raises UserError for a missing, truncated or unsafe file."""
+def save(contents, path):
+    """Writes plain values and tensors to `path`, atomically."""
+    with saving(contents, path):
+        pass
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------------
+
+
+def read(path, remedy=REMEDY):
+    """What torch.save wrote, plain values and tensors only. Raises UserError, which ends with `remedy`, for a missing, damaged or unsafe file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train one first, or name another file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        raise UserError(f"{path} holds more than plain tensors and values, or is damaged; it was not loaded ({_first_line(problem)})") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
-        raise UserError(f"{path} is truncated or no checkpoint ({_first_line(problem)}); make it again") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a second line, about the file that the one line is about
+            _check_sums(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own text tells how to load it all the same
+        raise UserError(f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}") from None
+    except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
+        raise UserError(f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}") from None
 
 
-def _first_line(problem):
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:80]
+def _check_sums(path):
+    """The checksums that torch.save writes and torch.load does not look at."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of its part {damaged.partition('/')[2]} is wrong")
 
 
 def load(path, role=None):
@@ -132,13 +196,46 @@ def load(path, role=None):
         raise UserError(f"{path} is not a checkpoint of this project; a plain state_dict becomes one by python -m pretrain --weights FILE")
     missing = [f.name for f in fields(Checkpoint) if f.name not in contents]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; make it again")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {REMEDY}")
     checkpoint = Checkpoint(**{f.name: contents[f.name] for f in fields(Checkpoint)})
+    if impossible := _impossible(checkpoint):
+        raise UserError(f"{path} has an impossible {', '.join(impossible)}; {REMEDY}")
     if checkpoint.fingerprint != contents.get("fingerprint"):
-        raise UserError(f"{path} is damaged: its weights do not match their fingerprint; make it again")
+        raise UserError(f"{path} is damaged: its weights do not match their fingerprint; {REMEDY}")
+    checkpoint.path = path
     if role and checkpoint.role != role:
         raise UserError(f"{path} holds a {checkpoint.role}, not a {role}; name a {role}'s checkpoint")
     return checkpoint
+
+
+def _impossible(made):
+    """Names of the fields whose values no stage writes: a file that somebody made by hand has to be refused by name, too."""
+    fine = {name: type(getattr(made, name)) is str for name in ("role", "dataset", "model", "stem")}
+    fine |= {"image_size": type(made.image_size) is int and made.image_size > 0, "seed": type(made.seed) is int}
+    fine |= {"mean": _three_numbers(made.mean), "std": _three_numbers(made.std) and min(made.std) > 0}
+    fine["classes"] = isinstance(made.classes, list) and len(made.classes) > 0 and all(type(name) is str for name in made.classes) and len(set(made.classes)) == len(made.classes)
+    fine["state"] = isinstance(made.state, dict) and all(type(name) is str and _is_plain_tensor(value) for name, value in made.state.items())
+    fine |= {name: _is_json(getattr(made, name)) for name in ("settings", "results")}
+    return [name for name, good in fine.items() if not good]
+
+
+def _three_numbers(values):
+    return isinstance(values, (list, tuple)) and len(values) == 3 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+def _is_plain_tensor(value):
+    """Whether a tensor has all its numbers in memory; one that repeats few of them could be of any size."""
+    plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu" and value.dtype in DTYPES
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _is_json(value):
+    """Whether it is a JSON object: plain values under names."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and all(type(name) is str for name in value)
 
 
 def finished(path, role, key, force):

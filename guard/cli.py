@@ -14,7 +14,7 @@ import time
 from dataclasses import fields, replace
 
 from guard import recipes
-from guard.errors import UserError, out_of_memory
+from guard.errors import UserError, out_of_memory, printable
 
 INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
 
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message):
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, printable(f"error: {message}; see {self.prog} --help") + "\n")
 
 
 def stage_parser(stage, description, *stage_recipes, argv):
@@ -81,7 +81,7 @@ def run(command, *arguments, **named):
     try:
         command(*arguments, **named)
     except UserError as problem:
-        _end(2, f"error: {problem}")
+        _end(2, printable(f"error: {problem}"))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(130, INTERRUPTED)

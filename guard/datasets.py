@@ -14,7 +14,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SPLITS = {"train": ("train",), "val": ("val", "test")}  # a split's folder goes by one of these names
@@ -68,18 +68,29 @@ def _folders(name, root, split):
 
 
 def scan(name, folder, split):
-    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError for an empty class."""
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError for an empty class and for an
+    image that is no file."""
+    classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
     files, labels = [], []
     for label, name_of_class in enumerate(classes):
-        found = sorted(entry.path for entry in os.scandir(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES))
+        entries = [entry for entry in _entries(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        found = sorted(entry.path for entry in entries)
+        if strange := sorted(entry.path for entry in entries if not entry.is_file()):
+            raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
         if not found:
             raise UserError(f"{folder / name_of_class} holds no images; remove the empty class or fill it")
         files += found
         labels += [label] * len(found)
     return Source(name, "folder", Path(folder), split, tuple(classes), tuple(files), tuple(labels))
+
+
+def _entries(folder):
+    try:
+        return list(os.scandir(folder))
+    except OSError as problem:
+        raise UserError(f"cannot look into {folder} ({problem.strerror}); make it readable") from None
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -99,9 +110,12 @@ def _cifar100_classes(parent):
     path = parent / CIFAR_FOLDERS["cifar100"] / "meta"
     try:
         with open(path, "rb") as file:
-            return tuple(_PlainUnpickler(file).load()["fine_label_names"])
-    except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as problem:
-        raise UserError(f"{path} is missing or damaged ({problem}); remove {path.parent} and make it again, see python -m data.prepare --help") from None
+            names = _PlainUnpickler(file).load()["fine_label_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its fine_label_names are no list of names")
+        return tuple(names)
+    except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
+        raise UserError(f"{path} is missing or damaged ({first_line(problem)}); remove {path.parent} and make it again, see python -m data.prepare --help") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):

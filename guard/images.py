@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from guard import augment, checkpoint, datasets, lock, pixel_cache, records
 from guard.device import generator
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 SHARE_OF_DEVICE = 0.25  # of a GPU's free memory that the images of a data set may take
 VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view of the ImageNet family
@@ -213,20 +213,25 @@ def load_distilled(folder):
 
 
 def _check_manifest(folder, files):
-    manifest = records.read_json(folder / "manifest.json", "manifest of images")
+    manifest = records.read_sealed(folder / "manifest.json", "manifest of images", records.FORCE)
     if not manifest.get("complete"):
         raise UserError(f"the images in {folder} are not complete; run python -m recover again to finish them")
-    listed, found = manifest["files"], {str(Path(path).relative_to(folder)): path for path in files}
+    listed, found = manifest.get("files"), {str(Path(path).relative_to(folder)): path for path in files}
+    if not isinstance(listed, dict):
+        raise UserError(f"{folder / 'manifest.json'} lists no files; recover the images again with --force")
     different = sorted(set(listed) ^ set(found)) or [name for name, path in found.items() if checkpoint.file_fingerprint(path) != listed[name]]
     if different:
         raise UserError(f"{folder / different[0]} is not what the manifest beside it says; recover the images again with --force")
 
 
 def _digits(source, image_size):
-    with numpy.load(source.path) as stored:
-        inside = stored["validation"] if source.split == "val" else ~stored["validation"]
-        gray = torch.from_numpy(stored["images"][inside]).float() * (255 / 16)  # 17 levels, 0 to 16
-        labels = torch.from_numpy(stored["labels"][inside]).long()
+    try:
+        with numpy.load(source.path, allow_pickle=False) as stored:
+            inside = stored["validation"] if source.split == "val" else ~stored["validation"]
+            gray = torch.from_numpy(stored["images"][inside]).float() * (255 / 16)  # 17 levels, 0 to 16
+            labels = torch.from_numpy(stored["labels"][inside]).long()
+    except Exception as problem:  # noqa: BLE001 - a damaged file can end in any exception
+        raise UserError(f"{source.path} is damaged ({first_line(problem)}); get it again from the repository") from None
     gray = F.interpolate(gray.unsqueeze(1), size=(image_size, image_size), mode="bilinear", antialias=True)
     pixels = gray.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
     return Packed(pixels.contiguous(), labels, source.classes)
@@ -238,8 +243,8 @@ def _cifar(source):
     reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[source.name]
     try:
         stored = reader(source.path, train=source.split == "train")
-    except (RuntimeError, OSError, EOFError, ValueError) as problem:
-        raise UserError(f"{source.path} does not hold an intact {source.name} ({problem}); remove it and make it again, see python -m data.prepare --help") from None
+    except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
+        raise UserError(f"{source.path} does not hold an intact {source.name} ({first_line(problem)}); remove it and make it again, see python -m data.prepare --help") from None
     return Packed(torch.from_numpy(stored.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(stored.targets), source.classes)
 
 

@@ -39,7 +39,7 @@ def held(*folders, wait=False):
     """
     with contextlib.ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":
-            for folder in dict.fromkeys(Path(each).resolve() for each in folders):
+            for folder in {Path(each).resolve(): Path(each) for each in folders}.values():
                 stack.enter_context(_one(folder, wait))
         yield
 
@@ -47,7 +47,7 @@ def held(*folders, wait=False):
 @contextlib.contextmanager
 def _one(folder, wait):
     existed = folder.exists()
-    if os.environ.get(HELD) == str(folder):
+    if os.environ.get(HELD) == str(folder.resolve()):
         _sign(folder / FILE, os.getpid())
         _clear(folder)
         yield
@@ -69,14 +69,14 @@ def _one(folder, wait):
 
 def _take(folder, wait):
     """The number of the open, locked file."""
-    told = False
+    told, tries = False, 100
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)  # whoever left may have taken it along
+            folder.mkdir(parents=True, exist_ok=True)
             file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            continue
         except OSError as problem:
+            if isinstance(problem, FileNotFoundError) and folder.parent.is_dir() and (tries := tries - 1):
+                continue  # whoever has just left took the empty folder along
             raise UserError(f"cannot write {folder} ({problem.strerror}); choose another output folder") from None
         if _locked(file, folder / FILE):
             _sign(folder / FILE, os.getpid())

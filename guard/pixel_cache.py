@@ -6,9 +6,11 @@ date, it was made of, so a folder that changed gets a new one, and a file that i
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,20 +21,35 @@ from tqdm import tqdm
 
 from guard import device, lock
 from guard.checkpoint import replacing
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 LARGEST = 32 * 2**30  # bytes of pixels; larger folders (ImageNet-1K has 600 GB) are decoded as they are needed
 SPARE = 2**30  # bytes that are left free on the disk
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")  # whatever a file's name is; Pillow's other readers go as far as to start programs
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")  # of Pillow, that 8-bit RGB holds without a loss of range
+LONGEST = 500  # times the shorter side; resized by its shorter side, a strip of pixels would fill the memory
+
+# What Pillow warns of on stderr, beside the one line of an error: `_check` refuses what is too large, and it does so in every thread.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """The Pillow image of a file, of which only the header is read yet. Raises UserError that names an unreadable file."""
+    """The Pillow image of a file, of which only the header is read yet. Raises UserError that names an unreadable or unusable file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            _check(image)
             yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise UserError(f"cannot read the image {path} ({problem}); remove or replace it") from None
+    except Exception as problem:  # noqa: BLE001 - a damaged image can end in any exception
+        raise UserError(f"cannot read the image {path} ({first_line(problem)}); remove or replace it") from None
+
+
+def _check(image):
+    width, height = image.size
+    if image.mode not in MODES:
+        raise ValueError(f"its mode is {image.mode}, which 8 bits for each colour cannot hold")
+    if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf) or max(width, height) > LONGEST * min(width, height):
+        raise ValueError(f"its size is {width}x{height} pixels")
 
 
 def read_image(path):
@@ -114,7 +131,7 @@ def _make(path, files, what, prepare):
     for stale in path.parent.glob(path.name.rsplit("-", 1)[0] + "-*.npy"):
         stale.unlink(missing_ok=True)
     sizes = numpy.zeros((len(files), 2), numpy.int32)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, "make room, or name another folder in GUARD_CACHE") as temporary, open(temporary, "wb") as file:
         file.write(sizes.tobytes())
         for number, pixels in enumerate(in_parallel(lambda name: _read(name, prepare), files, f"decoding {what[0]}")):
             sizes[number] = pixels.shape[1:]

@@ -1,5 +1,7 @@
 """The experiment's record: log.json, one entry per stage, valid JSON at every instant."""
 
+import contextlib
+import hashlib
 import json
 import platform
 import subprocess
@@ -11,37 +13,92 @@ import numpy
 import torch
 import torchvision
 
-from guard.checkpoint import replacing
+from guard.checkpoint import check_writable, replacing
 from guard.device import peak_memory, world_size
-from guard.errors import UserError
+from guard.errors import UserError, first_line
+
+SEAL = "fingerprint"  # key of a sealed object's own fingerprint
+REMEDY = "remove it and run the stage that makes it again"
+FORCE = "make all that lies beside it again with --force (-f in run.sh)"  # for a manifest, without which nobody knows what its files are
 
 
-def read_json(path, what):
-    """A JSON object from a file. Raises UserError that names the file and `what` it should have been."""
+def read_json(path, what, remedy=REMEDY):
+    """A JSON object. Raises UserError that names the file and `what` it should have been, and ends with `remedy`."""
     try:
         contents = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"no {what} at {path}; run the stage that makes it first") from None
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is no readable {what} ({problem}); remove it and run the stage that makes it again") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UserError(f"{path} is no readable {what} ({first_line(problem)}); {remedy}") from None
     if not isinstance(contents, dict):
-        raise UserError(f"{path} is no {what}; remove it and run the stage that makes it again")
+        raise UserError(f"{path} is no {what}; {remedy}")
     return contents
 
 
-def write_json(contents, path):
+def read_sealed(path, what, remedy=REMEDY):
+    """A JSON object that `write_sealed` wrote. Raises UserError as `read_json`, and for an object that is not as it was written."""
+    contents = read_json(path, what, remedy)
+    if contents.pop(SEAL, None) != _fingerprint(contents):
+        raise UserError(f"{path} is damaged: its contents do not match their fingerprint; {remedy}")
+    return contents
+
+
+@contextlib.contextmanager
+def sealing(contents, path):
+    """Writes a JSON object and its fingerprint beside `path`; on leaving without an error the file is renamed into place.
+
+    What is done inside is only done when there was room for the file.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=1) + "\n")
+        temporary.write_text(_text({**contents, SEAL: _fingerprint(contents)}))
+        yield
+
+
+def write_sealed(contents, path):
+    with sealing(contents, path):
+        pass
+
+
+def write_json(contents, path):
+    """A JSON object as others may write and read it, without a fingerprint."""
+    with replacing(path) as temporary:
+        temporary.write_text(_text(contents))
+
+
+def _text(contents):
+    return json.dumps(contents, indent=1) + "\n"
+
+
+def _fingerprint(contents):
+    """sha256 of an object as it will be read; sorted, so that the order of the keys does not count."""
+    read_again = json.loads(json.dumps(contents))
+    return hashlib.sha256(json.dumps(read_again, sort_keys=True).encode()).hexdigest()
+
+
+# ---- the record ------------------------------------------------------------------------------------------------------------------
 
 
 def read(log):
     """All entries of a log.json; none where there is no file yet."""
-    return read_json(log, "record") if Path(log).exists() else {}
+    entries = read_sealed(log, "record") if Path(log).exists() else {}
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{log} is no record; {REMEDY}")
+    return entries
+
+
+def begin(log, result):
+    """Before work whose result is a file and an entry of `log`: raises UserError where these could not be written afterwards."""
+    read(log)
+    for path in (log, result):
+        check_writable(path)
 
 
 def update(log, stage, record):
     """Sets the entry of one stage, leaves the others."""
-    write_json({**read(log), stage: record}, log)
+    write_sealed({**read(log), stage: record}, log)
+
+
+# ---- what an entry says of where it was made -------------------------------------------------------------------------------------
 
 
 def _commit():

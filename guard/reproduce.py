@@ -192,7 +192,7 @@ class Run:
         records.write_json({
             "format": FORMAT, "scale": self.scale, "dataset": cell.dataset, "images per class": cell.images_per_class, "arm": cell.arm, "seed": cell.seed,
             "images from": cell.images, "labels from": cell.labels, "command": shown(words), "record": trimmed,
-            "curve": records.read_json(curve, "curve") if curve.exists() else None,
+            "curve": records.read_sealed(curve, "curve") if curve.exists() else None,
         }, self.place(cell))  # fmt: skip
         report.image_strip(folder / "images", self.place(cell).with_suffix(".png"))
 

@@ -16,7 +16,7 @@ FORMAT = "guard-results-1"
 def collect(arms):
     """{arm: [record, ...]} from {arm: [folder of an experiment, ...]}; without what is long and can be had again: histories, and
     which images fell."""
-    return {arm: [trimmed(records.read_json(Path(folder) / "log.json", "record")) for folder in folders] for arm, folders in arms.items()}
+    return {arm: [trimmed(records.read_sealed(Path(folder) / "log.json", "record")) for folder in folders] for arm, folders in arms.items()}
 
 
 def trimmed(entries):

@@ -5,16 +5,17 @@ how they are mixed, and the teacher's logits in fp16. A row tells all that is ne
 and teacher look at the same pixels whoever makes the batch, and the store is one memory-mappable .npy file per epoch.
 """
 
-from dataclasses import asdict, dataclass
+import contextlib
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy
 import torch
 
 from guard import augment, recipes, records
-from guard.checkpoint import replacing
+from guard.checkpoint import file_fingerprint, replacing
 from guard.device import computing, generator
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 from guard.images import batch_ranges
 
 FORMAT = "guard-labels-1"
@@ -130,15 +131,16 @@ class LabelStore:
     """A folder of labels: manifest.json and one epoch_NNNN.npy per epoch.
 
     The manifest says which teacher, which images and which recipe the labels belong to; `complete` is true once every epoch is
-    there.
+    there, and `files` then says what each of them hashes to.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self.manifest_path = self.folder / "manifest.json"
+        self.files = {}  # name of a file -> its fingerprint, once `open` has read the manifest
 
     def manifest(self):
-        contents = records.read_json(self.manifest_path, "manifest of soft labels")
+        contents = records.read_sealed(self.manifest_path, "manifest of soft labels", records.FORCE)
         if contents.get("format") != FORMAT:
             raise UserError(f"{self.manifest_path} is no manifest of soft labels of this project; make the labels with python -m relabel")
         return contents
@@ -154,16 +156,24 @@ class LabelStore:
             difference = [key for key in wanted if found.get(key) != wanted[key]]
             if difference:
                 raise UserError(f"{self.folder} holds soft labels with another {', '.join(difference)}; choose another folder, or --force (-f in run.sh) to replace them")
-            if found["complete"] and not all(self.has(epoch) for epoch in range(recipe.epochs)):
-                records.write_json({**found, "complete": False}, self.manifest_path)
-            return self.manifest()["complete"]
-        for stale in self.folder.glob("epoch_*.npy"):
-            stale.unlink()
-        records.write_json({**wanted, "complete": False}, self.manifest_path)
+            complete = bool(found.get("complete")) and all(self.has(epoch) for epoch in range(recipe.epochs))
+            if found.get("complete") and not complete:
+                records.write_sealed({**wanted, "complete": False}, self.manifest_path)
+            return complete
+        with records.sealing({**wanted, "complete": False}, self.manifest_path):
+            for stale in self.folder.glob("epoch_*.npy"):
+                stale.unlink()
         return False
 
-    def finish(self):
-        records.write_json({**self.manifest(), "complete": True}, self.manifest_path)
+    @contextlib.contextmanager
+    def finishing(self, count):
+        """Writes that the labels of `count` images are complete, after what is done inside. Raises UserError for an epoch that cannot be used."""
+        found = self.manifest()
+        for epoch in range(found["recipe"]["epochs"]):
+            self.read(epoch, count, len(found["classes"]))
+        files = {path.name: file_fingerprint(path) for path in map(self._path, range(found["recipe"]["epochs"]))}
+        with records.sealing({**found, "complete": True, "files": files}, self.manifest_path):
+            yield
 
     def has(self, epoch):
         return self._path(epoch).exists()
@@ -181,20 +191,27 @@ class LabelStore:
         for what, wanted in (("images", images), ("classes", list(classes)), ("teacher", teacher)):
             if wanted is not None and manifest.get(what) != wanted:
                 raise UserError(f"the soft labels in {self.folder} were made for other {what}; make them again with python -m relabel")
-        try:
-            return LabelRecipe(**manifest["recipe"])
-        except (KeyError, TypeError):
-            raise UserError(f"{self.manifest_path} has no recipe that this version knows; make the labels again with python -m relabel") from None
+        recipe, self.files = manifest.get("recipe"), manifest.get("files")
+        known = isinstance(recipe, dict) and {name: type(value) for name, value in recipe.items()} == {row.name: row.type for row in fields(LabelRecipe)}
+        if not known or min(recipe["epochs"], recipe["batch_size"]) < 1:
+            raise UserError(f"{self.manifest_path} has no recipe that this version knows; make the labels again with python -m relabel --force")
+        for path in map(self._path, range(recipe["epochs"])):
+            if not isinstance(self.files, dict) or path.name not in self.files or not path.exists():
+                raise UserError(f"{path} is missing or not in the manifest beside it; run python -m relabel again, with --force if it says that the labels are finished")
+        return LabelRecipe(**recipe)
 
     def read(self, epoch, count, classes):
         """The rows of an epoch, memory-mapped. Raises UserError for a file that is not what the manifest promises."""
-        path = self._path(epoch)
+        path, remedy = self._path(epoch), "remove it and run python -m relabel again"
         try:
             rows = numpy.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
-            raise UserError(f"cannot read the soft labels {path} ({problem}); remove it and run python -m relabel again") from None
-        if rows.shape != (count,) or rows.dtype != _row(classes) or not 0 <= rows["image"].min() <= rows["image"].max() < count:
-            raise UserError(f"{path} does not hold {count} rows of {classes} logits; remove it and run python -m relabel again")
+        except Exception as problem:  # noqa: BLE001 - a damaged header can end in any exception
+            raise UserError(f"cannot read the soft labels {path} ({first_line(problem)}); {remedy}") from None
+        fits = isinstance(rows, numpy.ndarray) and rows.shape == (count,) and rows.dtype == _row(classes)
+        if not fits or not 0 <= rows["image"].min() <= rows["image"].max() < count:
+            raise UserError(f"{path} does not hold {count} rows of {classes} logits; {remedy}")
+        if self.files and file_fingerprint(path) != self.files[path.name]:
+            raise UserError(f"{path} is damaged: its bytes are not those that the manifest beside it lists; {remedy}")
         return rows
 
     def _path(self, epoch):

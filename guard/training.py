@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from guard import checkpoint, device, images
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 
 def cosine(step, steps):
@@ -68,19 +68,28 @@ class Resume:
         self.began = self.saved
         self.key = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         if force and device.rank() == 0:
-            path.unlink(missing_ok=True)
+            checkpoint.remove(path)
         device.barrier()
 
     def restore(self, model, optimizer):
-        """Puts the saved state in place; returns (epochs done, history)."""
+        """Puts the saved state in place; returns (epochs done, history). Raises UserError for a damaged state and for somebody else's."""
         if not self.path.exists():
             return 0, []
-        state = checkpoint.read(self.path)
-        if state.get("key") != self.key:
+        remedy = "remove it, or start again with --force (-f in run.sh)"
+        state = checkpoint.read(self.path, remedy)
+        missing = [name for name in ("key", "epoch", "model", "optimizer", "history", "elapsed") if name not in state] if isinstance(state, dict) else ["everything"]
+        if missing:
+            raise UserError(f"{self.path} is no unfinished training, it lacks {', '.join(missing)}; {remedy}")
+        if state["key"] != self.key:
             raise UserError(f"{self.path} is an unfinished training with other settings; choose another folder, or --force (-f in run.sh) to start again")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        self.began -= state["elapsed"]
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.began -= state["elapsed"]
+            if len(state["history"]) != state["epoch"]:
+                raise ValueError("its history is not of its epochs")
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+            raise UserError(f"{self.path} is no state of this training ({first_line(problem)}); {remedy}") from None
         print(f"going on after epoch {state['epoch']} ({self.path})", flush=True)
         return state["epoch"], state["history"]
 
@@ -96,7 +105,7 @@ class Resume:
             self.saved = time.monotonic()
 
     def done(self):
-        self.path.unlink(missing_ok=True)
+        checkpoint.remove(self.path)
 
 
 class Progress:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from guard import checkpoint
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 
 
 def load_weights(network, weights, name):
@@ -18,7 +18,7 @@ def load_weights(network, weights, name):
     for key in ("model", "state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f"{weights} holds no state_dict; save one with torch.save(model.state_dict(), FILE)")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = network.state_dict()
@@ -26,7 +26,10 @@ def load_weights(network, weights, name):
     wrong += [f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in own if key in state and state[key].shape != own[key].shape]
     if wrong:
         raise UserError(f"{weights} does not fit the model {name}: {'; '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}; check --model, --stem and the classes")
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as problem:
+        raise UserError(f"{weights} cannot be copied into the model {name} ({first_line(problem)}); save it again as plain tensors") from None
 
 
 def _torchvision_state(weights, name):
@@ -37,4 +40,4 @@ def _torchvision_state(weights, name):
     except (ValueError, KeyError):
         raise UserError(f"there is no file {weights}, and torchvision has no weights of that name for {name}; name a file or, say, IMAGENET1K_V1") from None
     except OSError as problem:
-        raise UserError(f"torchvision's weights {weights} for {name} cannot be downloaded ({problem}); give a file to --weights") from None
+        raise UserError(f"torchvision's weights {weights} for {name} cannot be downloaded ({first_line(problem)}); give a file to --weights") from None

@@ -45,6 +45,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     with lock.held(output, log.parent, wait=True), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
+        records.begin(log, output / "checkpoint.pt")
         train = images.load(sources[0], settings.image_size, settings.images).to(where)
         val = images.load(sources[1], settings.image_size).to(where)
         resume = training.Resume(output / "resume.pt", key, force)
@@ -70,6 +71,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
         model = _build(settings, dataset, source.classes)
         load_weights(model.network, weights, settings.model)
         model.to(where).eval()
+        records.begin(log, output / "checkpoint.pt")
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
             _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
@@ -174,12 +176,12 @@ def _finish(settings, teacher, model, val, output, log, where, workers, history,
     if settings.curvature_images:
         results["curvature"] = measure_curvature(model, val, teacher.image_size, settings.curvature_images, settings.h, where)
     teacher = replace(teacher, results=results)
-    records.update(log, "pretrain", {
-        "settings": teacher.settings, "seed": teacher.seed, "results": results, "history": history, "seconds": seconds,
-        "checkpoint": str(output / "checkpoint.pt"), "fingerprint": teacher.fingerprint, "environment": records.environment(where),
-    })  # fmt: skip
-    teacher.save(output / "checkpoint.pt")
-    (output / "resume.pt").unlink(missing_ok=True)
+    with teacher.saving(output / "checkpoint.pt"):
+        records.update(log, "pretrain", {
+            "settings": teacher.settings, "seed": teacher.seed, "results": results, "history": history, "seconds": seconds,
+            "checkpoint": str(output / "checkpoint.pt"), "fingerprint": teacher.fingerprint, "environment": records.environment(where),
+        })  # fmt: skip
+    checkpoint.remove(output / "resume.pt")
     print(f"teacher: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
 
 

@@ -1,7 +1,9 @@
 """Stage recover: images that a teacher finds typical, from its weights and batch-norm statistics alone (SRe2L, CDA)."""
 
 import functools
+import glob
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from guard.batch_stats import BatchStatistics
 from guard.errors import UserError
 
 FORMAT = "guard-images-1"
+LONGEST_NAME = 200  # bytes of a class name; file systems take 255, with the number, the suffix and what marks a half-written file
 MOST_IMAGES = 500  # that go through the teacher together; a GPU is busy long before
 
 # ---- setup -----------------------------------------------------------------------------------------------------------------------
@@ -56,8 +59,10 @@ def packs_of(problems, pack_images):
 
 
 def load_teacher(path):
-    """A teacher's Checkpoint. Raises UserError for one without batch norm."""
+    """A teacher's Checkpoint. Raises UserError for one without batch norm, and for class names that would lead out of the images' folder."""
     teacher = checkpoint.load(path, "teacher")
+    if impossible := [name for name in teacher.classes if not _names_a_folder(name)]:
+        raise UserError(f"the teacher {path} has a class {impossible[0][:80]!r}, which cannot be the name of a folder of images; train it on classes with other names")
     if not models.batch_norm_layers(teacher.build()):
         raise UserError(f"the teacher {path} ({teacher.model}) has no batch norm, so nothing can be recovered from it; choose another model")
     return teacher
@@ -71,9 +76,9 @@ def recover(settings, teacher, *, output, log, seed, device, force):
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    names = [file_name_of(name) for name in teacher.classes]
-    paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in names]
+    paths = [[output / name / f"{name}_{number}.{settings.image_format}" for number in range(settings.images_per_class)] for name in teacher.classes]
     with lock.held(output, log.parent), devices.joined(device) as where:
+        records.read(log)
         begun_with = None if force else _begun_with(output)
         pack_images = settings.pack_images or begun_with or memory.images_that_fit(teacher.build(where), teacher.image_size, where, most=MOST_IMAGES)
         settings = replace(settings, pack_images=pack_images)
@@ -81,8 +86,8 @@ def recover(settings, teacher, *, output, log, seed, device, force):
             if devices.rank() == 0:
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
-        packs = packs_of(problems_of(len(names), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
-        earlier = records.read_json(output / "manifest.json", "manifest of images").get("losses") or {}
+        packs = packs_of(problems_of(len(paths), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
+        earlier = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE).get("losses") or {}
         missing = [number for number, pack in enumerate(packs) if not _has(output, number, pack, paths, earlier)]
         mine = [(number, packs[number]) for number in missing[devices.rank() :: devices.world_size()]]
         model = teacher.build(where)
@@ -94,9 +99,14 @@ def recover(settings, teacher, *, output, log, seed, device, force):
         devices.barrier()
 
 
-def file_name_of(class_name):
-    """A class name as a folder name; path separators would lead elsewhere."""
-    return class_name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+def _names_a_folder(class_name):
+    """Whether a class's images can lie in a folder of its name, and be found there by the stages that follow: not hidden, not elsewhere,
+    and with room for what their own names add."""
+    try:
+        length = len(os.fsencode(class_name))
+    except UnicodeEncodeError:
+        return False
+    return 0 < length <= LONGEST_NAME and not class_name.startswith(".") and not {"/", "\\", "\0"} & set(class_name)
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------------------------
@@ -198,7 +208,7 @@ def _recover_packs(settings, model, packs, paths, output, seed, where):
             for problem, images in zip(pack, pixels.cpu()):
                 for label, image in zip(problem.classes, images):
                     write_image(image, paths[label][problem.number])
-            records.write_json({"losses": final.tolist(), "seconds": time.time() - started}, _note(output, number))
+            records.write_sealed({"losses": final.tolist(), "seconds": time.time() - started}, _note(output, number))
             entropy, distance = final.mean(0).tolist()
             progress.line(f"pack {done}/{len(packs)}, {pixels.shape[0] * pixels.shape[1]} images: cross-entropy {entropy:.4f}, batch-norm loss {distance:.4f}")
 
@@ -231,7 +241,9 @@ def _has(output, number, pack, paths, earlier):
 def _begun_with(output):
     """The images per pack of a folder that was begun, perhaps on a machine with another memory; None where there is none."""
     manifest = output / "manifest.json"
-    return records.read_json(manifest, "manifest of images").get("settings", {}).get("pack_images") if manifest.exists() else None
+    settings = records.read_sealed(manifest, "manifest of images", records.FORCE).get("settings") if manifest.exists() else None
+    images = settings.get("pack_images") if isinstance(settings, dict) else None
+    return images if type(images) is int and images > 0 else None
 
 
 def _begin(output, settings, teacher, seed, force, paths):
@@ -243,7 +255,7 @@ def _begin(output, settings, teacher, seed, force, paths):
     }  # fmt: skip
     finished = False
     if manifest.exists() and not force:
-        found = records.read_json(manifest, "manifest of images")
+        found = records.read_sealed(manifest, "manifest of images", records.FORCE)
         difference = [key for key in wanted if found.get(key) != wanted[key]]
         if difference:
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
@@ -254,8 +266,8 @@ def _begin(output, settings, teacher, seed, force, paths):
         stray = [path for path in output.glob("*/*") if path.is_file() and not manifest.exists()]
         if stray:
             raise UserError(f"{output} already holds files that are not ours, such as {stray[0]}; choose another --output")
-        _remove_images(output)
-        records.write_json({**wanted, "complete": False}, manifest)
+        with records.sealing({**wanted, "complete": False}, manifest):
+            _remove_images(output)
     devices.barrier()
     return finished
 
@@ -264,7 +276,8 @@ def _remove_images(output):
     """Removes what earlier runs of ours left in a folder with our manifest."""
     _remove_notes(output)
     for folder in output.glob("*/"):
-        for path in [*folder.glob(f"{folder.name}_*.png"), *folder.glob(f"{folder.name}_*.jpg")]:
+        name = glob.escape(folder.name)
+        for path in [*folder.glob(f"{name}_*.png"), *folder.glob(f"{name}_*.jpg")]:
             path.unlink()
 
 
@@ -274,16 +287,16 @@ def _remove_notes(output):
 
 
 def _finish(output, settings, teacher, seed, paths, log, where, packs, earlier):
-    notes = {str(number): records.read_json(_note(output, number), "note of a pack") for number in range(packs) if _note(output, number).exists()}
+    notes = {str(number): records.read_sealed(_note(output, number), "note of a pack") for number in range(packs) if _note(output, number).exists()}
     losses = {str(number): notes[str(number)]["losses"] if str(number) in notes else earlier[str(number)] for number in range(packs)}
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
-    manifest = records.read_json(output / "manifest.json", "manifest of images")
+    manifest = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE)
     entropy, distance = (sum(column) / len(column) for column in zip(*(each for pack in losses.values() for each in pack)))
-    records.update(log, "recover", {
-        "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
-        "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": sum(note["seconds"] for note in notes.values()),
-        "environment": records.environment(where),
-    })  # fmt: skip
-    records.write_json({**manifest, "complete": True, "files": files, "losses": losses}, output / "manifest.json")
+    with records.sealing({**manifest, "complete": True, "files": files, "losses": losses}, output / "manifest.json"):
+        records.update(log, "recover", {
+            "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
+            "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": sum(note["seconds"] for note in notes.values()),
+            "environment": records.environment(where),
+        })  # fmt: skip
     _remove_notes(output)
     print(f"recover: {len(files)} images in {output}", flush=True)

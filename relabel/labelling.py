@@ -22,21 +22,22 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
     with lock.held(output, log.parent), devices.joined(device) as where:
         images = pictures.load_distilled(distilled)
         check_classes(teacher, images, distilled)
+        records.read(log)
+        model = teacher.build(where)  # before --force clears what is there
         recipe = label_recipe(settings, images, seed)
         store = LabelStore(output)
         if _begin(store, recipe, teacher, images, force):
             return
         started = time.time()
-        model = teacher.build(where)
         devices.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
         _label(store, model, images.to(where), recipe)
         devices.barrier()
         if devices.rank() == 0:
-            records.update(log, "relabel", {
-                "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
-                "seconds": time.time() - started, "environment": records.environment(where),
-            })  # fmt: skip
-            store.finish()
+            with store.finishing(len(images)):
+                records.update(log, "relabel", {
+                    "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
+                    "seconds": time.time() - started, "environment": records.environment(where),
+                })  # fmt: skip
             print(f"relabel: {recipe.epochs} epochs of labels for {len(images)} images in {output}", flush=True)
 
 
@@ -47,7 +48,7 @@ def _begin(store, recipe, teacher, images, force):
         if finished:
             print(f"the soft labels in {store.folder} are finished; --force (-f in run.sh) makes them again")
     devices.barrier()
-    return finished if devices.rank() == 0 else store.manifest()["complete"]
+    return finished if devices.rank() == 0 else bool(store.manifest().get("complete"))
 
 
 # ---- loop ------------------------------------------------------------------------------------------------------------------------

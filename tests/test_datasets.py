@@ -10,7 +10,7 @@ from conftest import ROOT, write_folder
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from guard import datasets, images
+from guard import datasets, images, records
 from guard.errors import UserError
 
 
@@ -129,7 +129,7 @@ def test_images_that_differ_from_their_manifest_are_refused(toy, tmp_path):
         (lambda folder: (folder / "cat/cat_0.png").write_bytes((folder / "dog/dog_1.png").read_bytes()), r"cat_0\.png is not what"),
         (lambda folder: (folder / "cat/cat_0.png").unlink(), r"cat_0\.png is not what"),
         (lambda folder: (folder / "cat/more.png").write_bytes((folder / "cat/cat_0.png").read_bytes()), r"more\.png is not what"),
-        (lambda folder: (folder / "manifest.json").write_text('{"complete": false}'), "not complete"),
+        (lambda folder: records.write_sealed({"complete": False}, folder / "manifest.json"), "not complete"),
     ):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(toy / "images", folder)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import naive
 import numpy
@@ -11,6 +10,7 @@ import torch
 from conftest import pixel_model
 from PIL import Image
 
+from guard import records
 from guard.batch_stats import BatchStatistics
 from guard.device import generator
 from guard.errors import UserError
@@ -89,7 +89,7 @@ def test_saved_pixels_are_rounded_in_png_and_truncated_in_jpeg(name, expected, t
 
 
 def test_manifest_names_every_file_and_its_bytes(toy):
-    manifest = json.loads((toy / "images" / "manifest.json").read_text())
+    manifest = records.read_sealed(toy / "images" / "manifest.json", "manifest")
     from guard.checkpoint import file_fingerprint, load
 
     assert manifest["complete"] and len(manifest["files"]) == 4 and manifest["classes"] == ["cat", "dog"]
@@ -106,7 +106,7 @@ def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):
     assert "manifest.json" in refused(*arguments)
     assert command(*arguments, "--force") == 0
     manifest = tmp_path / "images" / "manifest.json"
-    assert json.loads(manifest.read_text())["settings"]["pack_images"] == 100  # as many as the memory holds, on the CPU at most 100
+    assert records.read_sealed(manifest, "manifest")["settings"]["pack_images"] == 100  # as many as the memory holds, on the CPU at most 100
 
 
 def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, monkeypatch):

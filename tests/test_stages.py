@@ -1,7 +1,6 @@
 """Each stage alone, on explicit paths: what it makes, what it refuses, how it goes on."""
 
 import json
-import pickle
 import re
 import shutil
 import sys
@@ -13,7 +12,7 @@ import torch
 from conftest import TOY, command, write_folder
 from PIL import Image
 
-from guard import checkpoint, models, pixel_cache, recipes, records, training
+from guard import checkpoint, pixel_cache, recipes, records, training
 from guard.errors import UserError
 
 
@@ -85,8 +84,8 @@ def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path
 
 def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
     shutil.copytree(toy / "images", again := tmp_path / "images")
-    manifest = json.loads((again / "manifest.json").read_text())
-    (again / "manifest.json").write_text(json.dumps({**manifest, "complete": False, "files": None}))
+    manifest = records.read_sealed(again / "manifest.json", "manifest")
+    records.write_sealed({**manifest, "complete": False, "files": None}, again / "manifest.json")
     (again / "cat" / "cat_1.png").unlink()
     kept = (again / "cat" / "cat_0.png").stat().st_mtime_ns
     assert command("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]) == 0
@@ -183,66 +182,6 @@ def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
 # ---- what a stage refuses --------------------------------------------------------------------------------------------------------
 
 
-class Malicious:
-    def __reduce__(self):
-        return (open, ("pwned", "w"))
-
-
-def write_other_format(path):
-    torch.save({"weights": torch.zeros(3)}, path)
-
-
-def write_flipped(path):
-    contents = torch.load(path, weights_only=True)
-    contents["state"]["0.weight"][0] += 1
-    torch.save(contents, path)
-
-
-def write_role(path):
-    teacher = checkpoint.load(path)
-    teacher.role = "student"
-    teacher.save(path)
-
-
-def write_without(path):
-    contents = torch.load(path, weights_only=True)
-    del contents["classes"]
-    torch.save(contents, path)
-
-
-def write_without_batch_norm(path):
-    teacher = checkpoint.load(path)
-    teacher.model, teacher.state = "vit", checkpoint.cpu_state(models.build("vit", classes=2, image_size=16, stem="standard", mean=[0.5] * 3, std=[0.5] * 3).network)
-    teacher.save(path)
-
-
-BAD_CHECKPOINTS = {
-    "missing": (lambda path: path.unlink(), "no checkpoint"),
-    "empty": (lambda path: path.write_bytes(b""), "truncated"),
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-300]), "truncated"),
-    "half": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "truncated"),
-    "no checkpoint": (lambda path: path.write_text("hello"), "checkpoint.pt"),
-    "somebody else's": (write_other_format, "not a checkpoint of this project"),
-    "damaged weights": (write_flipped, "fingerprint"),
-    "a student": (write_role, "holds a student"),
-    "without a field": (write_without, "lacks classes"),
-    "a pickle that runs code": (lambda path: path.write_bytes(pickle.dumps(Malicious())), "checkpoint.pt"),
-    "torch.save of code": (lambda path: torch.save(Malicious(), path), "not loaded"),
-    "no batch norm": (write_without_batch_norm, "no batch norm"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
-def test_recover_refuses_a_bad_teacher(case, toy, tmp_path, refused, monkeypatch):
-    spoil, expected = BAD_CHECKPOINTS[case]
-    path = tmp_path / "checkpoint.pt"
-    shutil.copy(toy / "teacher/checkpoint.pt", path)
-    spoil(path)
-    monkeypatch.chdir(tmp_path)
-    assert expected in refused("recover", "--teacher", path, "--output", tmp_path / "images")
-    assert not (tmp_path / "images").exists() and not (tmp_path / "pwned").exists()
-
-
 def test_a_folder_of_other_images_is_left_alone(toy, refused):
     line = refused("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "images", *TOY["recover"], "--r-bn", 3)
     assert "another settings" in line
@@ -264,34 +203,6 @@ def test_classes_that_differ_are_never_combined(toy, tmp_path, refused):
     shutil.copytree(tmp_path / "toy" / "train", tmp_path / "mixed" / "train")
     assert "unknown: ['dog']" in refused("pretrain", "--dataset", "mixed", "--root", tmp_path, "--output", tmp_path / "t", *TOY["pretrain"])
     assert "pixels wide" in refused("relabel", *teacher, "--distilled", toy / "toy/train", "--output", tmp_path / "labels")
-
-
-def empty_class(root):
-    for path in (root / "toy/val/dog").iterdir():
-        path.unlink()
-
-
-BAD_DATA = {
-    "no data set": (lambda root: shutil.rmtree(root / "toy"), "no data set 'toy'"),
-    "no val": (lambda root: shutil.rmtree(root / "toy/val"), "no folder val or test"),
-    "no classes": (lambda root: [shutil.rmtree(root / "toy/val" / name) for name in ("cat", "dog")], "no class folders"),
-    "empty class": (empty_class, "dog"),
-    "class missing in val": (lambda root: shutil.rmtree(root / "toy/val/dog"), "missing: ['dog']"),
-    "unreadable image": (lambda root: (root / "toy/train/cat/0.png").write_bytes(b"no image"), "0.png"),
-    "truncated image": (lambda root: (root / "toy/val/cat/3.png").write_bytes((root / "toy/val/cat/3.png").read_bytes()[:200]), "3.png"),
-}
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_data_is_named(case, workers, tmp_path, refused, monkeypatch):
-    """With 2 workers also where the images are too many for the pixel cache."""
-    monkeypatch.setattr(pixel_cache, "LARGEST", 0 if workers else 10**9)
-    spoil, expected = BAD_DATA[case]
-    write_folder(tmp_path)
-    spoil(tmp_path)
-    assert expected in refused(*pretrain(tmp_path, tmp_path / "out", "--epochs", 1, "--workers", workers))
-    assert not (tmp_path / "out" / "checkpoint.pt").exists()
 
 
 BAD_FLAGS = [

@@ -1,11 +1,12 @@
 """The toy run of all four stages, as a user starts it: the first test."""
 
-import json
 import subprocess
 import time
 
 from conftest import ROOT
 from PIL import Image
+
+from guard import records
 
 
 def run_sh(*arguments):
@@ -20,11 +21,11 @@ def test_toy_run_of_all_stages(tmp_path):
     assert "| teacher |" in done.stdout and "| student |" in done.stdout and "images.png" in done.stdout
 
     teacher, experiment = tmp_path / "debug/teachers/digits/convnet-32/1", tmp_path / "debug/24"
-    records = json.loads((experiment / "log.json").read_text())
-    assert set(records) == {"pretrain", "recover", "relabel", "train", "evaluate teacher", "evaluate student"}
-    assert {"pretrain", "evaluate teacher"} <= set(json.loads((teacher / "log.json").read_text()))
-    assert records["pretrain"]["environment"]["command"].startswith("python -m pretrain --dataset digits")
-    for entry in records.values():
+    entries = records.read(experiment / "log.json")
+    assert set(entries) == {"pretrain", "recover", "relabel", "train", "evaluate teacher", "evaluate student"}
+    assert {"pretrain", "evaluate teacher"} <= set(records.read(teacher / "log.json"))
+    assert entries["pretrain"]["environment"]["command"].startswith("python -m pretrain --dataset digits")
+    for entry in entries.values():
         assert {"torch", "device", "commit"} <= set(entry["environment"])
     assert len(list((experiment / "images").glob("*/*.png"))) == 20
     assert len(list((experiment / "labels").glob("epoch_*.npy"))) == 2

@@ -19,6 +19,7 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
     from guard import device as devices
     from guard import records, robustness
 
+    records.read(log)  # before the images are decoded, which may take long
     source, held = _validation_images(network, settings, dataset, root, where)
     entry = f"evaluate {network.role}"
     key = {"fingerprint": network.fingerprint, "dataset": dataset, "data": source.fingerprint, "epsilon": settings.epsilon, "images per class": settings.images, "seed": seed}
@@ -46,17 +47,18 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
 def curve_of(network, settings, *, dataset, root, log, seed, where, workers, force):
     """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a tuple; returns the curve. An
     interrupted one goes on after its last epsilon."""
+    from guard import checkpoint, records, report, robustness
     from guard import device as devices
-    from guard import records, report, robustness
 
     source, held = _validation_images(network, settings, dataset, root, where)
     path = Path(log).parent / "curve.json"
     key = {"fingerprint": network.fingerprint, "data": source.fingerprint, "epsilon": list(settings.epsilon), "images per class": settings.images, "seed": seed}
-    begun = records.read_json(path, "curve") if path.exists() and not force else {}
+    begun = records.read_sealed(path, "curve") if path.exists() and not force else {}
+    checkpoint.check_writable(path)
 
     def save(broken):
         if devices.rank() == 0:
-            records.write_json({"key": key, "broken": broken}, path)
+            records.write_sealed({"key": key, "broken": broken}, path)
 
     devices.barrier()
     found = robustness.curve(
@@ -65,7 +67,7 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
     )  # fmt: skip
     if devices.rank() == 0:
         record = {**found, "fingerprint": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
-        records.write_json(record, path)
+        records.write_sealed(record, path)
         report.epsilon_curve(found, Path(log).parent / "curve.png")
     devices.barrier()
     return found

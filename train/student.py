@@ -55,14 +55,17 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             "dataset": dataset, "seed": seed, "epochs": epochs or recipe.epochs, "images": images.fingerprint, "teacher": teacher.fingerprint,
             "labels": asdict(recipe), **recipes.as_dict(settings),
         }  # fmt: skip
+        teacher_log = Path(teacher_path).parent / "log.json"
+        records.read(teacher_log)
+        records.read(log)
         if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
+            records.begin(log, output / "checkpoint.pt")
             val = pictures.load(source, teacher.image_size).to(where)
             labeller = teacher.build(where)
             devices.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
             rows = epoch_rows(labeller, images.to(where))
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
         devices.barrier()
-        teacher_log = Path(teacher_path).parent / "log.json"
         data = {"dataset": dataset, "root": root, "seed": seed, "where": where, "workers": workers, "force": force}
         with lock.held(teacher_log.parent, wait=True):  # others may have the same teacher; the first one evaluates it for all
             evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, **data)
@@ -162,9 +165,9 @@ def _save(settings, key, model, history, teacher, output, log, where, seconds):
         role="student", dataset=key["dataset"], model=settings.model, stem=teacher.stem, image_size=teacher.image_size, mean=teacher.mean,
         std=teacher.std, classes=teacher.classes, seed=key["seed"], settings=key, state=checkpoint.cpu_state(model.network), results=results,
     )  # fmt: skip
-    records.update(log, "train", {
-        "settings": key, "seed": key["seed"], "results": results, "history": history, "seconds": seconds,
-        "fingerprint": student.fingerprint, "environment": records.environment(where),
-    })  # fmt: skip
-    student.save(output / "checkpoint.pt")
+    with student.saving(output / "checkpoint.pt"):
+        records.update(log, "train", {
+            "settings": key, "seed": key["seed"], "results": results, "history": history, "seconds": seconds,
+            "fingerprint": student.fingerprint, "environment": records.environment(where),
+        })  # fmt: skip
     print(f"student: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
