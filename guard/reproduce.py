@@ -145,12 +145,14 @@ def command_of(cell, scale, *, root, output, device=None, protocol=None, images=
 
 @dataclass(frozen=True)
 class Run:
-    """What all cells of a call have in common. results: where records go; output: run.sh's output root; threads: of each process."""
+    """What all cells of a call have in common. results: where records go; output: run.sh's output root; threads: of each process; curve:
+    epsilons at which each student is measured as well, or nothing."""
 
     scale: str
     results: Path
     output: Path
     threads: int
+    curve: str = ""
 
     def place(self, cell):
         return self.results / "cells" / self.scale / f"{cell.name}.json"
@@ -163,7 +165,8 @@ class Run:
         if not self.place(cell).exists():
             return False
         try:
-            return json.loads(self.place(cell).read_text())["command"] == shown(words)
+            found = json.loads(self.place(cell).read_text())
+            return found["command"] == shown(words) and bool(found["curve"] or not self.curve)
         except (ValueError, KeyError):
             return False
 
@@ -172,7 +175,10 @@ class Run:
         log = self.output / "logs" / f"{cell.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w") as file:
-            done = subprocess.run(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, check=False)
+            for command in [words, *([self.curve_words(cell, words)] if self.curve else [])]:
+                done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, check=False)
+                if done.returncode:
+                    break
         if done.returncode:
             lines = log.read_text().strip().splitlines() or ["no output"]
             return f"{next((line for line in reversed(lines) if line.startswith('error: ')), lines[-1])} (status {done.returncode}, {log})"
@@ -181,6 +187,14 @@ class Run:
         except UserError as problem:
             return f"error: {problem}"
         return None
+
+    def curve_words(self, cell, words):
+        """The command that draws the student's accuracy against epsilon, on the images that run.sh attacks."""
+        student = self.folder(cell) / "student"
+        more = [word for flag in ("--images",) if "train" in words and flag in words[words.index("train") :] for word in (flag, _last(words, flag))]
+        more += ["--device", _last(words, "-u")] if "-u" in words else []
+        data = ["--dataset", _last(words, "-d"), "--root", _last(words, "-r")]
+        return [sys.executable, "-m", "train.evaluate", "--checkpoint", str(student / "checkpoint.pt"), "--record", str(student / "log.json"), *data, "--epsilon", self.curve, *more]
 
     def collect(self, cell, words):
         """Writes the cell's record, and a picture of its first images, from what run.sh left."""
@@ -195,6 +209,11 @@ class Run:
             "curve": records.read_sealed(curve, "curve") if curve.exists() else None,
         }, self.place(cell))  # fmt: skip
         report.image_strip(folder / "images", self.place(cell).with_suffix(".png"))
+
+
+def _last(words, flag):
+    """What follows the last occurrence of a flag."""
+    return words[len(words) - words[::-1].index(flag)]
 
 
 def shown(words):
@@ -237,6 +256,7 @@ def main(argv):
     parser.add_argument("--seeds", type=lambda text: tuple(cli.number(int, low=0)(word) for word in text.split(",")), default=(0,), metavar="NUMBERS", help="with commas [0]")
     parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's, paper]")
     parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's]")
+    parser.add_argument("--curve", default="", metavar="NUMBERS", help="also measure each student's accuracy at these epsilons, such as 0,1/255,2/255,4/255,8/255 [none]")
     parser.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
     parser.add_argument("--output", "-o", default="runs/reproduce", metavar="DIR", help="run.sh's output root [runs/reproduce]")
     parser.add_argument("--results", default="results", metavar="DIR", help="where the records go [results]")
@@ -250,7 +270,7 @@ def main(argv):
             return _overhead(options)
         output = Path(options.output) / options.scale
         cells = cells_of(options.table, options.scale, datasets=options.dataset, images_per_class=options.images_per_class, arms=options.arms, seeds=options.seeds)
-        run = Run(options.scale, Path(options.results), output, max(1, (os.cpu_count() or 1) // options.jobs))
+        run = Run(options.scale, Path(options.results), output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
         commands = [(cell, command_of(cell, options.scale, root=options.root, output=output, device=options.device, protocol=options.protocol, images=options.images)) for cell in cells]
         todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
         if options.only_print:

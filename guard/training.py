@@ -23,13 +23,14 @@ def set_learning_rate(optimizer, learning_rate):
         group["lr"] = learning_rate
 
 
-def average_gradients(model, share):
-    """Makes every process's gradients those of the whole batch; `share` is this process's part of its images."""
+def add_gradients(model):
+    """Makes every process's gradients those of the sum of all their losses. These are to be weighted by each process's share of the images
+    before they are differentiated: behind synchronized batch norm a process's gradients are those of the others' losses as well."""
     if device.world_size() == 1:
         return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.mul_(share) for p in model.parameters()]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     for parameter, gradient in zip(model.parameters(), gradients):
-        parameter.grad = gradient  # a process whose share is empty has none of its own
+        parameter.grad = gradient  # a process without images has none of its own
     together = device.sum_over_processes(torch.cat([g.flatten() for g in gradients]))
     for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
         gradient.copy_(summed.view_as(gradient))

@@ -146,8 +146,8 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
             step = epoch * len(passes) + number
             with devices.computing(settings.precision, where):
                 loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
-                loss.backward()
-        training.average_gradients(model, len(labels) / batch_size)
+                (loss * (len(labels) / batch_size) if len(labels) else 0 * loss.nan_to_num()).backward()
+        training.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TOY
+from conftest import ROOT, TOY, command
 
-from guard import checkpoint, cli, records
+from guard import augment, checkpoint, cli, datasets, device, images, records, training
+from pretrain import teacher
 
 WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
@@ -44,8 +45,6 @@ def test_two_processes_train_one_teacher_and_evaluate_it(toy, tmp_path):
     assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / "checkpoint.pt").state.values())
     shared = ["--dataset", "toy", "--root", toy, "--checkpoint", toy / "teacher/checkpoint.pt", "--workers", 0, "--protocol", "quick", "--epsilon", "8/255", "--attack-batch", 1]
     assert two("train.evaluate", *shared, "--record", tmp_path / "two.json").returncode == 0
-    from conftest import command
-
     assert command("train.evaluate", *shared, "--record", tmp_path / "one.json") == 0
     one, both = (records.read(tmp_path / name)["evaluate teacher"]["attacks"] for name in ("one.json", "two.json"))
     assert {name: result["broken"] for name, result in one.items()} == {name: result["broken"] for name, result in both.items()}
@@ -96,3 +95,85 @@ def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
     _, printed = started.communicate(timeout=30)
     assert started.returncode == 130
     assert printed.strip() == cli.INTERRUPTED
+
+
+# ---- training in two processes is training in one --------------------------------------------------------------------------------
+
+
+def assert_close(one, other, tolerance):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance * max(1, tensor.abs().max().item()), msg=lambda text, name=name: f"{name}: {text}")
+
+
+SHORT = ["--epochs", 2, "--batch-size", 5, "--augmentation", "none", "--curvature", "--lambda", 1]  # batches of 5, 5 and 2 images, in shares of 3 and 2, 1 and 1
+
+
+@WITHOUT_A_GPU
+def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(toy, tmp_path):
+    words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
+    done = two(*words, "--output", tmp_path / "two", "--sync-batch-norm")
+    assert done.returncode == 0, done.stderr
+    assert command(*words, "--output", tmp_path / "one") == 0
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")]
+    assert_close(*states, 1e-4)
+    histories = [records.read(tmp_path / name / "log.json")["pretrain"]["history"] for name in ("one", "two")]
+    for one, other in zip(*histories, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@WITHOUT_A_GPU
+def test_without_it_two_processes_train_as_two_halves_of_each_batch_would(toy, tmp_path):
+    """Against both shares worked out here, one after the other: gradients weighted by their images, statistics averaged at the end of an epoch."""
+    words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
+    done = two(*words, "--output", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+
+    options = cli.stage_parser("pretrain", "", "pretrain", argv=[])
+    cli.add_data(options)
+    cli.add_workers(options)
+    settings = cli.resolve(options.parse_known_args([str(word) for word in words[1:]])[0], "toy", "pretrain")
+    held = images.load(datasets.find("toy", toy, "train"), settings.image_size)
+    device.seed_everything(0, "teacher", "weights")
+    model = teacher._build(settings, "toy", held.classes).train()
+    statistics = [{name: buffer.clone() for name, buffer in model.named_buffers()} for _ in range(2)]
+    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * training.cosine(epoch, 2)
+        whole = images.TrainingEpoch(held, augmentation="none", batch_size=5, size=16, seed=0, epoch=epoch)
+        for number in range(len(whole)):
+            pixels, labels = whole[number]
+            gradients = [torch.zeros_like(parameter) for parameter in model.parameters()]
+            for mine, part, its_labels in zip(statistics, pixels.tensor_split(2), labels.tensor_split(2)):
+                load_buffers(model, mine)
+                optimizer.zero_grad()
+                loss, _ = teacher.teacher_loss(settings, model, augment.as_float(part), its_labels, batch_size=len(labels), step=0, draws=None)
+                loss.backward()
+                for gradient, parameter in zip(gradients, model.parameters()):
+                    gradient += parameter.grad * len(part) / len(labels)
+                mine.update({name: buffer.clone() for name, buffer in model.named_buffers()})
+            for gradient, parameter in zip(gradients, model.parameters()):
+                parameter.grad = gradient
+            optimizer.step()
+        mean = {name: (one + statistics[1][name]) / 2 if one.is_floating_point() else one for name, one in statistics[0].items()}
+        statistics = [dict(mean), dict(mean)]
+        load_buffers(model, mean)
+    assert_close(model.network.state_dict(), checkpoint.load(tmp_path / "two/checkpoint.pt").state, 1e-4)
+
+
+def load_buffers(model, values):
+    for name, buffer in model.named_buffers():
+        buffer.copy_(values[name])
+
+
+@WITHOUT_A_GPU
+def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy, tmp_path):
+    words = ["train", "--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", toy / "labels", *TOY["train"], "--images", 1]
+    done = two(*words, "--output", tmp_path / "two", "--sync-batch-norm")
+    assert done.returncode == 0, done.stderr
+    assert command(*words, "--output", tmp_path / "one") == 0
+    assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")), 1e-3)
+    done = two(*words, "--output", tmp_path / "off")
+    assert done.returncode == 0, done.stderr
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "off")]
+    assert any((states[0][name] - states[1][name]).abs().max() > 1e-3 for name in states[0])  # each half has statistics of its own

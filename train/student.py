@@ -145,9 +145,9 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
                 loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
-                loss.backward()
+                (loss * (len(pixels) / len(batch)) if len(pixels) else 0 * loss.nan_to_num()).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
-        training.average_gradients(model, len(pixels) / len(batch))
+        training.add_gradients(model)
         optimizer.step()
     training.average_statistics(model)
     mean = devices.sum_over_processes(total).item() / len(rows)

@@ -142,7 +142,7 @@ def curvature(groups, title, path, attack):
         for group in (group for group in groups if group.images_per_class == size):
             change, robust = _change(group), _accuracy(group, attack)
             _errorbar(axes, group.arm, [change[0]], [change], [robust])
-        axes.set_xscale("log")
+        axes.set_xlim(left=0)
     _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", f"student's accuracy under {attack.upper()}, %", title, path, groups)
 
 
