@@ -210,6 +210,8 @@ class LabelStore:
         fits = isinstance(rows, numpy.ndarray) and rows.shape == (count,) and rows.dtype == _row(classes)
         if not fits or not 0 <= rows["image"].min() <= rows["image"].max() < count:
             raise UserError(f"{path} does not hold {count} rows of {classes} logits; {remedy}")
+        if any(not 0 <= batch["partner"].min() <= batch["partner"].max() < len(batch) for batch in batches_of(rows, self.manifest()["recipe"]["batch_size"])):
+            raise UserError(f"{path} mixes images with others that are not in their batch; {remedy}")
         if self.files and file_fingerprint(path) != self.files[path.name]:
             raise UserError(f"{path} is damaged: its bytes are not those that the manifest beside it lists; {remedy}")
         return rows

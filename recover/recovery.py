@@ -208,7 +208,8 @@ def _recover_packs(settings, model, packs, paths, output, seed, where):
             for problem, images in zip(pack, pixels.cpu()):
                 for label, image in zip(problem.classes, images):
                     write_image(image, paths[label][problem.number])
-            records.write_sealed({"losses": final.tolist(), "seconds": time.time() - started}, _note(output, number))
+            made = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for path in _paths(pack, paths)}
+            records.write_sealed({"losses": final.tolist(), "files": made, "seconds": time.time() - started}, _note(output, number))
             entropy, distance = final.mean(0).tolist()
             progress.line(f"pack {done}/{len(packs)}, {pixels.shape[0] * pixels.shape[1]} images: cross-entropy {entropy:.4f}, batch-norm loss {distance:.4f}")
 
@@ -291,6 +292,9 @@ def _finish(output, settings, teacher, seed, paths, log, where, packs, earlier):
     losses = {str(number): notes[str(number)]["losses"] if str(number) in notes else earlier[str(number)] for number in range(packs)}
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
     manifest = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE)
+    as_made = (manifest.get("files") or {}) | {name: made for note in notes.values() for name, made in note["files"].items()}
+    if damaged := [name for name in files if as_made.get(name) != files[name]]:
+        raise UserError(f"{output / damaged[0]} is not as it was made; remove it and run python -m recover again")
     entropy, distance = (sum(column) / len(column) for column in zip(*(each for pack in losses.values() for each in pack)))
     with records.sealing({**manifest, "complete": True, "files": files, "losses": losses}, output / "manifest.json"):
         records.update(log, "recover", {

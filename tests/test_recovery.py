@@ -127,3 +127,23 @@ def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
     assert command("pretrain", "--dataset", "toy", "--root", toy, "--output", teacher, *plain) == 0
     assert command("recover", "--teacher", teacher / "checkpoint.pt", "--output", tmp_path / "images", "--iterations", 2, "--images-per-class", 1, "--cda") == 0
     assert len(list((tmp_path / "images").glob("*/*.png"))) == 2
+
+
+def test_an_image_damaged_before_the_recovery_was_finished_is_named(toy, tmp_path, refused):
+    """Its pack is not made again, as its images are all there, but nobody vouches for it either."""
+    from conftest import TOY, command
+
+    folder = tmp_path / "images"
+    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", folder, *TOY["recover"]]
+    stop = recovery._finish
+    try:
+        recovery._finish = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        assert command(*arguments) == 130
+    finally:
+        recovery._finish = stop
+    whole = (folder / "cat" / "cat_1.png").read_bytes()
+    (folder / "cat" / "cat_1.png").write_bytes(whole[:-1] + b"x")
+    assert "cat_1.png is not as it was made" in refused(*arguments)
+    (folder / "cat" / "cat_1.png").unlink()
+    assert command(*arguments) == 0 and (folder / "cat" / "cat_1.png").read_bytes() == whole
+    assert not list(folder.glob(".pack*"))

@@ -150,3 +150,23 @@ def test_batch_size_follows_the_images_per_class(images):
     assert soft_labels.label_recipe(dataclasses.replace(wanted, batch_size=7), images, 0).batch_size == 7
     many = Packed(torch.zeros(300, 3, 4, 4, dtype=torch.uint8), torch.arange(300) % 3, ("a", "b", "c"))
     assert soft_labels.label_recipe(wanted, many, 0).batch_size == 100
+
+
+def test_labels_that_mix_with_images_outside_their_batch_are_refused(toy, tmp_path, refused):
+    """As somebody who makes the fingerprints fit could send them."""
+    import shutil
+
+    from conftest import TOY
+
+    from guard import checkpoint, records
+
+    shutil.copytree(toy / "labels", tmp_path / "labels")
+    path = tmp_path / "labels" / "epoch_0000.npy"
+    rows = numpy.load(path)
+    rows["partner"][0] = 99
+    numpy.save(path, rows)
+    manifest = records.read_sealed(tmp_path / "labels" / "manifest.json", "manifest")
+    manifest["files"]["epoch_0000.npy"] = checkpoint.file_fingerprint(path)
+    records.write_sealed(manifest, tmp_path / "labels" / "manifest.json")
+    words = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", tmp_path / "labels", "--output", tmp_path / "student"]
+    assert "not in their batch" in refused("train", "--dataset", "toy", "--root", toy, *words, *TOY["train"])
