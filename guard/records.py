@@ -47,8 +47,10 @@ def read_sealed(path, what, remedy=REMEDY):
 def sealing(contents, path):
     """Writes a JSON object and its fingerprint beside `path`; on leaving without an error the file is renamed into place.
 
-    What is done inside is only done when there was room for the file.
+    What is done inside is only done when there was room for the file. Raises ValueError for an object with a key of the seal's name.
     """
+    if SEAL in contents:
+        raise ValueError(f"'{SEAL}' is the name of the seal")
     with replacing(path) as temporary:
         temporary.write_text(_text({**contents, SEAL: _fingerprint(contents)}))
         yield

@@ -48,13 +48,14 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages, and the images per class that
-    stand for those of the table where None of them would do."""
+    """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages, the images per class that stand for
+    the table's, and, where it is a subset of the table's data set, its classes."""
 
     dataset: str
     flags: tuple = ()
     stages: tuple = ()
     images_per_class: tuple | None = None
+    classes: str = ""
 
 
 _SMALL = ("-m", "convnet-32", "-e", "convnet-32", "-b", "1")
@@ -63,7 +64,8 @@ SCALES = {
     "cpu": {
         "imagenette": Scale(
             "imagenette-3", (*_SMALL, "-i", "100", "-z", "100"),
-            ("pretrain", "--image-size", "64", "--stem", "cifar", "--images", "200", "--epochs", "8", "--curvature-images", "60", "train", "--images", "20"), (1, 10),
+            ("pretrain", "--image-size", "64", "--stem", "cifar", "--images", "200", "--epochs", "8", "--curvature-images", "60", "train", "--images", "10"), (1, 10),
+            "n01440764,n02979186,n03028079",
         ),
         "cifar10": Scale(
             "cifar10", (*_SMALL, "-i", "150", "-z", "100"),
@@ -223,6 +225,16 @@ def shown(words):
     return shlex.join([word for number, word in enumerate(flags) if number not in elsewhere and number - 1 not in elsewhere] + stages)
 
 
+def prepare(name, scale, root):
+    """Makes the subset that stands for a data set at a scale, where the whole is there and the subset is not."""
+    setting = SCALES[scale][name]
+    if setting.classes and (Path(root) / name).is_dir() and not (Path(root) / setting.dataset).exists():
+        words = ["subset", setting.dataset, "--from", str(Path(root) / name), "--root", str(root), "--classes", setting.classes]
+        done = subprocess.run([sys.executable, "-m", "data.prepare", *words], cwd=ROOT, check=False)
+        if done.returncode:
+            raise UserError(f"the subset {setting.dataset} of {name} could not be made; see the line above")
+
+
 def reproduce(work, run, jobs):
     """Runs `work` ((cell, words) pairs), `jobs` at a time, cells that make teachers before those that borrow them; returns {cell: line} of those
     that failed."""
@@ -275,6 +287,8 @@ def main(argv):
         todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
         if options.only_print:
             return _print(todo, len(cells), options.jobs)
+        for name in dict.fromkeys(cell.dataset for cell, _ in todo):
+            prepare(name, options.scale, options.root)
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished", flush=True)
         failed = reproduce(todo, run, options.jobs)
         if failed:

@@ -80,7 +80,7 @@ def files(folder):
             if path.suffix == ".json":
                 contents = without_volatile(json.loads(contents))
             elif path.suffix == ".md":
-                contents = re.sub(r"(?m)^[0-9.]+ seconds", "", contents.decode())
+                contents = re.sub(r"(?m)^[0-9.]+ seconds|commit [^,]+", "", contents.decode())
             found[str(path.relative_to(folder))] = contents
     return found
 

@@ -82,14 +82,14 @@ def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, mo
     monkeypatch.setitem(reproduce.ARMS, "broken", reproduce.Arm("broken", ("-l", "-1")))
     monkeypatch.setitem(reproduce.TABLES, "swap", {"digits": ((10,), ("broken", "sre2l"))})
     monkeypatch.setattr(reproduce.Run, "folder", lambda self, cell: self.output / "debug" / cell.name)
-    words = ["guard.reproduce", "swap", "--scale", "cpu", "--output", tmp_path / "runs", "--results", tmp_path / "results", "--jobs", 2, "--curve", "0,1/255"]
+    words = ["guard.reproduce", "swap", "--scale", "cpu", "--output", tmp_path / "runs", "--results", tmp_path / "results", "--jobs", 2, "--images", 1, "--curve", "0,1/255"]
     assert command(*words) == 2
     printed = capsys.readouterr()
     assert "1 of 4 cells failed" not in printed.err and "3 of 4 cells failed" in printed.err and "--lambda" in printed.err and len(printed.err.strip().splitlines()) == 1
     place = tmp_path / "results/cells/cpu/digits-ipc10-sre2l-seed0"
     record = json.loads(place.with_suffix(".json").read_text())
     assert record["format"] == reproduce.FORMAT and record["record"]["evaluate student"]["complete"] and record["command"].startswith("bash run.sh -d digits")
-    assert record["curve"]["epsilon"] == pytest.approx([0, 1 / 255]) and record["curve"]["images"] == 355
+    assert record["curve"]["epsilon"] == pytest.approx([0, 1 / 255]) and record["curve"]["images"] == 10
     with Image.open(place.with_suffix(".png")) as picture:
         assert picture.size == (160, 16)
     assert command(*words, "--arms", "sre2l") == 0

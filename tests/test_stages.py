@@ -126,7 +126,7 @@ def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, cap
 def test_several_epsilons_draw_a_curve_that_says_whether_it_reaches_zero(toy, tmp_path, capsys):
     arguments = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--record", tmp_path / "log.json", "--workers", 0]
     assert command(*arguments, "--epsilon", "0,1,1/255") == 0
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = records.read_sealed(tmp_path / "curve.json", "curve")
     assert curve["epsilon"] == pytest.approx([0, 1 / 255, 1]) and curve["accuracy"] == sorted(curve["accuracy"], reverse=True)
     assert curve["accuracy"][0] == checkpoint.load(toy / "teacher/checkpoint.pt").results["val accuracy"]
     assert curve["reaches_zero"] == (curve["accuracy"][-1] == 0)

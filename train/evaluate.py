@@ -66,7 +66,7 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
         workers=workers, where=where, finished=begun.get("broken") if begun.get("key") == key else None, save=save,
     )  # fmt: skip
     if devices.rank() == 0:
-        record = {**found, "fingerprint": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
+        record = {**found, "network": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
         records.write_sealed(record, path)
         report.epsilon_curve(found, Path(log).parent / "curve.png")
     devices.barrier()
