@@ -176,9 +176,8 @@ fi
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "$dataset" "${models[@]}"
 mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; choose another folder with -o"
-exec {lock}>>"$folder/.lock"
+{ exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; choose another folder with -o"
 "$light" -m guard.lock "$folder" $lock $$
-trap 'rm -f "$folder/.lock"' EXIT
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 for stage in pretrain recover relabel train; do
     [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
@@ -186,3 +185,4 @@ for stage in pretrain recover relabel train; do
     echo "== $stage"
     "$PYTHON" "${launch[@]}" "${command[@]}"
 done
+rm -f "$folder/.lock" # only here: after a kill a stage may live on, and with it the lock

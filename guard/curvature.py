@@ -63,7 +63,8 @@ def _gradient_squared(at, h, batch_size):
 def _loss(at, h, batch_size):
     difference = F.cross_entropy(widened(at.network(at.shifted(h))), at.y) - at.losses.mean()
     # |difference| of the whole batch, of which this may be one process's share: its sign is that of all shares together.
-    return sum_over_processes(difference.detach() * (len(at.x) / batch_size)).sign() * difference
+    mine = difference.detach() * (len(at.x) / batch_size) if len(at.x) else torch.zeros_like(difference)
+    return sum_over_processes(mine).sign() * difference
 
 
 class Form(NamedTuple):
@@ -100,6 +101,12 @@ def penalty(network, x, y, *, regularizer=None, lambda_=0.0, h=3.0, beta=0.0, gr
         if gradient_regularization:
             total = total + beta * (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
     return total
+
+
+def take_part(regularizer, where):
+    """What a process without images of a batch has to do while the others compute its `penalty`: add nothing to their sums."""
+    if regularizer == "loss":
+        sum_over_processes(torch.zeros((), device=where))
 
 
 def largest_eigenvalues(hessian_times, start, iterations):

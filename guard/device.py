@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch.distributed
 from guard.errors import UserError
 from guard.synced_norm import synchronize
 
+PR_SET_PDEATHSIG = 1  # name of a setting of Linux's prctl
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's mallopt
 
 
@@ -139,6 +141,7 @@ def joined(name):
     if world_size() == 1:
         yield where
         return
+    _end_with_parent()
     # A process without work waits as long as the others need, so that the limit is no judgement on the work.
     backend, own = ("nccl", where) if where.type == "cuda" else ("gloo", None)
     torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
@@ -148,10 +151,25 @@ def joined(name):
         torch.distributed.destroy_process_group()
 
 
+def _end_with_parent():
+    """Has this process end when torchrun's own, which holds what is locked, is killed. Linux alone knows how."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def barrier():
     """Waits until every process of the group is here."""
     if world_size() > 1:
         torch.distributed.barrier()
+
+
+def of_the_first(value):
+    """The first process's `value`, in every process of the group: for decisions on what lies on disk, where others may be writing."""
+    if world_size() == 1:
+        return value
+    held = [value]
+    torch.distributed.broadcast_object_list(held)
+    return held[0]
 
 
 def sum_over_processes(tensor):

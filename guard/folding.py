@@ -12,13 +12,20 @@ from torch import fx, nn
 _found = weakref.WeakKeyDictionary()  # network -> its foldable pairs
 
 
+class _Tracer(fx.Tracer):
+    """Takes batch norms as a whole, those of our own as well."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
+
+
 def foldable(network):
     """[(convolution, batch norm), ...]: the pairs of modules of which the second sees what the first gives and nobody else does.
 
     Empty for a network that cannot be traced.
     """
     try:
-        graph = fx.symbolic_trace(network).graph
+        graph = _Tracer().trace(network)
     except Exception:  # noqa: BLE001 - the network's own code runs on stand-ins here and may raise anything
         return []
     modules = dict(network.named_modules())

@@ -30,15 +30,15 @@ _open = set()
 
 
 @contextlib.contextmanager
-def held(*folders, wait=False):
+def held(*folders, wait=False, each_machine=False):
     """Keeps other processes out of `folders`, which are made where they are not there, and clears them of half-written files that a
     killed process left.
 
     Where another process is in one of them: with `wait` stays, after a note on stderr, until it has left; else raises UserError that
-    names it. Of several processes under torchrun the first one locks for all.
+    names it. Of several processes under torchrun the first one locks for all, or, `each_machine`, the one that calls.
     """
     with contextlib.ExitStack() as stack:
-        if os.environ.get("RANK", "0") == "0":
+        if each_machine or os.environ.get("RANK", "0") == "0":
             for folder in {Path(each).resolve(): Path(each) for each in folders}.values():
                 stack.enter_context(_one(folder, wait))
         yield
@@ -78,10 +78,12 @@ def _take(folder, wait):
             if isinstance(problem, FileNotFoundError) and folder.parent.is_dir() and (tries := tries - 1):
                 continue  # whoever has just left took the empty folder along
             raise UserError(f"cannot write {folder} ({problem.strerror}); choose another output folder") from None
-        if _locked(file, folder / FILE):
+        if locked := _locked(file, folder / FILE):
             _sign(folder / FILE, os.getpid())
             return file
         os.close(file)
+        if locked is None:
+            continue
         if not wait:
             raise UserError(f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another folder (another -x in run.sh)")
         if not told:
@@ -91,7 +93,7 @@ def _take(folder, wait):
 
 
 def _locked(file, path):
-    """Whether the open file could be locked and still is the one at `path`."""
+    """Whether the open file could be locked; None where it is not the one at `path` any more, since its holder has just left."""
     if fcntl is None:
         return True
     try:
@@ -99,9 +101,9 @@ def _locked(file, path):
     except OSError as problem:
         return problem.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # else a file system without locks
     try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
+        return os.path.samestat(os.fstat(file), os.stat(path)) or None
     except FileNotFoundError:
-        return False
+        return None
 
 
 def _sign(path, process):

@@ -102,19 +102,18 @@ def _path(files, what):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Others that want the same images wait, and find them made; a folder that cannot be written is nobody's to wait for."""
-    place = path.parent / f".{path.stem.rsplit('-', 1)[0]}"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    """Others that want the same images wait, and find them made. Clears what a killed process left half-written; a folder that cannot be
+    written is nobody's to wait for."""
+    prefix = path.stem.rsplit("-", 1)[0]
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(UserError):
+            stack.enter_context(lock.held(path.parent / f".{prefix}", wait=True, each_machine=True))
+            for stale in path.parent.glob(f".{prefix}-*.part"):
+                with contextlib.suppress(OSError):
+                    stale.unlink()
         yield
-        return
-    try:
-        with lock.held(place, wait=True):
-            yield
-    finally:
-        with contextlib.suppress(OSError):
-            place.rmdir()
+    with contextlib.suppress(OSError):
+        (path.parent / f".{prefix}").rmdir()
 
 
 def _make(path, files, what, prepare):

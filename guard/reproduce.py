@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from guard import cli
@@ -168,9 +169,13 @@ class Run:
             return False
         try:
             found = json.loads(self.place(cell).read_text())
-            return found["command"] == shown(words) and bool(found["curve"] or not self.curve)
-        except (ValueError, KeyError):
+            return found["command"] == shown(words) and (not self.curve or self.drawn(found["curve"]))
+        except (ValueError, KeyError, TypeError):
             return False
+
+    def drawn(self, curve):
+        """Whether a curve is finished and at the epsilons that are asked for."""
+        return curve is not None and "accuracy" in curve and curve["epsilon"] == sorted(float(Fraction(word)) for word in self.curve.split(","))
 
     def do(self, cell, words):
         """Runs one cell and collects its record; returns None, or the line with which it failed."""
@@ -204,11 +209,11 @@ class Run:
 
         folder = self.folder(cell)
         trimmed = results.trimmed(records.read(folder / "log.json"))
-        curve = folder / "student" / "curve.json"
+        curve = records.read_sealed(folder / "student" / "curve.json", "curve") if self.curve else None
         records.write_json({
             "format": FORMAT, "scale": self.scale, "dataset": cell.dataset, "images per class": cell.images_per_class, "arm": cell.arm, "seed": cell.seed,
             "images from": cell.images, "labels from": cell.labels, "command": shown(words), "record": trimmed,
-            "curve": records.read_sealed(curve, "curve") if curve.exists() else None,
+            "curve": curve,
         }, self.place(cell))  # fmt: skip
         report.image_strip(folder / "images", self.place(cell).with_suffix(".png"))
 
@@ -241,17 +246,25 @@ def reproduce(work, run, jobs):
     failed = {}
     for borrowing in (False, True):
         todo = [(cell, words) for cell, words in work if (cell.images != cell.labels) == borrowing]
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(jobs)
+        try:
             started = {pool.submit(run.do, cell, words): cell for cell, words in todo}
             for number, future in enumerate(concurrent.futures.as_completed(started), 1):
                 cell, problem = started[future], future.result()
                 if problem:
                     failed[cell] = problem
                 print(f"{time.strftime('%H:%M:%S')} {number}/{len(todo)} {cell.name}: {problem or 'done'}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C ends the cells that run, and starts no others
     return failed
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------------------
+
+
+def _folder(given, default):
+    """A folder as run.sh is to see it, which runs in the project's own: the default lies there, others where the caller is."""
+    return given if given == default or Path.cwd() == ROOT else str(Path(given).absolute())
 
 
 def _names(text):
@@ -277,12 +290,15 @@ def main(argv):
     parser.add_argument("-n", dest="only_print", action="store_true", help="print the commands and an estimate of their time, and stop")
     options = parser.parse_args(argv)
 
+    for name in ("root", "output", "results"):
+        setattr(options, name, _folder(getattr(options, name), parser.get_default(name)))
+
     def work():
         if options.table == "overhead":
             return _overhead(options)
-        output = Path(options.output) / options.scale
+        output = ROOT / options.output / options.scale if Path.cwd() != ROOT else Path(options.output) / options.scale
         cells = cells_of(options.table, options.scale, datasets=options.dataset, images_per_class=options.images_per_class, arms=options.arms, seeds=options.seeds)
-        run = Run(options.scale, Path(options.results), output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
+        run = Run(options.scale, ROOT / options.results, output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
         commands = [(cell, command_of(cell, options.scale, root=options.root, output=output, device=options.device, protocol=options.protocol, images=options.images)) for cell in cells]
         todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
         if options.only_print:

@@ -1,5 +1,6 @@
 """Stage pretrain: a teacher, ordinary, with curvature regularizers (GUARD, GR), or adversarially trained."""
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     sources = [datasets.find(dataset, root, split) for split in ("train", "val")]
     datasets.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
-    with lock.held(output, log.parent, wait=True), devices.joined(device) as where:
+    with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
         records.begin(log, output / "checkpoint.pt")
@@ -63,7 +64,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     log = Path(log or output / "log.json")
     origin = checkpoint.file_fingerprint(weights) if Path(weights).is_file() else weights
     key = {"dataset": dataset, "weights": origin, "model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
-    with lock.held(output, log.parent, wait=True), devices.joined(device) as where:
+    with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
         source = datasets.find(dataset, root, "val")
@@ -75,6 +76,14 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
             _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
+
+
+@contextlib.contextmanager
+def _alone(output, log):
+    """Waits for whoever makes the same teacher; but not for a record elsewhere, whose holder may be waiting for this teacher."""
+    elsewhere = [] if log.parent.resolve() == output.resolve() else [log.parent]
+    with lock.held(output, wait=True), lock.held(*elsewhere):
+        yield
 
 
 # ---- model -----------------------------------------------------------------------------------------------------------------------
@@ -147,6 +156,8 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
             with devices.computing(settings.precision, where):
                 loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
                 (loss * (len(labels) / batch_size) if len(labels) else 0 * loss.nan_to_num()).backward()
+        elif settings.curvature and (epoch * len(passes) + number) % settings.curvature_every == 0:
+            curvature.take_part(settings.regularizer, where)
         training.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)

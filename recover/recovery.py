@@ -89,6 +89,7 @@ def recover(settings, teacher, *, output, log, seed, device, force):
         packs = packs_of(problems_of(len(paths), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         earlier = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE).get("losses") or {}
         missing = [number for number, pack in enumerate(packs) if not _has(output, number, pack, paths, earlier)]
+        devices.barrier()  # before anybody writes what others still look for
         mine = [(number, packs[number]) for number in missing[devices.rank() :: devices.world_size()]]
         model = teacher.build(where)
         devices.arrange(model.network, channels_last=settings.channels_last)

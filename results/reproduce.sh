@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Reproduces a published table: bash results/reproduce.sh TABLE [options]; --help names them.
+# Reproduces a published table: bash results/reproduce.sh TABLE [options]; --help names them. Folders are those of the caller.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh
 if [[ " $* " == *" --help "* || $# = 0 ]]; then exec "$(light_python)" -m guard.reproduce "${@:---help}"; fi
 set_up requirements.txt
+[[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+cd "$caller"
 exec "$PYTHON" -m guard.reproduce "$@"

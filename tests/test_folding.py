@@ -8,6 +8,7 @@ from torch import nn
 
 from guard import models
 from guard.folding import foldable, folded
+from guard.synced_norm import synchronize
 
 
 def statistics(network, size=8):
@@ -59,6 +60,12 @@ def plain_layers(bias, affine):
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine), nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
+def synchronized(network):
+    synchronize(network)
+    network.train = lambda mode=True: nn.Module.train(network, False)  # no group of processes here, so statistics stay as they are made
+    return network
+
+
 NETWORKS = {
     "bias": (lambda: plain_layers(True, True), 1),
     "no bias": (lambda: plain_layers(False, True), 1),
@@ -67,6 +74,7 @@ NETWORKS = {
     "seen by others": (Seen, 0),
     "not to be traced": (Untraceable, 0),
     "convnet": (lambda: models.ConvNet(3, 8, width=5), 3),
+    "synchronized": (lambda: synchronized(models.ConvNet(3, 8, width=5)), 3),
     "resnet18": (lambda: models.MODELS["resnet18"](3, 8, "cifar"), 20),
 }
 

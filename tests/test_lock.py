@@ -130,6 +130,18 @@ def test_a_second_run_of_an_experiment_ends_at_once_and_is_told_who_is_there(tmp
         first.communicate()
 
 
+def test_while_a_stage_outlives_its_killed_run_nobody_else_comes_in(tmp_path):
+    first = run_sh(tmp_path, "-p", "--", "pretrain", "--epochs", "100000")
+    try:
+        assert "epoch 1/" in next(line for line in first.stdout if "epoch" in line)
+        os.kill(first.pid, signal.SIGTERM)
+        first.wait(30)
+        assert "in use by process" in run_sh(tmp_path, "-p").communicate(timeout=60)[1]
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+
+
 def test_two_records_of_one_shared_teacher_are_both_whole(toy, tmp_path):
     """Two students of one teacher, trained at the same time, evaluate it once."""
     shared = [sys.executable, "-m", "train", "--dataset", "toy", "--root", toy, "--teacher", tmp_path / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", toy / "labels", *TOY["train"]]

@@ -132,3 +132,24 @@ def test_a_folder_too_large_to_keep_is_streamed(root, monkeypatch, capsys):
     monkeypatch.setattr(pixel_cache, "LARGEST", 1000)
     held = train_of(root)
     assert isinstance(held, images.Streamed) and not caches(root) and not capsys.readouterr().err
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(root):
+    (root / "cache").mkdir(exist_ok=True)
+    train_of(root)
+    (made,) = caches(root)
+    stale = made.with_name(f".{made.name}.4711.part")
+    stale.write_bytes(b"half")
+    made.unlink()
+    train_of(root)
+    assert caches(root) == [made]
+
+
+def test_a_cache_that_others_are_making_and_only_they_can_write_is_nobodys_to_wait_for(root, monkeypatch):
+    from guard import lock
+
+    def refuse(*_, **__):
+        raise UserError("cannot write")
+
+    monkeypatch.setattr(lock, "held", refuse)
+    assert len(train_of(root))

@@ -16,8 +16,8 @@ from pretrain import teacher
 WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
 
-def two(*words, start=subprocess.run, mark="", **options):
-    command = [sys.executable, "-m", "guard.launch", "2", *map(str, words)]
+def two(*words, start=subprocess.run, mark="", processes=2, **options):
+    command = [sys.executable, "-m", "guard.launch", str(processes), *map(str, words)]
     return start(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark}, **(options or {"capture_output": True, "check": False}), text=True)
 
 
@@ -177,3 +177,15 @@ def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy
     assert done.returncode == 0, done.stderr
     states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "off")]
     assert any((states[0][name] - states[1][name]).abs().max() > 1e-3 for name in states[0])  # each half has statistics of its own
+
+
+@WITHOUT_A_GPU
+@pytest.mark.parametrize("more", [[], ["--sync-batch-norm"]])
+def test_a_process_without_images_in_the_last_batch_takes_part(more, toy, tmp_path):
+    """Three processes and a last batch of two images, with the regularizer whose sign is that of the whole batch."""
+    words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT, "--regularizer", "loss", "--beta", 1]
+    done = two(*words, "--output", tmp_path / "three", *more, processes=3)
+    assert done.returncode == 0, done.stderr
+    if more:
+        assert command(*words, "--output", tmp_path / "one") == 0
+        assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "three")), 1e-4)

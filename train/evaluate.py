@@ -12,35 +12,43 @@ writes  RECORD                  the record, with what each attack found; an inte
         with several --epsilon: curve.json and curve.png beside RECORD, accuracy under PGD100 against epsilon"""
 
 
-def evaluate_network(network, settings, *, dataset, root, log, seed, where, workers, force):
+def evaluate_network(network, settings, *, dataset, root, log, seed, where, workers, force, shared=False):
     """Evaluates `network` (Checkpoint) by `settings` (recipes.Evaluate); its record is the entry 'evaluate teacher', 'evaluate
     student' or 'evaluate network' of `log`. Attacks whose results for this very network, data and settings are there already are
-    not run again. Raises UserError for data with other classes."""
+    not run again. shared: others may evaluate it, too; who comes later waits and takes over what is there. Raises UserError for data
+    with other classes."""
     from guard import device as devices
-    from guard import records, robustness
+    from guard import lock, records, robustness
 
-    records.read(log)  # before the images are decoded, which may take long
     source, held = _validation_images(network, settings, dataset, root, where)
     entry = f"evaluate {network.role}"
     key = {"fingerprint": network.fingerprint, "dataset": dataset, "data": source.fingerprint, "epsilon": settings.epsilon, "images per class": settings.images, "seed": seed}
-    previous = records.read(log).get(entry, {})
-    finished = previous.get("attacks", {}) if previous.get("key") == key and not force else {}
     protocols = ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
-    if previous.get("complete") and set(robustness.attacks_of(protocols)) <= set(finished):
-        return previous
+
+    def recorded():
+        """(what is there of this evaluation, whether that is all of it)"""
+        found = records.read(log).get(entry, {})
+        found = found if found.get("key") == key and not force else {}
+        return found, bool(found.get("complete")) and set(robustness.attacks_of(protocols)) <= set(found["attacks"])
 
     def save(results):
         if devices.rank() == 0:
             records.update(log, entry, {"key": key, "attacks": results, "complete": False})
 
-    devices.barrier()
-    result = robustness.evaluate(
-        network.build(where), held, size=network.image_size, protocols=protocols,
-        epsilon=settings.epsilon, attack_batch=settings.attack_batch, seed=seed, workers=workers, where=where, finished=finished, save=save,
-    )  # fmt: skip
-    if devices.rank() == 0:
-        records.update(log, entry, {"key": key, **result, "complete": True, "environment": records.environment(where)})
-    devices.barrier()
+    result, complete = devices.of_the_first(recorded())
+    if complete:
+        return result
+    with lock.held(*([Path(log).parent] if shared else []), wait=True):
+        begun, complete = devices.of_the_first(recorded())
+        if complete:
+            return begun
+        result = robustness.evaluate(
+            network.build(where), held, size=network.image_size, protocols=protocols, epsilon=settings.epsilon, attack_batch=settings.attack_batch,
+            seed=seed, workers=workers, where=where, finished=begun.get("attacks"), save=save,
+        )  # fmt: skip
+        if devices.rank() == 0:
+            records.update(log, entry, {"key": key, **result, "complete": True, "environment": records.environment(where)})
+        devices.barrier()
     return result
 
 
@@ -53,20 +61,22 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
     source, held = _validation_images(network, settings, dataset, root, where)
     path = Path(log).parent / "curve.json"
     key = {"fingerprint": network.fingerprint, "data": source.fingerprint, "epsilon": list(settings.epsilon), "images per class": settings.images, "seed": seed}
-    begun = records.read_sealed(path, "curve") if path.exists() and not force else {}
+    begun = devices.of_the_first(records.read_sealed(path, "curve") if path.exists() and not force else {})
+    begun = begun if begun.get("key") == key else {}
+    if "accuracy" in begun:
+        return begun
     checkpoint.check_writable(path)
 
     def save(broken):
         if devices.rank() == 0:
             records.write_sealed({"key": key, "broken": broken}, path)
 
-    devices.barrier()
     found = robustness.curve(
         network.build(where), held, settings.epsilon, attack="pgd100", size=network.image_size, attack_batch=settings.attack_batch, seed=seed,
-        workers=workers, where=where, finished=begun.get("broken") if begun.get("key") == key else None, save=save,
+        workers=workers, where=where, finished=begun.get("broken"), save=save,
     )  # fmt: skip
     if devices.rank() == 0:
-        record = {**found, "network": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
+        record = {"key": key, **found, "network": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
         records.write_sealed(record, path)
         report.epsilon_curve(found, Path(log).parent / "curve.png")
     devices.barrier()

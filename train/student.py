@@ -67,8 +67,7 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
         devices.barrier()
         data = {"dataset": dataset, "root": root, "seed": seed, "where": where, "workers": workers, "force": force}
-        with lock.held(teacher_log.parent, wait=True):  # others may have the same teacher; the first one evaluates it for all
-            evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, **data)
+        evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, shared=True, **data)
         evaluate.evaluate_network(checkpoint.load(output / "checkpoint.pt"), attack_settings, log=log, **data)
         if devices.rank() == 0:
             # The experiment's record is whole, although teachers are shared; one that came without its log has no entry 'pretrain'.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 import subprocess
 
 from guard import attacks, cli, datasets
@@ -26,7 +27,8 @@ def stages_of(words):
     for line in done.stdout.splitlines():
         if line.startswith("#"):
             continue
-        stage, *argv = line.split()[2:]
+        words_of_stage = shlex.split(line)[2:]
+        stage, *argv = words_of_stage[2:] if words_of_stage[0] == "guard.launch" else words_of_stage
         recipes_of = {"train": ("train", "evaluate", "relabel")}.get(stage, (stage,))
         parser = cli.stage_parser(stage, "", *recipes_of, argv=argv)
         if stage in ("pretrain", "train"):
