@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed
@@ -101,9 +100,6 @@ def peak_memory(where):
     """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the CPU."""
     if where.type == "cuda":
         return torch.cuda.max_memory_allocated(where)
-    status = Path("/proc/self/status")  # Linux, where the peak can be reset (guard.bench)
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

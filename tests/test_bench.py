@@ -44,7 +44,21 @@ def test_steps_take_turns_and_the_median_counts():
     found = measure.alternating({"a": lambda: step("a"), "b": lambda: step("b")}, 5, CPU)
     assert order == ["a", "b"] * 6
     assert 0.03 <= found["a"]["seconds"] < 0.04 and found["b"]["seconds"] < 0.01  # the first round does not count
-    assert found["a"]["peak bytes"] > 10**7
+
+
+def test_the_peak_is_what_a_step_holds_at_most():
+    """Of three tensors of 4 MB no more than two are there at a time."""
+
+    def step():
+        first = torch.ones(1_000_000)
+        second = first + 1
+        del first
+        third = second * 2
+        return third.sum()
+
+    kept = torch.ones(10_000_000)  # was there before
+    assert 8_000_000 <= measure.peak_of(step, CPU) < 8_100_000 and len(kept)
+    assert measure.alternating({"step": step}, 2, CPU, memory=True)["step"]["peak bytes"] < 8_100_000
 
 
 def test_operations_are_those_of_the_layers():

@@ -1,14 +1,16 @@
 """How things are timed: alternating in one run, synchronized, medians of repeats after a warm-up, beside what the machine can do."""
 
+import itertools
+import os
 import time
-from pathlib import Path
+import warnings
 from statistics import median
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from guard.device import computing, peak_memory
+from guard.device import computing
 
 
 def synchronize(where):
@@ -16,27 +18,35 @@ def synchronize(where):
         torch.cuda.synchronize(where)
 
 
-def _reset_peak(where):
+def peak_of(step, where):
+    """Bytes of tensors that one call of step() holds at most, beside those that were there before."""
     if where.type == "cuda":
+        synchronize(where)
+        before = torch.cuda.memory_allocated(where)
         torch.cuda.reset_peak_memory_stats(where)
-    elif (peak := Path("/proc/self/clear_refs")).exists():
-        peak.write_text("5")  # Linux: the highest resident size starts anew
+        step()
+        synchronize(where)
+        return torch.cuda.max_memory_allocated(where) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's complaint that there is no GPU
+    with warnings.catch_warnings(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        warnings.simplefilter("ignore")
+        step()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+    return max(itertools.accumulate((change for _, change in changes), initial=0))
 
 
-def alternating(steps, repeats, where):
-    """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds', 'peak bytes'}} of `repeats` rounds in which each
-    has its turn, after one round that does not count."""
-    found = {name: {"all seconds": [], "peak bytes": 0} for name in steps}
-    for number in range(repeats + 1):
+def alternating(steps, repeats, where, memory=False):
+    """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of `repeats` rounds in which each has its turn,
+    after a call of each that does not count; with `memory` that call tells 'peak bytes' (see peak_of), which takes its time."""
+    found = {name: {"all seconds": [], **({"peak bytes": peak_of(step, where)} if memory else {})} for name, step in steps.items()}
+    for number in range(memory, repeats + 1):
         for name, step in steps.items():
-            _reset_peak(where)
             synchronize(where)
             started = time.perf_counter()
             step()
             synchronize(where)
             if number:
                 found[name]["all seconds"].append(time.perf_counter() - started)
-                found[name]["peak bytes"] = max(found[name]["peak bytes"], peak_memory(where))
     return {name: {"seconds": median(row["all seconds"]), **row} for name, row in found.items()}
 
 

@@ -14,7 +14,7 @@ SMALL = (("cifar10", "convnet", 32, 64), ("imagenette", "resnet18", 64, 32))
 
 
 def run(scale, repeats, precision, device):
-    """Yields a row per case and step: seconds (median), their standard deviation, peak bytes, and the cost in plain steps of the teacher."""
+    """Yields a row per case and step: seconds (median), their standard deviation, peak bytes of its tensors, and the cost in plain steps of the teacher."""
     make_deterministic()
     keep_freed_memory()
     where = select(device)
@@ -25,7 +25,7 @@ def run(scale, repeats, precision, device):
         recovery = dataclasses.replace(chosen.recover, iterations=1, images_per_class=batch // 10, pack_images=batch, precision=precision)
         network = units.network(dataset, model, size, settings.stem, 10, where).eval()
         steps["recover, iteration"] = units.recover_iterations(recovery, network, 10, where)
-        found = measure.alternating(steps, repeats, where)
+        found = measure.alternating(steps, repeats, where, memory=True)
         plain = found["teacher, plain"]["seconds"]
         for name, row in found.items():
             images = batch // 10 * 10 if name.startswith("recover") else batch

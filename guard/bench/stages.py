@@ -115,7 +115,7 @@ def bench_teacher(cases, repeats, precision, where, rate, channels_last):
         counted = {name: measure.operations(steps["ours", name]) for name in names}
         several = [functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number) for number in range(EVERY)]
         steps["every"] = _training(optimizer, several, precision, where)
-        found = measure.alternating(steps, repeats, where)
+        found = measure.alternating(steps, repeats, where, memory=True)
         plain = found["ours", None]["seconds"]
         for name in names:
             yield row_of(
@@ -156,7 +156,7 @@ def bench_recover(cases, repeats, precision, where, rate, channels_last, iterati
                     plainly.recover(model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size)
 
         counted = measure.operations(ours)
-        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where)
+        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where, memory=True)
         yield row_of(
             f"recover, {case.classes} classes", case, found["ours"], found["naive"], case.batch * iterations, counted, rate,
             **{"images together": len(packs[0]) * case.classes, "seconds per iteration": found["ours"]["seconds"] / iterations},
@@ -215,7 +215,7 @@ def _without_network(stage, repeats, where, size, count):
 
         relabel()
         torch.save({"logits": torch.zeros(count, 10).half()}, Path(root) / "batch_0.pt")
-        found = measure.alternating({"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where)
+        found = measure.alternating({"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where, memory=True)
     return row_of(f"{stage}, without the network", f"{count} images at {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
 
 
@@ -238,7 +238,7 @@ def bench_data(repeats, where, size=224, count=256):
             for batch, _ in torch.utils.data.DataLoader(views, 32, shuffle=True, num_workers=workers):
                 batch.to(where)
 
-        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where)
+        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where, memory=True)
         for stale in pixel_cache.folder().glob("bench-train-*.npy"):
             stale.unlink()
     yield row_of("data", f"{count} JPEGs of about 500x375 to {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
