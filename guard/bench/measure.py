@@ -28,8 +28,7 @@ def peak_of(step, where):
         synchronize(where)
         return torch.cuda.max_memory_allocated(where) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's complaint that there is no GPU
-    with warnings.catch_warnings(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     changes = sorted((event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
     return max(itertools.accumulate((change for _, change in changes), initial=0))

@@ -10,7 +10,7 @@ from guard.recipes import recipe
 STEPS = ("plain", "gradient-norm", "gradient-squared", "loss", "gradient regularization", "adversarial t", "adversarial f")
 # (data set, network, size, images per step)
 PAPER = (("cifar10", "resnet18", 32, 128), ("imagenette", "resnet18", 224, 32))
-SMALL = (("cifar10", "convnet", 32, 64), ("imagenette", "resnet18", 64, 32))
+SMALL = (("cifar10", "convnet", 32, 64), ("cifar10", "resnet18", 32, 32))
 
 
 def run(scale, repeats, precision, device):
