@@ -4,6 +4,7 @@ import atexit
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.chdir(ROOT)
 os.environ["GUARD_CACHE"] = tempfile.mkdtemp(prefix="guard-tests-")
 atexit.register(shutil.rmtree, os.environ["GUARD_CACHE"], ignore_errors=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in a shell's background the tests ignore it, and so would what they start
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

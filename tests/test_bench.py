@@ -115,3 +115,44 @@ def test_wrong_flags_are_one_line(flags, refused):
 def test_the_stages_without_their_network_are_compared(stage):
     row = stages._without_network(stage, 1, CPU, 32, 20)
     assert row["images per second"] == pytest.approx(20 / row["seconds"]) and "TFLOP/s" not in row
+
+
+def growth_rows(factor):
+    """A row per point: seconds in proportion to the pixels, and at 100 images per class `factor` times that."""
+    from guard.bench import growth
+
+    rows = []
+    for point in growth.points():
+        images = point["images per class"] * point["classes"]
+        seconds = images * point["image size"] ** 2 * 1e-6 * (factor if point["images per class"] == 100 else 1)
+        rows.append({"stage": "relabel, epoch", "network": "convnet", **point, "seconds": seconds, "images": images})
+    return rows
+
+
+def test_growth_names_the_bend_and_only_that(tmp_path):
+    from guard.bench import growth
+
+    assert growth.bends(growth_rows(1.2)) == []
+    ((stage, axis, value, factor),) = growth.bends(growth_rows(1.5))
+    assert (stage, axis, value) == ("relabel, epoch", "images per class", 100) and factor == pytest.approx(1.5)
+    growth.write_table(growth_rows(1.5), tmp_path / "growth.md")
+    growth.plot(growth_rows(1.5), tmp_path / "growth.png")
+    text = (tmp_path / "growth.md").read_text()
+    assert "| 100 | 10 | 32 | 1.536 |" in text and "1.50 times" in text and (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("what", ["overhead", "growth"])
+def test_overhead_and_growth_measure_every_piece(what, monkeypatch, tmp_path):
+    """At sizes that take no time."""
+    from guard.bench import growth, overhead
+
+    monkeypatch.setattr(overhead, "SMALL", (("cifar10", "convnet-32", 32, 10),))
+    monkeypatch.setattr(growth, "points", lambda: [{"images per class": 1, "classes": 10, "image size": 32}])
+    if what == "overhead":
+        rows = list(overhead.run("small", 1, "fp32", "cpu"))
+        assert [row["step"] for row in rows] == [*(f"teacher, {name}" for name in overhead.STEPS), "recover, iteration"]
+        assert rows[1]["plain steps"] > 2 and rows[1]["peak bytes"] > rows[0]["peak bytes"] > 100_000
+    else:
+        rows = list(growth.run("small", 1, "cpu"))
+        assert [row["stage"] for row in rows] == ["teacher, step", "recover, iteration", "relabel, epoch", "student, epoch"]
+    assert all(row["seconds"] > 0 for row in rows)

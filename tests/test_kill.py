@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT, TOY
@@ -106,9 +107,16 @@ def prepare(name, toy, folder):
             shutil.copy(toy / "teacher" / part, folder / "teacher")
 
 
-@pytest.mark.parametrize("name", ["pretrain", "recover", "relabel", "train", "evaluate", "curve"])
-def test_a_stage_killed_at_random_instants_ends_with_the_same_files(name, toy, tmp_path):
-    """A stage that comes to its end before it is killed is begun anew, so that every kill hits work."""
+def test_stages_killed_at_random_instants_end_with_the_same_files(toy, tmp_path):
+    """Two stages at a time, each in a folder of its own."""
+    names = ["train", "evaluate", "pretrain", "recover", "curve", "relabel"]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda name: kill_and_go_on(name, toy, tmp_path / name), names)) == [KILLS] * len(names)
+
+
+def kill_and_go_on(name, toy, tmp_path):
+    """Kills a stage KILLS times; one that comes to its end before is begun anew, so that every kill hits work. Returns the kills."""
+    tmp_path.mkdir()
     folder, random_instants = tmp_path / "run", random.Random(name)
     words = words_of(name, toy, folder)
     prepare(name, toy, folder)
@@ -130,6 +138,7 @@ def test_a_stage_killed_at_random_instants_ends_with_the_same_files(name, toy, t
     finish(words, folder)
     assert_same(tmp_path / "whole", folder)
     assert goings_on > KILLS // 2
+    return kills
 
 
 def assert_same(whole, resumed):

@@ -77,8 +77,8 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
     )  # fmt: skip
     if devices.rank() == 0:
         record = {"key": key, **found, "network": network.fingerprint, "images": len(held), "seed": seed, "environment": records.environment(where)}
-        records.write_sealed(record, path)
         report.epsilon_curve(found, Path(log).parent / "curve.png")
+        records.write_sealed(record, path)  # last: what is finished is not begun again
     devices.barrier()
     return found
 

@@ -41,14 +41,14 @@ def bench_overhead(scale, repeats, precision, device, output):
 
 
 def bench_growth(scale, repeats, device, output):
-    """Also a plot beside the record, and a line for each place where a curve bends upward."""
+    """Also a plot and a table beside the record, and a line for each place where a curve bends upward."""
     from guard.bench import growth
 
     rows = _print_rows(growth.run(scale, repeats, device), ("stage", "images per class", "classes", "image size", "seconds", "images per second"), device, output)
-    for stage, axis, value, factor in growth.bends(rows):
-        print(f"{stage} takes {factor:.2f} times what its pixels let one expect at {value} {axis}")
+    print(growth.bends_text(rows))
     if output:
         growth.plot(rows, Path(output).with_suffix(".png"))
+        growth.write_table(rows, Path(output).with_suffix(".md"))
 
 
 def _print_rows(rows, columns, device, output):

@@ -65,6 +65,25 @@ def bends(rows):
     return found
 
 
+def bends_text(rows):
+    """A line for each bend upward, or one that there is none."""
+    lines = [f"{stage} takes {factor:.2f} times what its pixels let one expect at {value} {axis}." for stage, axis, value, factor in bends(rows)]
+    return "\n".join(lines) or "No curve bends upward: nothing takes over 1.25 times what its pixels let one expect from the point before."
+
+
+def write_table(rows, path):
+    """Seconds as Markdown, a row for each point, a column for each stage."""
+    from guard import checkpoint
+
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    lines = [f"# Seconds of each stage's piece, {rows[0]['network']}", "", "| " + " | ".join([*BASE, *stages]) + " |", "|" + " ---: |" * (len(BASE) + len(stages))]
+    for point in dict.fromkeys(tuple(row[name] for name in BASE) for row in rows):
+        seconds = {row["stage"]: row["seconds"] for row in rows if tuple(row[name] for name in BASE) == point}
+        lines.append("| " + " | ".join([*map(str, point), *(f"{seconds[stage]:.4g}" for stage in stages)]) + " |")
+    with checkpoint.replacing(path) as temporary:
+        temporary.write_text("\n".join([*lines, "", bends_text(rows), ""]))
+
+
 def plot(rows, path):
     """Seconds against each axis, both logarithmic, a line per stage; dotted: as many times longer as there are pixels."""
     from matplotlib import pyplot
