@@ -73,6 +73,8 @@ def command(module, *arguments):
         main([str(argument) for argument in arguments])
     except SystemExit as end:
         return end.code or 0
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a command that was interrupted ignores what comes after
     return 0
 
 
