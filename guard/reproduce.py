@@ -50,7 +50,7 @@ ARMS = {
 @dataclass(frozen=True)
 class Scale:
     """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages, the images per class that stand for
-    the table's, and, where it is a subset of the table's data set, its classes."""
+    those of a table at several sizes, and, where it is a subset of the table's data set, its classes."""
 
     dataset: str
     flags: tuple = ()
@@ -119,9 +119,8 @@ def cells_of(table, scale, *, datasets=None, images_per_class=None, arms=None, s
     for name, (counts, all_arms) in rows.items():
         if datasets and name not in datasets:
             continue
-        counts = images_per_class or SCALES[scale][name].images_per_class or counts
-        if table == "swap":
-            counts = images_per_class or TABLES[table][name][0]
+        several = len(counts) > 1 and SCALES[scale][name].images_per_class
+        counts = images_per_class or several or counts
         chosen = [arm for arm in all_arms if not arms or arm in arms]
         found += [Cell(name, count, arm, arm, seed) for seed in seeds for count in counts for arm in chosen]
         if table == "swap":
@@ -183,7 +182,7 @@ class Run:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w") as file:
             for command in [words, *([self.curve_words(cell, words)] if self.curve else [])]:
-                done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, check=False)
+                done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, check=False)
                 if done.returncode:
                     break
         if done.returncode:
@@ -197,8 +196,8 @@ class Run:
 
     def curve_words(self, cell, words):
         """The command that draws the student's accuracy against epsilon, on the images that run.sh attacks."""
-        student = self.folder(cell) / "student"
-        more = [word for flag in ("--images",) if "train" in words and flag in words[words.index("train") :] for word in (flag, _last(words, flag))]
+        student, after = self.folder(cell) / "student", words[words.index("train") :] if "train" in words else []
+        more = ["--images", _last(after, "--images")] if "--images" in after else []
         more += ["--device", _last(words, "-u")] if "-u" in words else []
         data = ["--dataset", _last(words, "-d"), "--root", _last(words, "-r")]
         return [sys.executable, "-m", "train.evaluate", "--checkpoint", str(student / "checkpoint.pt"), "--record", str(student / "log.json"), *data, "--epsilon", self.curve, *more]
@@ -233,9 +232,9 @@ def shown(words):
 def prepare(name, scale, root):
     """Makes the subset that stands for a data set at a scale, where the whole is there and the subset is not."""
     setting = SCALES[scale][name]
-    if setting.classes and (Path(root) / name).is_dir() and not (Path(root) / setting.dataset).exists():
-        words = ["subset", setting.dataset, "--from", str(Path(root) / name), "--root", str(root), "--classes", setting.classes]
-        done = subprocess.run([sys.executable, "-m", "data.prepare", *words], cwd=ROOT, check=False)
+    if setting.classes and (root / name).is_dir() and not (root / setting.dataset).exists():
+        words = ["subset", setting.dataset, "--from", str(root / name), "--root", str(root), "--classes", setting.classes]
+        done = subprocess.run([sys.executable, "-m", "data.prepare", *words], check=False)
         if done.returncode:
             raise UserError(f"the subset {setting.dataset} of {name} could not be made; see the line above")
 
@@ -262,9 +261,9 @@ def reproduce(work, run, jobs):
 # ---- flags ---------------------------------------------------------------------------------------------------------------------
 
 
-def _folder(given, default):
-    """A folder as run.sh is to see it, which runs in the project's own: the default lies there, others where the caller is."""
-    return given if given == default or Path.cwd() == ROOT else str(Path(given).absolute())
+def _folder(text):
+    """A folder where the caller is, wherever that is."""
+    return Path(text).absolute()
 
 
 def _names(text):
@@ -282,27 +281,26 @@ def main(argv):
     parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's, paper]")
     parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's]")
     parser.add_argument("--curve", default="", metavar="NUMBERS", help="also measure each student's accuracy at these epsilons, such as 0,1/255,2/255,4/255,8/255 [none]")
-    parser.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
-    parser.add_argument("--output", "-o", default="runs/reproduce", metavar="DIR", help="run.sh's output root [runs/reproduce]")
-    parser.add_argument("--results", default="results", metavar="DIR", help="where the records go [results]")
+    parser.add_argument("--root", "-r", type=_folder, default=Path("data/raw"), metavar="DIR", help="folder that holds the data sets [data/raw]")
+    parser.add_argument("--output", "-o", type=_folder, default=Path("runs/reproduce"), metavar="DIR", help="run.sh's output root [runs/reproduce]")
+    parser.add_argument("--results", type=_folder, default=Path("results"), metavar="DIR", help="where the records go [results]")
     parser.add_argument("--device", "-u", type=cli.device_ids, metavar="IDS", help="cpu, or ids of GPUs [run.sh's]")
     parser.add_argument("--jobs", type=cli.number(int, low=1), default=1, metavar="N", help="cells that run at a time, which share the cores [1]")
     parser.add_argument("-n", dest="only_print", action="store_true", help="print the commands and an estimate of their time, and stop")
     options = parser.parse_args(argv)
 
-    for name in ("root", "output", "results"):
-        setattr(options, name, _folder(getattr(options, name), parser.get_default(name)))
+    os.chdir(ROOT)  # where run.sh and the stages run, and where the default folders lie; given ones are absolute
 
     def work():
         if options.table == "overhead":
             return _overhead(options)
-        output = ROOT / options.output / options.scale if Path.cwd() != ROOT else Path(options.output) / options.scale
+        output = options.output / options.scale
         cells = cells_of(options.table, options.scale, datasets=options.dataset, images_per_class=options.images_per_class, arms=options.arms, seeds=options.seeds)
-        run = Run(options.scale, ROOT / options.results, output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
+        run = Run(options.scale, options.results, output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
         commands = [(cell, command_of(cell, options.scale, root=options.root, output=output, device=options.device, protocol=options.protocol, images=options.images)) for cell in cells]
         todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
         if options.only_print:
-            return _print(todo, len(cells), options.jobs)
+            return _print(todo, len(cells), options.jobs, run.threads)
         for name in dict.fromkeys(cell.dataset for cell, _ in todo):
             prepare(name, options.scale, options.root)
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished", flush=True)
@@ -314,9 +312,12 @@ def main(argv):
     cli.run(work)
 
 
-def _print(todo, count, jobs):
+def _print(todo, count, jobs, threads):
+    import torch
+
     from guard.bench import estimate
 
+    torch.set_num_threads(threads)  # those of a cell beside others
     total, teachers = 0.0, set()
     for cell, words in todo:
         seconds = estimate.seconds_of(words, teachers)
@@ -328,7 +329,7 @@ def _print(todo, count, jobs):
 def _overhead(options):
     from guard.bench.__main__ import main as bench
 
-    words = ["overhead", "--scale", {"paper": "paper", "cpu": "small"}[options.scale], "--output", str(Path(options.results) / "overhead.json")]
+    words = ["overhead", "--scale", {"paper": "paper", "cpu": "small"}[options.scale], "--output", str(options.results / "overhead.json")]
     if options.only_print:
         print(shlex.join(["python", "-m", "guard.bench", *words]))
     else:

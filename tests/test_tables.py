@@ -17,6 +17,10 @@ RESULTS = ROOT / "results"
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")
 
 
+def text_of(results):
+    return tables.text(results, cells.groups(cells.read(results)))
+
+
 def run(attacks, *, seed=0, epochs=4, epsilon=1 / 255, protocols=("paper",), worst_case=None, first=0, change=1.0):
     """A trimmed log.json with only what tables are made from."""
     environment = {"device": "a machine", "torch": "2.11.0", "commit": "0123456789ab-dirty"}
@@ -63,7 +67,7 @@ def rows(text, *starts):
 
 
 def test_the_committed_tables_are_those_of_the_committed_records():
-    assert (RESULTS / "TABLES.md").read_text() == tables.text(RESULTS), "results/TABLES.md is stale; run python -m guard.report and commit it"
+    assert (RESULTS / "TABLES.md").read_text() == text_of(RESULTS), "results/TABLES.md is stale; run python -m guard.report and commit it"
 
 
 def test_the_committed_figures_are_those_that_the_tables_show():
@@ -75,14 +79,14 @@ def test_the_committed_figures_are_those_that_the_tables_show():
 
 
 def test_published_numbers_stand_as_published():
-    text = tables.text(RESULTS)
+    text = text_of(RESULTS)
     assert ["-", "57.93", "23.87", "44.07", "19.69", "41.47", "21.80"] in rows(text, "10", "guard", "published")
     assert ["-", "57.93", "23.87", "44.07", "19.69", "58.67", "21.80"] in rows(text, "10", "guard", "published")
     assert ["-", "30.95", "46.88", "48.56", "14.99", "15.19", "15.27"] in rows(text, "1", "dc+guard", "published")
 
 
 def test_every_published_cell_is_in_the_tables():
-    text = tables.text(RESULTS)
+    text = text_of(RESULTS)
     for table in json.loads((RESULTS / "published.json").read_text())["tables"].values():
         for sizes in (value for key, value in table.items() if key in ("imagenette", "tiny-imagenet", "imagenet", "cifar10")):
             for size, methods in sizes.items():
@@ -91,7 +95,7 @@ def test_every_published_cell_is_in_the_tables():
 
 
 def test_methods_that_are_published_only_have_no_row_of_ours():
-    text = tables.text(RESULTS)
+    text = text_of(RESULTS)
     assert not any(rows(text, size, method, "ours") for size in ("1", "10", "50", "100") for method in ("mtt", "tesla", "dc", "dc+guard", "sre2l+adv", "sre2l+guard"))
     assert rows(text, "10", "adv-t", "ours") and rows(text, "10", "adv-f", "ours")
 
@@ -108,7 +112,7 @@ def test_known_contradictions_of_the_published_tables_are_found():
     assert said("imagenette, 100 images per class, guard", "autoattack 64.84 above pgd100 57.50")
     assert not said("gr-1e-4", "35.59")  # 0.05 above PGD100 is not more than 0.05
     assert len(said("above clean")) == 2 and len(said(" but ")) == 1
-    text = tables.text(RESULTS)
+    text = text_of(RESULTS)
     assert all(line in text for _, line in found)
 
 
@@ -128,7 +132,7 @@ def test_contradictions_are_none_where_there_is_none():
 def test_ours_at_the_published_size_has_mean_deviation_runs_and_difference(results):
     for seed, (clean, pgd) in enumerate([(50.0, 20.0), (60.0, 24.0)]):
         add(results, run({"clean": clean, "pgd100": pgd, "autoattack-paper": 19.0, "autoattack": 5.0}, seed=seed), scale="paper", dataset="imagenette", seed=seed)
-    first = rows(tables.text(results), "10", "guard", "ours")[0]
+    first = rows(text_of(results), "10", "guard", "ours")[0]
     # means 55 and 22 against the published 57.93, 23.87 and 19.69; deviations 10/sqrt(2) and 4/sqrt(2)
     assert first == ["2", "55.00 ± 7.07 (-2.93)", "22.00 ± 2.83 (-1.87)", "-", "19.00 ± 0.00 (-0.69)", "-", "-"]
 
@@ -136,19 +140,19 @@ def test_ours_at_the_published_size_has_mean_deviation_runs_and_difference(resul
 def test_adversarial_training_has_two_rows_of_ours(results):
     for arm, clean in (("adv-t", 30.0), ("adv-f", 31.0)):
         add(results, run({"clean": clean}), scale="paper", dataset="imagenette", size=1, arm=arm)
-    text = tables.text(results)
+    text = text_of(results)
     assert rows(text, "1", "adv-t", "ours")[0][1] == "30.00 (+18.39)" and rows(text, "1", "adv-f", "ours")[0][1] == "31.00 (+19.39)"
 
 
 def test_the_regularizer_on_sre2l_is_guard_in_the_table_of_other_methods(results):
     add(results, run({"clean": 40.0, "pgd100": 30.0}), scale="paper")
-    assert rows(tables.text(results), "10", "guard", "ours")[-1][:3] == ["1", "40.00 (+9.24)", "30.00 (+7.69)"]
+    assert rows(text_of(results), "10", "guard", "ours")[-1][:3] == ["1", "40.00 (+9.24)", "30.00 (+7.69)"]
 
 
 def test_another_epsilon_and_fewer_images_are_told_and_give_no_difference(results):
     record = run({"clean": 40.0, "pgd100": 30.0}, epsilon=2 / 255, protocols=("custom (paper at epsilon 2/255)",), first=10)
     add(results, record, scale="paper", dataset="imagenette")
-    text = tables.text(results)
+    text = text_of(results)
     assert rows(text, "10", "guard", "ours")[0][:3] == ["1", "40.00 (-17.93)", "30.00"]
     assert "**Not the protocol's own evaluation**: imagenette, 10 images per class, guard: evaluated on 100 validation images (the first 10 of each class), epsilon 2/255, protocol custom" in text
 
@@ -156,7 +160,7 @@ def test_another_epsilon_and_fewer_images_are_told_and_give_no_difference(result
 def test_cells_at_cpu_size_stand_in_their_own_tables(results):
     for seed, clean in enumerate((40.0, 41.0, 42.0)):
         add(results, run({"clean": clean, "pgd100": 30.0}, seed=seed), seed=seed)
-    text = tables.text(results)
+    text = text_of(results)
     ours, alone = text.split("the same tables at CPU size")
     assert all(set(row) == {"-"} for row in rows(ours, "10", "guard", "ours"))
     assert rows(alone, "10", "guard") == [["3", "41.00 ± 1.00", "30.00 ± 0.00", "-", "-", "-", "-"]]
@@ -166,12 +170,12 @@ def test_cells_at_cpu_size_stand_in_their_own_tables(results):
 
 def test_a_cell_without_a_published_counterpart_is_not_lost(results):
     add(results, run({"clean": 12.25}), scale="paper", dataset="cifar100", arm="guard-squared")
-    assert rows(tables.text(results), "10", "guard-squared")[0][:2] == ["1", "12.25"]
+    assert rows(text_of(results), "10", "guard-squared")[0][:2] == ["1", "12.25"]
 
 
 def test_protocol_standard_has_its_own_table_with_the_worst_case(results):
     add(results, run({"clean": 40.0, "autoattack": 9.5, "autoattack-paper": 10.5}, protocols=("paper", "standard"), worst_case=8.5))
-    paper, standard = tables.text(results).split("## Protocol standard")
+    paper, standard = text_of(results).split("## Protocol standard")
     assert rows(standard, "10", "guard")[0] == ["1", "40.00", "-", "-", "9.50", "-", "-", "8.50"]
     assert "10.50" in paper and "9.50" not in paper.split("at CPU size")[1]
 
@@ -179,19 +183,19 @@ def test_protocol_standard_has_its_own_table_with_the_worst_case(results):
 def test_runs_with_unequal_settings_are_not_averaged_silently(results):
     for seed, epochs in enumerate((4, 8)):
         add(results, run({"clean": 40.0}, seed=seed, epochs=epochs), seed=seed)
-    warned = [line for line in tables.text(results).splitlines() if line.startswith("**Warning**")]
+    warned = [line for line in text_of(results).splitlines() if line.startswith("**Warning**")]
     assert warned and "cifar10, 10 images per class, guard" in warned[0] and "pretrain epochs (4, 8)" in warned[0] and "seed" not in warned[0].split(":", 3)[-1]
 
 
 def test_runs_that_differ_in_their_seeds_alone_are_fine(results):
     for seed in (0, 1):
         add(results, run({"clean": 40.0}, seed=seed), seed=seed)
-    assert "Warning" not in tables.text(results)
+    assert "Warning" not in text_of(results)
 
 
 def test_machine_and_commit_are_told(results):
     add(results, run({"clean": 40.0}))
-    (row,) = rows(tables.text(results), "cells/cpu, cifar10")
+    (row,) = rows(text_of(results), "cells/cpu, cifar10")
     assert row == ["a machine", "2.11.0", "not recorded", "feedbeeffeed", "0123456789ab", "yes"]
 
 
@@ -209,7 +213,7 @@ def squares(results, accuracies):
 
 def test_the_main_effects_of_images_and_labels(results):
     squares(results, {("sre2l", "sre2l"): (50, 10), ("sre2l", "guard"): (52, 20), ("guard", "sre2l"): (49, 14), ("guard", "guard"): (53, 30)})
-    text = tables.text(results).split("labels from another")[1]
+    text = text_of(results).split("labels from another")[1]
     # images: (49 - 50 + 53 - 52) / 2 = 0 and (14 - 10 + 30 - 20) / 2 = 7; labels: (52 - 50 + 53 - 49) / 2 = 3 and (20 - 10 + 30 - 14) / 2 = 13
     assert rows(text, "clean") == [["+0.00 ± 0.00", "+3.00 ± 0.00", "2"]]
     assert rows(text, "pgd100") == [["+7.00 ± 0.00", "+13.00 ± 0.00", "2"]]
@@ -220,7 +224,7 @@ def test_the_main_effects_of_images_and_labels(results):
 
 def test_swapped_cells_stand_in_no_other_table(results):
     squares(results, {("sre2l", "guard"): (52, 20)})
-    text = tables.text(results)
+    text = text_of(results)
     before, swapped = text.split("labels from another", 1)
     assert "52.00" not in before and "53.00" not in before and "53.00 ± 1.41 [2]" in swapped
     assert rows(swapped, "clean") == [["-", "-", "-"]]  # an effect takes all four combinations
@@ -231,7 +235,7 @@ def test_a_swap_from_another_teacher_is_told(results):
     record = run({"clean": 49, "pgd100": 14})
     record["relabel"]["teacher"] = "another"
     add(results, record, arm="images guard, labels sre2l", images="guard", labels="sre2l")
-    warned = [line for line in tables.text(results).splitlines() if line.startswith("**Warning**")]
+    warned = [line for line in text_of(results).splitlines() if line.startswith("**Warning**")]
     assert len(warned) == 1 and "relabel did not use the teacher of sre2l with seed 0" in warned[0]
 
 
@@ -241,12 +245,12 @@ def test_a_swap_from_another_teacher_is_told(results):
 def test_overhead_stands_beside_the_published(results):
     row = {"case": "cifar10", "step": "teacher, gradient-norm", "seconds": 0.25, "seconds_std": 0.01, "peak bytes": 3 * 2**20, "plain steps": 2.5}
     (results / "overhead.json").write_text(json.dumps({"rows": [row], "environment": {"device": "a GPU"}}))
-    text = tables.text(results)
+    text = text_of(results)
     assert rows(text, "ours", "cifar10", "teacher, gradient-norm") == [["0.25 ± 0.01", "3", "2.50"]]
     assert rows(text, "published", "adversarial-training")[0][1:3] == ["2.198 ± 0.00067", "4211"] and "device a GPU" in text
     (results / "overhead.json").write_text(json.dumps({"rows": [{"case": "cifar10"}]}))
     with pytest.raises(UserError, match="overhead.json"):
-        tables.text(results)
+        text_of(results)
 
 
 # ---- files that are no records -----------------------------------------------------------------------------------------------------
@@ -287,14 +291,14 @@ def test_an_unknown_file_is_named(results, name):
     path.parent.mkdir(parents=True)
     path.write_text('{"format": "guard-ce')
     with pytest.raises(UserError, match=path.name):
-        tables.text(results)
+        text_of(results)
 
 
 def test_the_same_run_twice_is_an_error(results):
     path = add(results, run({"clean": 40.0}))
     shutil.copy(path, path.with_name("copy.json"))
     with pytest.raises(UserError, match="same run"):
-        tables.text(results)
+        text_of(results)
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------------------------
@@ -310,7 +314,7 @@ def test_figures_are_drawn_where_there_are_data_and_removed_where_there_are_none
     drawn = sorted(path.name for path in (results / "figures").glob("*"))
     assert drawn == sorted(f"{kind}-cpu-cifar10.png" for kind in kinds)
     text = (results / "TABLES.md").read_text()
-    assert all(f"](figures/{name})" in text for name in drawn) and text == tables.text(results)
+    assert all(f"](figures/{name})" in text for name in drawn) and text == text_of(results)
     add(results, run({"clean": 40.0, "pgd100": 30.0}), arm="guard")  # without a curve
     path.with_suffix(".png").unlink()
     add(results, run({"clean": 40.0, "pgd100": 30.0}), arm="sre2l")

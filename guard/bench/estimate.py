@@ -5,7 +5,7 @@ import functools
 import shlex
 import subprocess
 
-from guard import attacks, cli, datasets
+from guard import attacks, cli, datasets, images
 from guard.bench import units
 from guard.device import keep_freed_memory, make_deterministic, select
 from guard.errors import UserError
@@ -18,7 +18,7 @@ PASSES = {"pgd20": (0, 20), "pgd100": (0, 100), "mim": (0, 20), "cw": (0, 50), "
 
 
 def stages_of(words):
-    """{stage: (options, argv)} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's own line."""
+    """{stage: options} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's own line."""
     place = words.index("--") if "--" in words else len(words)
     done = subprocess.run([*words[:place], "-n", *words[place:]], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -60,8 +60,8 @@ def seconds_of(words, teachers):
     teacher = words[words.index("-y") + 1] if "-y" in words else "1"
     if pretrain and teacher not in teachers:
         teachers.add(teacher)
-        images = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]
-        total += pretrain.epochs * (images / pretrain.batch_size) * _teacher(pretrain, train.dataset, classes, where)
+        trained = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]
+        total += pretrain.epochs * (trained / pretrain.batch_size) * _teacher(pretrain, train.dataset, classes, where)
     recover, relabel = (cli.resolve(stages[stage], train.dataset, stage) for stage in ("recover", "relabel"))
     student, evaluate = (cli.resolve(train, train.dataset, stage) for stage in ("train", "evaluate"))
     of_recovery, of_labels, of_student, forward, both = _rest(
@@ -78,8 +78,9 @@ def seconds_of(words, teachers):
     return total
 
 
+@functools.cache
 def _count(source):
-    return len(source.labels) or {"cifar": {"train": 50000, "val": 10000}, "digits": {"train": 1442, "val": 355}}[source.kind][source.split]
+    return len(source.labels or images.load(source, image_size=8))  # only class folders are listed before they are read
 
 
 @functools.cache

@@ -25,18 +25,17 @@ percent; ours are mean ± standard deviation over runs that differ in their seed
 def write(results):
     """Writes TABLES.md and figures/ in the folder `results` again; returns what to print."""
     results = Path(results)
-    told, held = text(results), cells.groups(cells.read(results))
+    held = cells.groups(cells.read(results))
+    told = text(results, held)
     drawn = figures.write(held, results / figures.FOLDER)
     with replacing(results / "TABLES.md") as temporary:
         temporary.write_text(told)
     return f"{results / 'TABLES.md'}, {len(drawn)} figures in {results / figures.FOLDER}"
 
 
-def text(results):
-    """The contents of TABLES.md."""
-    results = Path(results)
-    held, numbers = cells.groups(cells.read(results)), published.read(results)
-    experiments = _experiments(results)
+def text(results, held):
+    """The contents of TABLES.md. held: the groups of the cells in the folder `results`."""
+    numbers, experiments = published.read(results), _experiments(results)
     lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(numbers, held), *_standard(held), *swap.section(held)]
     lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(held, experiments)]
     return "\n".join(lines).rstrip("\n") + "\n"

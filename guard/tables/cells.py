@@ -10,13 +10,9 @@ from statistics import mean, stdev
 
 from guard import records
 from guard.errors import UserError
+from guard.reproduce import ARMS, FORMAT, SCALES
 
-FORMAT = "guard-cell-1"
-SCALES = ("paper", "cpu")
 STAGES = ("pretrain", "recover", "relabel", "train")
-ARMS = (
-    "sre2l", "guard", "guard-squared", "guard-loss", "gr-1e-4", "gr-1e-3", "gr-1e-2", "gr-0.1", "gr-1", "gr-30", "adv-t", "adv-f", "cda", "cda+guard",
-)  # fmt: skip
 FIELDS = {"scale": str, "dataset": str, "images per class": int, "arm": str, "seed": int, "images from": str, "labels from": str, "record": dict}
 NEEDED = {
     "pretrain": ("model", "image_size", "epochs", "batch_size", "learning_rate"), "recover": ("iterations", "r_bn", "step_size"),
@@ -60,7 +56,7 @@ def read(results):
         if path.suffix != ".json" or path.parent.parent != folder:
             raise UserError(f"{path} is no record of a run; remove it from {folder}")
         cell = _cell(path)
-        key = (SCALES.index(cell.scale), cell.dataset, cell.images_per_class, rank(cell.arm), cell.arm, cell.seed)
+        key = (list(SCALES).index(cell.scale), cell.dataset, cell.images_per_class, rank(cell.arm), cell.arm, cell.seed)
         if key in cells:
             raise UserError(f"{path} and {cells[key].path} are the same run; remove one of them")
         cells[key] = cell
@@ -69,7 +65,7 @@ def read(results):
 
 def rank(arm):
     """Where an arm stands among the arms, those without a place of their own last."""
-    return ARMS.index(arm) if arm in ARMS else len(ARMS)
+    return list(ARMS).index(arm) if arm in ARMS else len(ARMS)
 
 
 def _cell(path):

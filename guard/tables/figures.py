@@ -3,11 +3,8 @@
 An arm has the same colour and mark in all of them. Cells with swapped labels are in none: they have tables.
 """
 
-import numpy
-from PIL import Image
-
 from guard import plots
-from guard.errors import UserError
+from guard.pixel_cache import read_image
 from guard.tables import cells
 from guard.tables.markdown import size_text
 
@@ -148,7 +145,7 @@ def curvature(groups, title, path, attack):
 
 def distilled(groups, title, path, _):
     """The first distilled image of up to ten classes, GUARD's above SRe2L's, for each size."""
-    pictures = [_opened(_strip(group).strip) for group in groups]
+    pictures = [read_image(_strip(group).strip).permute(1, 2, 0).numpy() for group in groups]
     width = 10.0
     heights = [width * picture.shape[0] / picture.shape[1] + 0.35 for picture in pictures]
     figure, axes = plots.figure(width, sum(heights) + 0.6, len(groups), 1, squeeze=False, height_ratios=heights)
@@ -159,14 +156,6 @@ def distilled(groups, title, path, _):
         place.axis("off")
     figure.suptitle(title.split(", epsilon", 1)[0].replace("\n", ", "), fontsize=12)
     plots.save(figure, path)
-
-
-def _opened(path):
-    try:
-        with Image.open(path) as image:
-            return numpy.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as problem:
-        raise UserError(f"{path} is no readable picture ({problem}); remove it and its record, and make them again") from None
 
 
 KINDS = {
