@@ -128,12 +128,17 @@ def world_size():
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-@contextlib.contextmanager
-def joined(name):
-    """The torch.device for `name` (see `select`), with deterministic kernels, inside the torchrun group where there is one."""
+def ready(name):
+    """The torch.device for `name` (see `select`), with deterministic kernels and memory that is kept."""
     make_deterministic()
     keep_freed_memory()
-    where = select(name)
+    return select(name)
+
+
+@contextlib.contextmanager
+def joined(name):
+    """The torch.device for `name`, ready, inside the torchrun group where there is one."""
+    where = ready(name)
     if world_size() == 1:
         yield where
         return

@@ -146,13 +146,14 @@ def test_overhead_and_growth_measure_every_piece(what, monkeypatch, tmp_path):
     """At sizes that take no time."""
     from guard.bench import growth, overhead
 
+    conditions = measure.Conditions(CPU, "small", 1)
     monkeypatch.setattr(overhead, "SMALL", (("cifar10", "convnet-32", 32, 10),))
     monkeypatch.setattr(growth, "points", lambda: [{"images per class": 1, "classes": 10, "image size": 32}])
     if what == "overhead":
-        rows = list(overhead.run("small", 1, "fp32", "cpu"))
+        rows = list(overhead.run(conditions))
         assert [row["step"] for row in rows] == [*(f"teacher, {name}" for name in overhead.STEPS), "recover, iteration"]
         assert rows[1]["plain steps"] > 2 and rows[1]["peak bytes"] > rows[0]["peak bytes"] > 100_000
     else:
-        rows = list(growth.run("small", 1, "cpu"))
+        rows = list(growth.run(conditions))
         assert [row["stage"] for row in rows] == ["teacher, step", "recover, iteration", "relabel, epoch", "student, epoch"]
     assert all(row["seconds"] > 0 for row in rows)

@@ -145,49 +145,23 @@ def halving_epsilon(model, images, labels):
     return min((step / 255 for step in range(2, 25, 2)), key=distance)
 
 
-def bench_attacks(names, count, repeats, output):
-    """Prints a row per attack on the plain network at the epsilon that breaks half of the images; writes all as JSON."""
-    from guard import records
-    from guard.device import keep_freed_memory, make_deterministic, select
-
-    make_deterministic()
-    keep_freed_memory()
-    model = small_networks()["plain"]
-    images, labels = digits_images(count)
+def speeds(names, count, repeats, where):
+    """Yields a row per attack on `count` digits and the plain network, at the epsilon that breaks half of the images."""
+    model = small_networks()["plain"].to(where)
+    images, labels = (each.to(where) for each in digits_images(count))
     epsilon = halving_epsilon(model, images, labels)
-    print(f"ConvNet-3 of width 32 on {count} digits, epsilon {epsilon * 255:.0f}/255, medians of {repeats}")
-    print("| attack | ours, % | reference, % | ours, s | reference, s | times as fast | target |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    rows = []
     for name in names:
-        row = {**compare(name, model, images, labels, epsilon, repeats), "target": TARGETS.get(name)}
-        rows.append(row)
-        print(
-            f"| {name} | {row['ours accuracy']:.1f} | {row['reference accuracy']:.1f} | {row['ours seconds']:.2f} | {row['reference seconds']:.2f} | "
-            f"{row['times as fast']:.2f} | {row['target'] or ''} |", flush=True,
-        )  # fmt: skip
-    if output:
-        records.write_json({"what": "attacks against torchattacks 3.5.1, alternating in one run", "rows": rows, "environment": records.environment(select("cpu"))}, output)
+        yield {**compare(name, model, images, labels, epsilon, repeats), "target": TARGETS.get(name)}
 
 
-def bench_strength(names, count, networks, output):
-    """Prints robust accuracies of ours and the reference's for a plain and a GUARD network; writes them as JSON after each row."""
-    from guard import records
-    from guard.device import keep_freed_memory, make_deterministic, select
-
-    make_deterministic()
-    keep_freed_memory()
-    images, labels = digits_images(count)
-    print("| network | attack | epsilon | ours, % | reference, % |\n| --- | --- | ---: | ---: | ---: |")
-    rows = []
-    for network, model in small_networks().items():
-        if network not in networks:
-            continue
+def strengths(names, count, networks, where):
+    """Yields a row per network, epsilon and attack: robust accuracies of ours and the reference's on `count` digits."""
+    images, labels = (each.to(where) for each in digits_images(count))
+    made = small_networks()
+    for network in networks:
         for epsilon in (8 / 255, 4 / 255, 1 / 255):
-            for row in strength(names, model, images, labels, epsilon):
-                rows.append({"network": network, **row})
-                print(f"| {network} | {row['attack']} | {epsilon * 255:.0f}/255 | {row['ours accuracy']:.1f} | {row['reference accuracy']:.1f} |", flush=True)
-                if output:
-                    records.write_json({"what": "robust accuracy of our attacks and of torchattacks 3.5.1", "rows": rows, "environment": records.environment(select("cpu"))}, output)
+            for row in strength(names, made[network].to(where), images, labels, epsilon):
+                yield {"network": network, **row}
 
 
 def strength(names, model, images, labels, epsilon):

@@ -7,7 +7,7 @@ import subprocess
 
 from guard import attacks, cli, datasets, images
 from guard.bench import units
-from guard.device import keep_freed_memory, make_deterministic, select
+from guard.device import ready
 from guard.errors import UserError
 
 START = 4.0  # seconds in which a stage's python starts and reads its data
@@ -51,9 +51,7 @@ def seconds_of(words, teachers):
     except UserError:
         return None
     counts = {split: _count(source) for split, source in sources.items()}
-    classes, where = len(sources["train"].classes), select(train.device)
-    make_deterministic()
-    keep_freed_memory()
+    classes, where = len(sources["train"].classes), ready(train.device)
     pretrain = cli.resolve(stages["pretrain"], train.dataset, "pretrain") if "pretrain" in stages else None
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START

@@ -3,14 +3,17 @@
 import dataclasses
 import itertools
 
+from guard import plots
 from guard.bench import units
-from guard.device import keep_freed_memory, make_deterministic, select
+from guard.checkpoint import replacing
 from guard.recipes import recipe
+from guard.tables.markdown import heading, table
 
 IMAGES_PER_CLASS, CLASSES, SIZES = (1, 10, 50, 100), (10, 100), (32, 64, 224)
 BASE = {"images per class": 10, "classes": 10, "image size": 32}
 AXES = {"images per class": IMAGES_PER_CLASS, "classes": CLASSES, "image size": SIZES}
 ITERATIONS = 2
+BATCH = 32  # images of a teacher's step
 
 
 def points():
@@ -21,17 +24,17 @@ def points():
     return found
 
 
-def steps_of(point, model, where):
-    """The four stages' pieces at a point: a teacher's step with gradient-norm on one image per class or 32, whichever is more; an iteration
-    on all images; an epoch of labels; an epoch of the student."""
-    count, classes, size = point.values()
+def steps_of(point, model, conditions):
+    """The four stages' pieces at a point: a teacher's step with gradient-norm on BATCH images; iterations on all distilled images; an epoch
+    of their labels; an epoch of the student on them."""
+    (count, classes, size), where, common = point.values(), conditions.where, conditions.of_a_stage
     chosen, total = recipe("cifar10"), count * classes
-    settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar", batch_size=32, curvature=True)
-    network = units.network("cifar10", model, size, "cifar", classes, where).eval()
+    settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar", batch_size=BATCH, curvature=True, **common)
+    network = units.network("cifar10", model, size, "cifar", classes, where, conditions.channels_last).eval()
     held = units.random_images(total, classes, size, where)
-    recovery = dataclasses.replace(chosen.recover, iterations=ITERATIONS, images_per_class=count, pack_images=100)
-    train = dataclasses.replace(chosen.train, model=model)
-    relabel = dataclasses.replace(chosen.relabel, batch_size=100)
+    recovery = dataclasses.replace(chosen.recover, iterations=ITERATIONS, images_per_class=count, pack_images=100, **common)
+    train = dataclasses.replace(chosen.train, model=model, **common)
+    relabel = dataclasses.replace(chosen.relabel, batch_size=100, **common)
     return {
         "teacher, step": units.teacher_step(settings, "cifar10", classes, where),
         "recover, iteration": units.recover_iterations(recovery, network, classes, where),
@@ -40,15 +43,13 @@ def steps_of(point, model, where):
     }
 
 
-def run(scale, repeats, device):
+def run(conditions):
     """Yields a row per point and stage: seconds of its piece, images that the piece is about, and images per second."""
-    make_deterministic()
-    keep_freed_memory()
-    where, model = select(device), "resnet18" if scale == "paper" else "convnet-32"
+    model = "resnet18" if conditions.scale == "paper" else "convnet-32"
     for point in points():
-        for stage, seconds in units.seconds(steps_of(point, model, where), repeats, where).items():
+        for stage, seconds in units.seconds(steps_of(point, model, conditions), conditions.repeats, conditions.where).items():
             seconds = seconds / ITERATIONS if stage.startswith("recover") else seconds
-            images = 32 if stage.startswith("teacher") else point["images per class"] * point["classes"]
+            images = BATCH if stage.startswith("teacher") else point["images per class"] * point["classes"]
             yield {"stage": stage, "network": model, **point, "seconds": seconds, "images": images, "images per second": images / seconds}
 
 
@@ -73,25 +74,18 @@ def bends_text(rows):
 
 def write_table(rows, path):
     """Seconds as Markdown, a row for each point, a column for each stage."""
-    from guard import checkpoint
-
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    lines = [f"# Seconds of each stage's piece, {rows[0]['network']}", "", "| " + " | ".join([*BASE, *stages]) + " |", "|" + " ---: |" * (len(BASE) + len(stages))]
-    for point in dict.fromkeys(tuple(row[name] for name in BASE) for row in rows):
-        seconds = {row["stage"]: row["seconds"] for row in rows if tuple(row[name] for name in BASE) == point}
-        lines.append("| " + " | ".join([*map(str, point), *(f"{seconds[stage]:.4g}" for stage in stages)]) + " |")
-    with checkpoint.replacing(path) as temporary:
-        temporary.write_text("\n".join([*lines, "", bends_text(rows), ""]))
+    stages, points_held = list(dict.fromkeys(row["stage"] for row in rows)), {}
+    for row in rows:
+        points_held.setdefault(tuple(row[name] for name in BASE), {})[row["stage"]] = row["seconds"]
+    shown = [[*map(str, point), *(f"{seconds[stage]:.4g}" for stage in stages)] for point, seconds in points_held.items()]
+    lines = [heading(1, f"Seconds of each stage's piece, {rows[0]['network']}"), *table([*BASE, *stages], shown, left=0), "", bends_text(rows), ""]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines))
 
 
 def plot(rows, path):
     """Seconds against each axis, both logarithmic, a line per stage; dotted: as many times longer as there are pixels."""
-    from matplotlib import pyplot
-
-    from guard import checkpoint
-
-    pyplot.switch_backend("Agg")
-    figure, axes = pyplot.subplots(1, len(AXES), figsize=(4.6 * len(AXES), 4), dpi=120, layout="constrained", sharey=True)
+    figure, axes = plots.figure(4.6 * len(AXES), 4, 1, len(AXES), sharey=True)
     for place, (axis, values) in zip(axes, AXES.items()):
         for color, stage in zip(("C0", "C1", "C2", "C3"), dict.fromkeys(row["stage"] for row in rows)):
             line = [row for value in values for row in rows if row["stage"] == stage and {name: row[name] for name in BASE} == {**BASE, axis: value}]
@@ -106,6 +100,4 @@ def plot(rows, path):
     axes[0].legend(fontsize=8)
     network = rows[0]["network"]
     figure.suptitle(f"Seconds of each stage's piece, {network}; {BASE['images per class']} images per class, {BASE['classes']} classes, {BASE['image size']} pixels unless the axis says otherwise; dotted: proportional to pixels", fontsize=9)
-    with checkpoint.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
+    plots.save(figure, path)

@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 import warnings
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -11,6 +12,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from guard.device import computing
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which something is timed. scale: 'paper' shapes or 'small' ones; precision, channels_last: of the networks."""
+
+    where: torch.device
+    scale: str
+    repeats: int
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    @property
+    def of_a_stage(self):
+        """What a stage's settings know of them."""
+        return {"precision": self.precision, "channels_last": self.channels_last}
 
 
 def synchronize(where):

@@ -4,7 +4,6 @@ import dataclasses
 from statistics import median, stdev
 
 from guard.bench import measure, units
-from guard.device import keep_freed_memory, make_deterministic, select
 from guard.recipes import recipe
 
 STEPS = ("plain", "gradient-norm", "gradient-squared", "loss", "gradient regularization", "adversarial t", "adversarial f")
@@ -13,17 +12,15 @@ PAPER = (("cifar10", "resnet18", 32, 128), ("imagenette", "resnet18", 224, 32))
 SMALL = (("cifar10", "convnet", 32, 64), ("cifar10", "resnet18", 32, 32))
 
 
-def run(scale, repeats, precision, device):
+def run(conditions):
     """Yields a row per case and step: seconds (median), their standard deviation, peak bytes of its tensors, and the cost in plain steps of the teacher."""
-    make_deterministic()
-    keep_freed_memory()
-    where = select(device)
-    for dataset, model, size, batch in PAPER if scale == "paper" else SMALL:
+    where, repeats = conditions.where, conditions.repeats
+    for dataset, model, size, batch in PAPER if conditions.scale == "paper" else SMALL:
         chosen = recipe(dataset)
-        settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar" if size <= 64 else "standard", batch_size=batch, precision=precision)
+        settings = dataclasses.replace(chosen.pretrain, model=model, image_size=size, stem="cifar" if size <= 64 else "standard", batch_size=batch, **conditions.of_a_stage)
         steps = {f"teacher, {name}": units.teacher_step(units.with_regularizer(settings, name), dataset, 10, where) for name in STEPS}
-        recovery = dataclasses.replace(chosen.recover, iterations=1, images_per_class=batch // 10, pack_images=batch, precision=precision)
-        network = units.network(dataset, model, size, settings.stem, 10, where).eval()
+        recovery = dataclasses.replace(chosen.recover, iterations=1, images_per_class=batch // 10, pack_images=batch, **conditions.of_a_stage)
+        network = units.network(dataset, model, size, settings.stem, 10, where, conditions.channels_last).eval()
         steps["recover, iteration"] = units.recover_iterations(recovery, network, 10, where)
         found = measure.alternating(steps, repeats, where, memory=True)
         plain = found["teacher, plain"]["seconds"]

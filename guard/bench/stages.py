@@ -14,16 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from guard import datasets, images, memory, models, pixel_cache, soft_labels
-from guard.bench import measure
-from guard.device import (
-    arrange,
-    computing,
-    generator,
-    keep_freed_memory,
-    make_deterministic,
-    select,
-)
+from guard import datasets, images, memory, pixel_cache, soft_labels
+from guard.bench import measure, units
+from guard.device import computing, generator
 from guard.recipes import recipe
 from pretrain import teacher
 from recover import recovery
@@ -53,11 +46,7 @@ class Case:
         return f"{self.model} at {self.size}, batch {self.batch}"
 
     def build(self, where, channels_last=False):
-        chosen = recipe(self.dataset)
-        torch.manual_seed(0)
-        made = models.build(self.model, classes=self.classes, image_size=self.size, stem=chosen.pretrain.stem, mean=chosen.mean, std=chosen.std)
-        arrange(made.network, channels_last=channels_last)
-        return made.to(where)
+        return units.network(self.dataset, self.model, self.size, recipe(self.dataset).pretrain.stem, self.classes, where, channels_last)
 
     def data(self, where):
         draws = torch.Generator().manual_seed(0)
@@ -83,39 +72,26 @@ def row_of(stage, case, ours, plain, count, operations, rate, **more):
 EVERY = 4  # the steps of --curvature-every that are timed
 
 
-def _training(optimizer, losses, precision, where):
-    """A function that makes a training step with each of `losses`, which are functions without arguments."""
-
-    def steps():
-        for loss in losses:
-            optimizer.zero_grad()
-            with computing(precision, where):
-                loss().backward()
-            optimizer.step()
-
-    return steps
-
-
 def _teacher_loss(base, model, pixels, labels, regularizer, every, step):
     settings = dataclasses.replace(base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0, curvature_every=every)
     return teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=step, draws=None)[0]
 
 
-def bench_teacher(cases, repeats, precision, where, rate, channels_last):
+def bench_teacher(cases, conditions, rate):
     """A training step, without and with each of the two published regularizers; `plain steps` is the cost in steps without one."""
-    plainly, names = naive(), (None, "gradient-norm", "loss")
+    plainly, names, where = naive(), (None, "gradient-norm", "loss"), conditions.where
     for case in cases:
-        model, (pixels, labels) = case.build(where, channels_last).train(), case.data(where)
+        model, (pixels, labels) = case.build(where, conditions.channels_last).train(), case.data(where)
         optimizer, settings = torch.optim.SGD(model.parameters(), 1e-6), recipe(case.dataset).pretrain
         steps = {}
         for name in names:
             ours = functools.partial(_teacher_loss, settings, model, pixels, labels, name, 1, 0)
             theirs = functools.partial(plainly.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0)
-            steps["ours", name], steps["naive", name] = (_training(optimizer, [loss], precision, where) for loss in (ours, theirs))
+            steps["ours", name], steps["naive", name] = (units.optimizing(optimizer, [loss], conditions.precision, where) for loss in (ours, theirs))
         counted = {name: measure.operations(steps["ours", name]) for name in names}
         several = [functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number) for number in range(EVERY)]
-        steps["every"] = _training(optimizer, several, precision, where)
-        found = measure.alternating(steps, repeats, where, memory=True)
+        steps["every"] = units.optimizing(optimizer, several, conditions.precision, where)
+        found = measure.alternating(steps, conditions.repeats, where, memory=True)
         plain = found["ours", None]["seconds"]
         for name in names:
             yield row_of(
@@ -129,12 +105,12 @@ def bench_teacher(cases, repeats, precision, where, rate, channels_last):
         }  # fmt: skip
 
 
-def bench_recover(cases, repeats, precision, where, rate, channels_last, iterations=3):
+def bench_recover(cases, conditions, rate, iterations=3):
     """A few iterations on `batch` images, all problems together, against one problem after the other with gradients of the weights."""
-    plainly = naive()
+    plainly, where = naive(), conditions.where
     for case in cases:
-        model = case.build(where, channels_last).eval()
-        settings = dataclasses.replace(recipe(case.dataset).recover, iterations=iterations, precision=precision)
+        model = case.build(where, conditions.channels_last).eval()
+        settings = dataclasses.replace(recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision)
         problems = recovery.problems_of(case.classes, case.batch // case.classes, 100)
         fitting = memory.images_that_fit(model, case.size, where, recovery.MOST_IMAGES)
         packs = recovery.packs_of(problems, fitting)
@@ -151,12 +127,12 @@ def bench_recover(cases, repeats, precision, where, rate, channels_last, iterati
                 recovery.recover_pack(settings, model, pack, 0, where)
 
         def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
-            with computing(precision, where):
+            with computing(conditions.precision, where):
                 for labels, noise, views in plans:
                     plainly.recover(model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size)
 
         counted = measure.operations(ours)
-        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where, memory=True)
+        found = measure.alternating({"ours": ours, "naive": theirs}, conditions.repeats, where, memory=True)
         yield row_of(
             f"recover, {case.classes} classes", case, found["ours"], found["naive"], case.batch * iterations, counted, rate,
             **{"images together": len(packs[0]) * case.classes, "seconds per iteration": found["ours"]["seconds"] / iterations},
@@ -244,19 +220,17 @@ def bench_data(repeats, where, size=224, count=256):
     yield row_of("data", f"{count} JPEGs of about 500x375 to {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
 
 
-def run(stages, scale, repeats, precision, device, channels_last=False):
-    """Yields the rows of the named stages. scale: 'paper' shapes or 'small' ones."""
-    make_deterministic()
-    keep_freed_memory()
-    where, cases = select(device), PAPER if scale == "paper" else SMALL
-    rate = measure.product_rate(where, precision)
-    yield {"stage": "matrix product", "case": precision, "TFLOP/s": rate / 1e12}
+def run(stages, conditions):
+    """Yields the rows of the named stages."""
+    where, cases = conditions.where, PAPER if conditions.scale == "paper" else SMALL
+    rate = measure.product_rate(where, conditions.precision)
+    yield {"stage": "matrix product", "case": conditions.precision, "TFLOP/s": rate / 1e12}
     for stage in stages:
         if stage == "teacher":
-            yield from bench_teacher(cases["teacher"], repeats, precision, where, rate, channels_last)
+            yield from bench_teacher(cases["teacher"], conditions, rate)
         elif stage == "recover":
-            yield from bench_recover(cases["recover"], repeats, precision, where, rate, channels_last)
+            yield from bench_recover(cases["recover"], conditions, rate)
         elif stage in ("relabel", "student"):
-            yield _without_network(stage, repeats, where, 224, 100)
+            yield _without_network(stage, conditions.repeats, where, 224, 100)
         else:
-            yield from bench_data(repeats, where)
+            yield from bench_data(conditions.repeats, where)

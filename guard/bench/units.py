@@ -30,16 +30,17 @@ def random_images(count, classes, size, where):
     return images.Packed(pixels, torch.arange(count) % classes, tuple(str(label) for label in range(classes))).to(where)
 
 
-def optimizing(optimizer, loss, precision, where):
-    """One step of the optimizer with loss(), a function without arguments."""
+def optimizing(optimizer, losses, precision, where):
+    """A step of the optimizer with each of `losses`, functions without arguments."""
 
-    def step():
-        optimizer.zero_grad()
-        with computing(precision, where):
-            loss().backward()
-        optimizer.step()
+    def steps():
+        for loss in losses:
+            optimizer.zero_grad()
+            with computing(precision, where):
+                loss().backward()
+            optimizer.step()
 
-    return step
+    return steps
 
 
 def teacher_step(settings, dataset, classes, where):
@@ -52,7 +53,7 @@ def teacher_step(settings, dataset, classes, where):
     def loss():
         return teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=0, draws=draws)[0]
 
-    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), loss, settings.precision, where)
+    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), [loss], settings.precision, where)
 
 
 def recover_iterations(settings, model, classes, where):
