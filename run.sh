@@ -163,11 +163,11 @@ fi
 
 # ---- the run ---------------------------------------------------------------------------------------------------------------------
 
-for folder_of_teacher in "$teachers" "$labellers"; do
-    if [ ! -f "$folder_of_teacher/checkpoint.pt" ] && { [ $train_teacher = no ] || [ "$folder_of_teacher" != "$teachers" ]; }; then
-        echo "error: there is no teacher $folder_of_teacher/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2
-        exit 2
-    fi
+needed=()
+[ $train_teacher = yes ] || needed+=("$teachers")
+[ "$labellers" = "$teachers" ] || needed+=("$labellers")
+for each in ${needed[@]+"${needed[@]}"}; do
+    [ -f "$each/checkpoint.pt" ] || { echo "error: there is no teacher $each/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2; exit 2; }
 done
 "$light" -m guard.datasets "$dataset" --root "$root" --quiet
 if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then

@@ -8,6 +8,7 @@ machine that shares the folder; what stands in the file only says whose it is. O
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shlex
@@ -18,11 +19,6 @@ from pathlib import Path
 
 from guard import cli
 from guard.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nobody is kept out
-    fcntl = None
 
 FILE = ".lock"
 HELD = "GUARD_LOCKED"  # the folder that whoever started this process has locked for it
@@ -94,8 +90,6 @@ def _take(folder, wait):
 
 def _locked(file, path):
     """Whether the open file could be locked; None where it is not the one at `path` any more, since its holder has just left."""
-    if fcntl is None:
-        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:

@@ -159,8 +159,10 @@ def check_results(accuracies, results, epsilon):
 
 
 def curve(model, images, epsilons, *, attack, finished=None, save=None, **settings):
-    """Accuracy under `attack` against epsilon, for the sorted `epsilons`; settings as of `evaluate`, less protocols and epsilon. finished: numbers of the images broken at epsilons
-    that need not be run again, by the text of epsilon; save(of all so far) is called after each.
+    """Accuracy under `attack` against epsilon, for the sorted `epsilons`; settings as of `evaluate`, less protocols and epsilon.
+
+    finished: numbers of the images broken at epsilons that need not be run again, by the text of epsilon; save(of all so far) is called
+    after each.
 
     Images that fall at an epsilon count as fallen at every larger one, whose ball holds the smaller. Returns {'attack', 'epsilon',
     'accuracy', 'reaches_zero'}: at the largest epsilon no more than 1 % may survive, else the attack or the gradients are broken.

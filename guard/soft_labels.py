@@ -137,6 +137,7 @@ class LabelStore:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.manifest_path = self.folder / "manifest.json"
+        self.batch_size = None  # of the recipe, once `begin` or `open` knows it
         self.files = {}  # name of a file -> its fingerprint, once `open` has read the manifest
 
     def manifest(self):
@@ -151,6 +152,7 @@ class LabelStore:
         teacher, images: fingerprints. Raises UserError for a folder that holds other labels, unless `force`, which clears them.
         """
         wanted = {"format": FORMAT, "recipe": asdict(recipe), "teacher": teacher, "images": images, "classes": list(classes)}
+        self.batch_size = recipe.batch_size
         if self.manifest_path.exists() and not force:
             found = self.manifest()
             difference = [key for key in wanted if found.get(key) != wanted[key]]
@@ -198,10 +200,11 @@ class LabelStore:
         for path in map(self._path, range(recipe["epochs"])):
             if not isinstance(self.files, dict) or path.name not in self.files or not path.exists():
                 raise UserError(f"{path} is missing or not in the manifest beside it; run python -m relabel again, with --force if it says that the labels are finished")
+        self.batch_size = recipe["batch_size"]
         return LabelRecipe(**recipe)
 
     def read(self, epoch, count, classes):
-        """The rows of an epoch, memory-mapped. Raises UserError for a file that is not what the manifest promises."""
+        """The rows of an epoch, memory-mapped, after `begin` or `open`. Raises UserError for a file that is not what the manifest promises."""
         path, remedy = self._path(epoch), "remove it and run python -m relabel again"
         try:
             rows = numpy.load(path, mmap_mode="r", allow_pickle=False)
@@ -210,7 +213,7 @@ class LabelStore:
         fits = isinstance(rows, numpy.ndarray) and rows.shape == (count,) and rows.dtype == _row(classes)
         if not fits or not 0 <= rows["image"].min() <= rows["image"].max() < count:
             raise UserError(f"{path} does not hold {count} rows of {classes} logits; {remedy}")
-        if any(not 0 <= batch["partner"].min() <= batch["partner"].max() < len(batch) for batch in batches_of(rows, self.manifest()["recipe"]["batch_size"])):
+        if any(not 0 <= batch["partner"].min() <= batch["partner"].max() < len(batch) for batch in batches_of(rows, self.batch_size)):
             raise UserError(f"{path} mixes images with others that are not in their batch; {remedy}")
         if self.files and file_fingerprint(path) != self.files[path.name]:
             raise UserError(f"{path} is damaged: its bytes are not those that the manifest beside it lists; {remedy}")

@@ -23,9 +23,17 @@ def set_learning_rate(optimizer, learning_rate):
         group["lr"] = learning_rate
 
 
+def share_of(loss, count, batch_size):
+    """What a process differentiates of a mean loss over its `count` images of a batch, so that all processes' gradients add up to the batch's.
+
+    Weighted before and not after it is differentiated, since behind synchronized batch norm a process's gradients are those of the others'
+    losses as well; for the same reason a process without images has a loss, zero, with a graph.
+    """
+    return loss * (count / batch_size) if count else 0 * loss.nan_to_num()
+
+
 def add_gradients(model):
-    """Makes every process's gradients those of the sum of all their losses. These are to be weighted by each process's share of the images
-    before they are differentiated: behind synchronized batch norm a process's gradients are those of the others' losses as well."""
+    """Makes every process's gradients those of the sum of all their losses (see share_of)."""
     if device.world_size() == 1:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]

@@ -151,12 +151,12 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         batch_size = len(passes.batches[number])
         optimizer.zero_grad()
         loss, right = torch.zeros(2, device=where)
+        step = epoch * len(passes) + number
         if len(labels) or settings.sync_batch_norm:
-            step = epoch * len(passes) + number
             with devices.computing(settings.precision, where):
                 loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
-                (loss * (len(labels) / batch_size) if len(labels) else 0 * loss.nan_to_num()).backward()
-        elif settings.curvature and (epoch * len(passes) + number) % settings.curvature_every == 0:
+                training.share_of(loss, len(labels), batch_size).backward()
+        elif settings.curvature and step % settings.curvature_every == 0:
             curvature.take_part(settings.regularizer, where)
         training.add_gradients(model)
         if settings.clip_grad_norm:

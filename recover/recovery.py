@@ -19,6 +19,7 @@ from guard.batch_stats import BatchStatistics
 from guard.errors import UserError
 
 FORMAT = "guard-images-1"
+MANIFEST = "manifest.json"
 LONGEST_NAME = 200  # bytes of a class name; file systems take 255, with the number, the suffix and what marks a half-written file
 MOST_IMAGES = 500  # that go through the teacher together; a GPU is busy long before
 
@@ -87,7 +88,7 @@ def recover(settings, teacher, *, output, log, seed, device, force):
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
         packs = packs_of(problems_of(len(paths), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
-        earlier = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE).get("losses") or {}
+        earlier = _manifest(output).get("losses") or {}
         missing = [number for number, pack in enumerate(packs) if not _has(output, number, pack, paths, earlier)]
         devices.barrier()  # before anybody writes what others still look for
         mine = [(number, packs[number]) for number in missing[devices.rank() :: devices.world_size()]]
@@ -240,24 +241,27 @@ def _has(output, number, pack, paths, earlier):
     return (str(number) in earlier or _note(output, number).exists()) and all(path.exists() for path in _paths(pack, paths))
 
 
+def _manifest(output):
+    return records.read_sealed(output / MANIFEST, "manifest of images", records.FORCE)
+
+
 def _begun_with(output):
     """The images per pack of a folder that was begun, perhaps on a machine with another memory; None where there is none."""
-    manifest = output / "manifest.json"
-    settings = records.read_sealed(manifest, "manifest of images", records.FORCE).get("settings") if manifest.exists() else None
+    settings = _manifest(output).get("settings") if (output / MANIFEST).exists() else None
     images = settings.get("pack_images") if isinstance(settings, dict) else None
     return images if type(images) is int and images > 0 else None
 
 
 def _begin(output, settings, teacher, seed, force, paths):
     """Writes the manifest, or goes on with images begun with the same one; returns whether all are there."""
-    manifest = output / "manifest.json"
+    manifest = output / MANIFEST
     wanted = {
         "format": FORMAT, "teacher": teacher.fingerprint, "dataset": teacher.dataset, "seed": seed, "settings": recipes.as_dict(settings),
         "classes": list(teacher.classes), "image_size": teacher.image_size,
     }  # fmt: skip
     finished = False
     if manifest.exists() and not force:
-        found = records.read_sealed(manifest, "manifest of images", records.FORCE)
+        found = _manifest(output)
         difference = [key for key in wanted if found.get(key) != wanted[key]]
         if difference:
             raise UserError(f"{output} holds images made with another {', '.join(difference)}; choose another experiment id (-x in run.sh) or --force (-f) to replace them")
@@ -292,12 +296,12 @@ def _finish(output, settings, teacher, seed, paths, log, where, packs, earlier):
     notes = {str(number): records.read_sealed(_note(output, number), "note of a pack") for number in range(packs) if _note(output, number).exists()}
     losses = {str(number): notes[str(number)]["losses"] if str(number) in notes else earlier[str(number)] for number in range(packs)}
     files = {str(path.relative_to(output)): checkpoint.file_fingerprint(path) for row in paths for path in row}
-    manifest = records.read_sealed(output / "manifest.json", "manifest of images", records.FORCE)
+    manifest = _manifest(output)
     as_made = (manifest.get("files") or {}) | {name: made for note in notes.values() for name, made in note["files"].items()}
     if damaged := [name for name in files if as_made.get(name) != files[name]]:
         raise UserError(f"{output / damaged[0]} is not as it was made; remove it and run python -m recover again")
     entropy, distance = (sum(column) / len(column) for column in zip(*(each for pack in losses.values() for each in pack)))
-    with records.sealing({**manifest, "complete": True, "files": files, "losses": losses}, output / "manifest.json"):
+    with records.sealing({**manifest, "complete": True, "files": files, "losses": losses}, output / MANIFEST):
         records.update(log, "recover", {
             "settings": recipes.as_dict(settings), "seed": seed, "teacher": teacher.fingerprint, "images": len(files),
             "results": {"cross-entropy": entropy, "batch-norm loss": distance}, "seconds": sum(note["seconds"] for note in notes.values()),

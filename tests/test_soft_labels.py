@@ -48,10 +48,10 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     with store.finishing(len(images)):
         assert not store.manifest()["complete"]
     again = soft_labels.LabelStore(tmp_path)
-    optimizer = torch.optim.SGD(learner.parameters(), 0.0)
+    optimizer, recipe = torch.optim.SGD(learner.parameters(), 0.0), again.open(images.fingerprint, images.classes)
     for epoch in range(3):
         rows = again.read(epoch, 10, 3)
-        student.epoch_of(Train(), learner, optimizer, rows, again.open(images.fingerprint, images.classes), images, (0, epoch), torch.device("cpu"))
+        student.epoch_of(Train(), learner, optimizer, rows, recipe, images, (0, epoch), torch.device("cpu"))
     assert len(teacher.seen) == len(learner.seen) == 9
     assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))
     assert not torch.equal(teacher.seen[0], teacher.seen[3])  # another epoch, other views

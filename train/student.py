@@ -56,8 +56,8 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             "labels": asdict(recipe), **recipes.as_dict(settings),
         }  # fmt: skip
         teacher_log = Path(teacher_path).parent / "log.json"
-        records.read(teacher_log)
-        records.read(log)
+        for needed_later in (teacher_log, log):
+            records.read(needed_later)  # a damaged one is told before the work
         if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
             records.begin(log, output / "checkpoint.pt")
             val = pictures.load(source, teacher.image_size).to(where)
@@ -144,7 +144,7 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
                 loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
-                (loss * (len(pixels) / len(batch)) if len(pixels) else 0 * loss.nan_to_num()).backward()
+                training.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
         training.add_gradients(model)
         optimizer.step()
