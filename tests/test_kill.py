@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT, TOY
 
+from guard import records
+
 PRELOADED = ["torch", "torchvision", "PIL.Image", "matplotlib.pyplot", "pretrain.teacher", "recover.recovery", "relabel.labelling", "train.student", "train.evaluate"]
 KILLS = 20
 VOLATILE = {"seconds", "date", "peak bytes", "command", "commit"}  # of records: what differs between two runs of the same thing
@@ -68,18 +70,19 @@ def finish(words, folder):
 
 def without_volatile(contents):
     if isinstance(contents, dict):
-        return {name: without_volatile(value) for name, value in contents.items() if name not in VOLATILE and name != "fingerprint"}
+        return {name: without_volatile(value) for name, value in contents.items() if name not in VOLATILE}
     return [without_volatile(value) for value in contents] if isinstance(contents, list) else contents
 
 
 def files(folder):
-    """path -> contents of every file; of records all that has to be the same."""
+    """path -> contents of every file; of records, whose seal hashes the time of day as well, all that has to be the same."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             contents = path.read_bytes()
-            if path.suffix == ".json":
+            if path.suffix == ".json" and path.name != "manifest.json":
                 contents = without_volatile(json.loads(contents))
+                del contents[records.SEAL]
             elif path.suffix == ".md":
                 contents = re.sub(r"(?m)^[0-9.]+ seconds|commit [^,]+", "", contents.decode())
             found[str(path.relative_to(folder))] = contents

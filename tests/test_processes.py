@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,59 @@ def test_a_process_that_dies_ends_the_others_and_is_named(toy, tmp_path):
 
 
 @WITHOUT_A_GPU
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process does not learn of its parent's end")
+def test_when_the_launcher_is_killed_its_processes_end_too(toy, tmp_path):
+    """Else they would go on writing where nobody holds the lock any more."""
+    started = long_training(toy, tmp_path)
+    assert set(processes_of(tmp_path)) == {0, 1}
+    started.kill()
+    started.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_of(tmp_path)
+
+
+@WITHOUT_A_GPU
 def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
     started = long_training(toy, tmp_path)
     os.killpg(started.pid, signal.SIGINT)
     _, printed = started.communicate(timeout=30)
     assert started.returncode == 130
     assert printed.strip() == cli.INTERRUPTED
+
+
+# ---- processes that are not equally fast -----------------------------------------------------------------------------------------
+
+
+def two_with(tmp_path, stage, patch, *words):
+    """`stage` in two processes, the second of which runs the lines of `patch` before."""
+    lines = ["import os, sys, time", f"from {stage} import main", 'if os.environ["RANK"] == "1":', *(f"    {line}" for line in patch), "main(sys.argv[1:])"]
+    (tmp_path / "patched.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "patched", *map(str, words)]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=120)
+
+
+@WITHOUT_A_GPU
+def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_path):
+    """The first has written its images by the time at which the second would look."""
+    patch = ["from recover import recovery", "found = recovery._has", "recovery._has = lambda *given: (time.sleep(2), found(*given))[1]"]
+    done = two_with(tmp_path, "recover.__main__", patch, "--teacher", toy / "teacher/checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"])
+    assert done.returncode == 0, done.stderr
+    for path in (toy / "images").glob("*/*.png"):
+        assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+
+
+@WITHOUT_A_GPU
+def test_the_first_process_decides_what_is_left_of_an_evaluation(toy, tmp_path):
+    """The second sees the record as it was before the evaluation was finished."""
+    words = ["--dataset", "toy", "--root", toy, "--checkpoint", toy / "teacher/checkpoint.pt", "--record", tmp_path / "log.json", "--workers", 0, "--protocol", "quick"]
+    assert command("train.evaluate", *words) == 0
+    finished = (tmp_path / "log.json").read_bytes()
+    done = two_with(tmp_path, "train.evaluate", ["from guard import records", "records.read = lambda log: {}"], *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log.json").read_bytes() == finished
 
 
 # ---- training in two processes is training in one --------------------------------------------------------------------------------
