@@ -77,7 +77,8 @@ def given_flags(parser, options, stage):
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one line for Ctrl-C."""
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one line for Ctrl-C, 141 without any
+    for a reader of its output that has left, such as head."""
     try:
         command(*arguments, **named)
     except UserError as problem:
@@ -85,6 +86,9 @@ def run(command, *arguments, **named):
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(130, INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what python itself still writes at its end
+        sys.exit(141)
     except RuntimeError as problem:
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
             time.sleep(60)  # another process of the group has died, and torchrun, which says which, is about to end this one

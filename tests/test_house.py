@@ -88,3 +88,10 @@ def test_a_file_can_be_read_in_one_sitting(path):
 def test_nothing_needs_a_folder_outside_the_repository():
     for path in [*SOURCES, *(ROOT / "tests").glob("*.py"), ROOT / "run.sh", ROOT / "README.md"]:
         assert "../sha" + "red" not in Path(path).read_text(), path
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
+    """As in `bash results/reproduce.sh main -n | head -1`."""
+    code = "from guard import cli; cli.run(lambda: [print('line', flush=True) for _ in range(100_000)])"
+    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "line\n", "")
