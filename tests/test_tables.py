@@ -154,7 +154,7 @@ def test_another_epsilon_and_fewer_images_are_told_and_give_no_difference(result
     add(results, record, scale="paper", dataset="imagenette")
     text = text_of(results)
     assert rows(text, "10", "guard", "ours")[0][:3] == ["1", "40.00 (-17.93)", "30.00"]
-    assert "**Not the protocol's own evaluation**: imagenette, 10 images per class, guard: evaluated on 100 validation images (the first 10 of each class), epsilon 2/255, protocol custom" in text
+    assert "**Not the protocol's own evaluation**: imagenette, 10 images per class, guard: evaluated on 100 validation images (the first 10 of each class), which leaves a standard error of up to 5.0 points, epsilon 2/255, protocol custom" in text
 
 
 def test_cells_at_cpu_size_stand_in_their_own_tables(results):
@@ -320,6 +320,28 @@ def test_figures_are_drawn_where_there_are_data_and_removed_where_there_are_none
     add(results, run({"clean": 40.0, "pgd100": 30.0}), arm="sre2l")
     tables.write(results)
     assert sorted(path.name for path in (results / "figures").glob("*")) == sorted(f"{kind}-cpu-cifar10.png" for kind in kinds[:2] + kinds[3:4])
+
+
+def test_all_that_is_drawn_lies_within_the_axes(results, monkeypatch):
+    """Also where the second of two panels, which share an axis, has larger numbers than the first."""
+    from guard import plots
+
+    for size, clean in ((1, 40.0), (10, 90.0)):
+        for arm, more in (("sre2l", 0.0), ("guard", 5.0)):
+            curve = {"attack": "pgd100", "epsilon": [0.0, 1 / 255], "accuracy": [clean + more, 30.0], "images": 100}
+            add(results, run({"clean": clean + more, "pgd100": 30.0}, change=clean), size=size, arm=arm, curve=curve)
+    outside, names = [], []
+
+    def look(figure, path):
+        names.append(path.name.split("-cpu")[0])
+        for axes in figure.axes:
+            (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+            for line in axes.get_lines():
+                outside.extend((path.name, x, y) for x, y in line.get_xydata() if not (left <= x <= right and bottom <= y <= top))
+
+    monkeypatch.setattr(plots, "save", look)
+    figures.write(cells.groups(cells.read(results)), results / "figures")
+    assert sorted(names) == ["clean-against-robust", "curvature", "epsilon", "robust-accuracy"] and not outside
 
 
 def test_a_damaged_strip_is_named(results):

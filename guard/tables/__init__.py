@@ -215,7 +215,7 @@ def _collected(experiments):
 def _by_setting(arms):
     found = {}
     for arm, runs in arms.items():
-        size = f"{runs[0]['pretrain']['settings'].get('dataset', 'data set not recorded')}, {runs[0]['recover']['settings'].get('images_per_class', '?')} images per class"
+        size = f"{runs[0]['recover']['settings'].get('images_per_class', '?')} images per class"
         found.setdefault(f"{size}, {settings.described(runs[0])}", []).append(arm)
     return found
 

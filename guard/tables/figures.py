@@ -5,7 +5,7 @@ An arm has the same colour and mark in all of them. Cells with swapped labels ar
 
 from guard import plots
 from guard.pixel_cache import read_image
-from guard.tables import cells
+from guard.tables import cells, settings
 from guard.tables.markdown import size_text
 
 FOLDER = "figures"
@@ -24,12 +24,14 @@ def planned(groups):
     plain, found = [group for group in groups if not group.swapped], {}
     for scale, dataset in dict.fromkeys((group.scale, group.dataset) for group in plain):
         here = [group for group in plain if (group.scale, group.dataset) == (scale, dataset)]
-        where = f"{dataset}, {'published size' if scale == 'paper' else 'CPU size'}"
+        used_sets = dict.fromkeys(settings.dataset(record) for group in here for record in group.records)
+        part = "" if dataset in used_sets else f" ({' and '.join(used_sets)})"
+        where = f"{dataset}{part}, {'published size' if scale == 'paper' else 'CPU size'}"
         for kind, (caption, chosen, draw) in KINDS.items():
             attack = cells.robust_attack(here)
             used = chosen(here, attack)
             if used:
-                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}{_epsilon(used)}", attack))
+                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}", attack))
     return found
 
 
@@ -49,10 +51,12 @@ def write(groups, folder):
     return drawn
 
 
-def _epsilon(groups):
-    """The epsilons of the runs, for a title."""
-    values = dict.fromkeys(f"{record['evaluate student']['epsilon'] * 255:.4g}/255" for group in groups for record in group.records)
-    return f", epsilon {' and '.join(values)}"
+def _evaluated(groups):
+    """On what the runs were evaluated, for a title."""
+    evaluated = [record["evaluate student"] for group in groups for record in group.records]
+    epsilons = dict.fromkeys(f"{each['epsilon'] * 255:.4g}/255" for each in evaluated)
+    images = sorted({each["images"] for each in evaluated})
+    return f", epsilon {' and '.join(epsilons)}, {' or '.join(map(str, images))} validation images"
 
 
 # ---- which groups a figure can show ------------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def by_images_per_class(groups, title, path, attack):
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlim(sizes[0] / 1.6, sizes[-1] * 1.6)
-    _finish(figure, axes, "images per class", f"accuracy under {attack.upper()}, %", title, path)
+    _finish(figure, axes, "images per class", f"accuracy under {attack.upper()}, %", title + _evaluated(groups), path)
 
 
 def clean_against_robust(groups, title, path, attack):
@@ -119,7 +123,7 @@ def clean_against_robust(groups, title, path, attack):
         for group in (group for group in groups if group.images_per_class == size):
             clean, robust = _accuracy(group, "clean"), _accuracy(group, attack)
             _errorbar(axes, group.arm, [clean[0]], [clean], [robust])
-    _finish_panels(figure, panels, "clean accuracy, %", f"accuracy under {attack.upper()}, %", title, path, groups)
+    _finish_panels(figure, panels, "clean accuracy, %", f"accuracy under {attack.upper()}, %", title + _evaluated(groups), path, groups)
 
 
 def by_epsilon(groups, title, path, _):
@@ -128,9 +132,11 @@ def by_epsilon(groups, title, path, _):
         for group in (group for group in groups if group.images_per_class == size):
             found = _curve(group)
             _errorbar(axes, group.arm, [epsilon * 255 for epsilon in found], None, list(found.values()), linestyle="-")
-        axes.set_ylim(bottom=0)
-    attacks = sorted({cell.curve["attack"] for group in groups for cell in group.cells if cell.curve and "attack" in cell.curve})
-    _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", title.rsplit(", epsilon", 1)[0], path, groups)
+    axes.set_ylim(bottom=0)  # of all panels, after all are drawn: a limit is final
+    curves = [cell.curve for group in groups for cell in group.cells if cell.curve]
+    attacks = sorted({curve["attack"] for curve in curves if "attack" in curve})
+    images = sorted({curve["images"] for curve in curves if "images" in curve})
+    _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", f"{title}, {' or '.join(map(str, images))} validation images", path, groups)
 
 
 def curvature(groups, title, path, attack):
@@ -140,7 +146,7 @@ def curvature(groups, title, path, attack):
             change, robust = _change(group), _accuracy(group, attack)
             _errorbar(axes, group.arm, [change[0]], [change], [robust])
         axes.set_xlim(left=0)
-    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", f"student's accuracy under {attack.upper()}, %", title, path, groups)
+    _finish_panels(figure, panels, "gradient change of the teacher,\nper squared normalized-image unit", f"student's accuracy under {attack.upper()}, %", title + _evaluated(groups), path, groups)
 
 
 def distilled(groups, title, path, _):
@@ -154,7 +160,7 @@ def distilled(groups, title, path, _):
         cell = _strip(group)
         place.set_title(f"{group.arm}, {size_text(group.images_per_class)}, seed {cell.seed}", fontsize=11, loc="left")
         place.axis("off")
-    figure.suptitle(title.split(", epsilon", 1)[0].replace("\n", ", "), fontsize=12)
+    figure.suptitle(title.replace("\n", ", "), fontsize=12)
     plots.save(figure, path)
 
 

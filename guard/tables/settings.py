@@ -1,5 +1,7 @@
 """How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine, versions and data."""
 
+from math import sqrt
+
 from guard.tables import cells
 
 
@@ -10,15 +12,21 @@ def described(record):
     teacher = f"teacher {pretrain['model']} at {pretrain['image_size']} pixels, {pretrain['epochs']} epochs on {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g}"
     recovery = f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size {recover['step_size']:.4g}"
     student = f"student {train['model']}, {relabel['epochs']} epochs, temperature {train['temperature']:.4g}"
-    return f"{teacher}; {recovery}; {student}; {evaluation(record)}"
+    return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
+
+
+def dataset(record):
+    """The data set that a run used, which at CPU size can be a part of the table's."""
+    return record["pretrain"]["settings"].get("dataset", "not recorded")
 
 
 def evaluation(record):
-    """On how many images a student was attacked, how, and with which epsilon."""
+    """On how many images a student was attacked, with which standard error at most (that of a share of one half), how, and with which epsilon."""
     evaluated = record["evaluate student"]
     first = evaluated.get("key", {}).get("images per class")
     part = f" (the first {first} of each class)" if first else ""
-    return f"evaluated on {evaluated['images']} validation images{part}, epsilon {evaluated['epsilon'] * 255:.4g}/255, protocol {' and '.join(evaluated['protocols'])}"
+    error = 50 / sqrt(evaluated["images"])
+    return f"evaluated on {evaluated['images']} validation images{part}, which leaves a standard error of up to {error:.1f} points, epsilon {evaluated['epsilon'] * 255:.4g}/255, protocol {' and '.join(evaluated['protocols'])}"
 
 
 def unlike_the_protocol(record):
