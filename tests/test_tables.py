@@ -195,8 +195,9 @@ def test_runs_that_differ_in_their_seeds_alone_are_fine(results):
 
 def test_machine_and_commit_are_told(results):
     add(results, run({"clean": 40.0}))
+    (results / "data.json").write_text(json.dumps({"copies": {"feedbeef" * 8: "a copy"}}))
     (row,) = rows(text_of(results), "cells/cpu, cifar10")
-    assert row == ["a machine", "2.11.0", "not recorded", "feedbeeffeed", "0123456789ab", "yes"]
+    assert row == ["a machine", "2.11.0", "not recorded", "feedbeeffeed (a copy)", "0123456789ab", "yes"]
 
 
 # ---- the swap of labels ------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def text(results, held):
     """The contents of TABLES.md. held: the groups of the cells in the folder `results`."""
     numbers, experiments = published.read(results), _experiments(results)
     lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(numbers, held), *_standard(held), *swap.section(held)]
-    lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(held, experiments)]
+    lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(held, experiments, settings.copies(results))]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -226,13 +226,13 @@ def _figures(held):
     return [*lines, *(f"![{caption}]({figures.FOLDER}/{name})\n" for name, (caption, _) in planned.items())]
 
 
-def _environments(held, experiments):
+def _environments(held, experiments, copies):
     rows = []
     for scale, dataset in dict.fromkeys((group.scale, group.dataset) for group in held):
         runs = [record for group in held if (group.scale, group.dataset) == (scale, dataset) for record in group.records]
-        rows.append([f"cells/{scale}, {dataset}", *settings.environment(runs)])
-    rows += [[name, *settings.environment([run for runs in arms.values() for run in runs])] for name, arms in experiments.items()]
+        rows.append([f"cells/{scale}, {dataset}", *settings.environment(runs, copies)])
+    rows += [[name, *settings.environment([run for runs in arms.values() for run in runs], copies)] for name, arms in experiments.items()]
     if not rows:
         return []
-    lines = [heading(2, "Where our numbers come from"), "Data is the first twelve digits of the training images' fingerprint; the published experiment's device, versions and data are not known in this detail.\n"]
+    lines = [heading(2, "Where our numbers come from"), "Data is the first twelve digits of the training images' fingerprint, and which copy of the data set that is, where data.json knows it: a JPEG copy of CIFAR-10 is lossy, and the published numbers are not of these copies. The published experiment's device, versions and data are not known in this detail.\n"]
     return [*lines, *table(["records", *settings.COLUMNS], rows, left=1 + len(settings.COLUMNS)), ""]

@@ -1,7 +1,9 @@
 """How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine, versions and data."""
 
 from math import sqrt
+from pathlib import Path
 
+from guard import records
 from guard.tables import cells
 
 
@@ -81,8 +83,14 @@ def _named(groups):
 COLUMNS = ("device", "torch", "precision", "data", "commit", "uncommitted changes")
 
 
-def environment(runs):
-    """One cell for each of COLUMNS, from all stages of all records."""
+def copies(results):
+    """fingerprint of training images -> which copy of a data set they are, from the folder `results`."""
+    path = Path(results) / "data.json"
+    return records.read_json(path, "list of copies").get("copies", {}) if path.exists() else {}
+
+
+def environment(runs, known):
+    """One cell for each of COLUMNS, from all stages of all records. known: as of `copies`."""
     found = {name: {} for name in COLUMNS}
     for record in runs:
         for where in (entry.get("environment", {}) for name, entry in record.items() if name in cells.STAGES or name.startswith("evaluate ")):
@@ -94,7 +102,7 @@ def environment(runs):
         for stage in cells.STAGES:
             found["precision"][record[stage]["settings"].get("precision")] = None
         data = record["pretrain"]["settings"].get("data")
-        found["data"][data[:12] if data else None] = None
+        found["data"][data[:12] + (f" ({known[data]})" if data in known else "") if data else None] = None
     return [", ".join(sorted(str(value) for value in values if value)) + _gap(values) for values in found.values()]
 
 
