@@ -111,16 +111,16 @@ if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
     pretrain+=(--epochs 2 --images 2) recover+=(--iterations 2 --images-per-class 2) relabel+=(--epochs 2) train+=(--epochs 2 --images 2 --protocol quick)
 fi
-stage=''
+stage='' previous=''
 for word in "$@"; do
-    case $word in
-        pretrain | recover | relabel | train) stage=$word ;;
-        *)
-            [ -n "$stage" ] || fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
-            declare -n extra=$stage
-            extra+=("$word")
-            ;;
-    esac
+    if [[ $word =~ ^(pretrain|recover|relabel|train)$ && $previous != --teacher-mode ]]; then # whose value can be train
+        stage=$word
+    else
+        [ -n "$stage" ] || fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
+        declare -n extra=$stage
+        extra+=("$word")
+    fi
+    previous=$word
 done
 labeller=${labeller:-$teacher}
 for id in "$dataset" "$experiment" "$teacher" "$labeller"; do

@@ -11,6 +11,8 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field, fields, replace
 
+from guard.errors import UserError
+
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 REGULARIZERS = ("gradient-norm", "gradient-squared", "loss")
 STEMS = ("standard", "tiny", "cifar")
@@ -196,8 +198,11 @@ def relabel_batch_size(batch_size, images_per_class):
     return batch_size or min(100, 10 * images_per_class)
 
 
-def _print(dataset, stage=None, name=None):
+def _print(dataset=None, stage=None, name=None):
     chosen = recipe(dataset)
+    known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
+    if not dataset or (stage and not known) or (name and name not in known):
+        raise UserError("no such default; usage: python -m guard.recipes DATASET [STAGE [NAME]]")
     if name:
         print(getattr(getattr(chosen, stage), name))
         return
@@ -214,7 +219,6 @@ def as_dict(stage_recipe):
 
 
 if __name__ == "__main__":
-    try:
-        _print(*sys.argv[1:])
-    except (TypeError, KeyError, AttributeError):
-        sys.exit("error: no such default; usage: python -m guard.recipes DATASET [STAGE [NAME]]")
+    from guard import cli  # which reads this module
+
+    cli.run(lambda: _print(*sys.argv[1:4]))

@@ -2,9 +2,8 @@
 
     bash results/reproduce.sh other-methods --scale cpu --seeds 0,1,2
 
-A cell is a data set, images per class, an arm (how the teacher is trained and the images are recovered) and a seed. Finished cells are
-skipped, cells that need the same teacher share it, and a cell that fails is listed at the end and stops no other. Only the standard
-library until a cell is collected. A new table is one row of TABLES, a new arm one of ARMS.
+Finished cells are skipped, cells that need the same teacher share it, and a cell that fails is listed at the end and stops no other.
+Only the standard library until a cell is collected.
 """
 
 import concurrent.futures
@@ -20,128 +19,9 @@ from pathlib import Path
 
 from guard import cli
 from guard.errors import UserError
+from guard.plan import ATTACKED, FORMAT, SCALES, TABLES, cells_of, command_of
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = "guard-cell-1"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """teacher: part of its id; flags: of run.sh; pretrain: more flags of that stage."""
-
-    teacher: str
-    flags: tuple = ()
-    pretrain: tuple = ()
-
-
-ARMS = {
-    "sre2l": Arm("plain"),
-    "guard": Arm("guard", ("-C",)),
-    "guard-squared": Arm("guard-squared", ("-C",), ("--regularizer", "gradient-squared", "--lambda", "0.03")),
-    "guard-loss": Arm("guard-loss", ("-C", "-B", "1"), ("--regularizer", "loss")),
-    **{f"gr-{beta}": Arm(f"gr-{beta}", ("-G", "-B", beta)) for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1", "30")},
-    "adv-t": Arm("adv-t", ("-v", "t")),
-    "adv-f": Arm("adv-f", ("-v", "f", "-h", "8/255")),  # its epsilon; the published one is not known
-    "cda": Arm("plain", ("-A",)),
-    "cda+guard": Arm("guard", ("-A", "-C")),
-}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages, the images per class that stand for
-    the table's, but for the swap's, and, where it is a subset of the table's data set, its classes."""
-
-    dataset: str
-    flags: tuple = ()
-    stages: tuple = ()
-    images_per_class: tuple | None = None
-    classes: str = ""
-
-
-_SMALL = ("-m", "convnet-32", "-e", "convnet-32", "-b", "1")
-SCALES = {
-    "paper": {name: Scale(name, ("-b", "10.0") if name == "imagenette" else ()) for name in ("imagenette", "tiny-imagenet", "imagenet", "cifar10")},
-    "cpu": {
-        "imagenette": Scale(
-            "imagenette-3", (*_SMALL, "-i", "100", "-z", "100"),
-            ("pretrain", "--image-size", "64", "--stem", "cifar", "--images", "200", "--epochs", "8", "--curvature-images", "60", "train", "--images", "10"), (1, 10),
-            "n01440764,n02979186,n03028079",
-        ),
-        "cifar10": Scale(
-            "cifar10", (*_SMALL, "-i", "150", "-z", "100"),
-            ("pretrain", "--images", "200", "--epochs", "6", "--curvature-images", "100", "train", "--images", "10"), (1, 5),
-        ),
-        "digits": Scale("digits", ("-z", "500"), ("pretrain", "--curvature-images", "100")),
-    },
-}  # fmt: skip
-
-GRADIENT_REGULARIZATION = tuple(f"gr-{beta}" for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1"))
-REGULARIZERS = ("guard", "guard-squared", "guard-loss", "gr-30")
-# table -> {data set: (images per class, arms)}; in the swap an arm's images also get the plain teacher's labels, and the other way round
-TABLES = {
-    "main": {"imagenette": ((10, 50, 100), ("sre2l", "guard")), "tiny-imagenet": ((10, 50, 100), ("sre2l", "guard")), "imagenet": ((10, 50), ("sre2l", "guard"))},
-    "adversarial-training": {"imagenette": ((1, 10), ("sre2l", "guard", "adv-t", "adv-f"))},
-    "gradient-regularization": {"imagenette": ((1, 10, 50), ("sre2l", "guard", *GRADIENT_REGULARIZATION))},
-    "other-methods": {"cifar10": ((1, 10, 50), ("sre2l", "guard", "cda", "cda+guard"))},
-    "regularizers": {"imagenette": ((10,), ("sre2l", *REGULARIZERS)), "cifar10": ((10,), ("sre2l", *REGULARIZERS))},
-    "swap": {"cifar10": ((10,), ("sre2l", *REGULARIZERS)), "digits": ((10,), ("sre2l", *REGULARIZERS))},
-}
-# (table, scale) -> (protocol, images of each class) of the attacks, where it is not the recipe's and the scale's: students of swapped labels
-# differ by little, which takes many images to see
-ATTACKED = {("swap", "cpu"): ("quick", 100)}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of run.sh. images, labels: arms whose teachers make them."""
-
-    dataset: str
-    images_per_class: int
-    images: str
-    labels: str
-    seed: int
-
-    @property
-    def arm(self):
-        return self.images if self.images == self.labels else f"images {self.images}, labels {self.labels}"
-
-    @property
-    def name(self):
-        arm = self.arm.replace(", ", "-").replace(" ", "-").replace("+", "-")
-        return f"{self.dataset}-ipc{self.images_per_class}-{arm}-seed{self.seed}"
-
-
-def cells_of(table, scale, *, datasets=None, images_per_class=None, arms=None, seeds=(0,)):
-    """The cells of a table at a scale, those first whose teachers others need. Raises UserError for what the table does not have."""
-    rows = {name: row for name, row in TABLES[table].items() if name in SCALES[scale]}
-    for given, known, what in ((datasets, rows, "data set"), (arms, {arm for _, row in rows.values() for arm in row}, "arm")):
-        if unknown := sorted(set(given or ()) - set(known)):
-            raise UserError(f"table {table} has no {what} {unknown[0]} at scale {scale}; it has {', '.join(sorted(known))}")
-    found = []
-    for name, (counts, all_arms) in rows.items():
-        if datasets and name not in datasets:
-            continue
-        counts = images_per_class or (table != "swap" and SCALES[scale][name].images_per_class) or counts
-        chosen = [arm for arm in all_arms if not arms or arm in arms]
-        found += [Cell(name, count, arm, arm, seed) for seed in seeds for count in counts for arm in chosen]
-        if table == "swap":
-            pairs = [pair for arm in chosen if arm != "sre2l" for pair in ((arm, "sre2l"), ("sre2l", arm))]
-            found += [Cell(name, count, *pair, seed) for seed in seeds for count in counts for pair in pairs]
-    return sorted(found, key=lambda cell: cell.images != cell.labels)
-
-
-def command_of(cell, scale, *, root, output, device=None, protocol=None, images=None):
-    """The words of the cell's `bash run.sh`."""
-    setting, arm = SCALES[scale][cell.dataset], ARMS[cell.images]
-    own = cell.images == cell.labels
-    words = ["bash", "run.sh", "-d", setting.dataset, "-r", str(root), "-o", str(output), "-x", cell.name, "-y", f"{arm.teacher}-{cell.seed}", "-c", str(cell.images_per_class), "-s", str(cell.seed)]
-    words += ["-p"] if own else ["-Y", f"{ARMS[cell.labels].teacher}-{cell.seed}"]
-    words += [*setting.flags, *(arm.flags if own else [flag for flag in arm.flags if flag == "-A"]), *(["-u", device] if device else [])]
-    stages = [*setting.stages, *(("pretrain", *arm.pretrain) if own and arm.pretrain else ())]
-    stages += ["train", "--protocol", protocol] if protocol else []
-    stages += ["train", "--images", str(images)] if images is not None else []
-    return [*words, "--", *stages] if stages else words
 
 
 # ---- running -------------------------------------------------------------------------------------------------------------------
@@ -274,7 +154,7 @@ def _names(text):
 
 def main(argv):
     parser = cli.Parser(prog="bash results/reproduce.sh", description=__doc__.split("\n")[0])
-    parser.add_argument("table", choices=(*TABLES, "overhead"), help="a published table; regularizers: each form of the regularizer; swap: images and labels of different teachers")
+    parser.add_argument("table", choices=(*TABLES, "overhead"), help="a published table; regularizers: each form of the regularizer; swap: images and labels of different teachers; variations: GUARD with one setting changed")
     parser.add_argument("--scale", choices=SCALES, default="paper", help="the paper's settings, or cpu: under an hour on two cores [paper]")
     parser.add_argument("--dataset", type=_names, metavar="NAMES", help="data sets, with commas between them [all of the table]")
     parser.add_argument("--images-per-class", type=lambda text: tuple(cli.number(int, low=1)(word) for word in text.split(",")), metavar="NUMBERS", help="with commas [those of the table]")
@@ -299,9 +179,7 @@ def main(argv):
         output = options.output / options.scale
         cells = cells_of(options.table, options.scale, datasets=options.dataset, images_per_class=options.images_per_class, arms=options.arms, seeds=options.seeds)
         run = Run(options.scale, options.results, output, max(1, (os.cpu_count() or 1) // options.jobs), options.curve)
-        protocol, images = ATTACKED.get((options.table, options.scale), (None, None))
-        attacked = {"protocol": options.protocol or protocol, "images": images if options.images is None else options.images}
-        commands = [(cell, command_of(cell, options.scale, root=options.root, output=output, device=options.device, **attacked)) for cell in cells]
+        commands = [(cell, _command(cell, options, output)) for cell in cells]
         todo = [(cell, words) for cell, words in commands if not run.finished(cell, words)]
         if options.only_print:
             return _print(todo, len(cells), options.jobs, run.threads)
@@ -314,6 +192,12 @@ def main(argv):
         return None
 
     cli.run(work)
+
+
+def _command(cell, options, output):
+    protocol, images = ATTACKED.get((options.table, cell.dataset), (None, None)) if options.scale == "cpu" else (None, None)
+    images = images if options.images is None else options.images
+    return command_of(cell, options.scale, root=options.root, output=output, device=options.device, protocol=options.protocol or protocol, images=images)
 
 
 def _print(todo, count, jobs, threads):

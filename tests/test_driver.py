@@ -48,6 +48,7 @@ GOLDEN = {
     "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
     "-p -u 0,1 -s 3": {"launch": "python -m guard.launch 2", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
+    "-p -- relabel --teacher-mode train train --images 5": {"relabel": "--teacher-mode train ", "train": "--images 5 "},
     "-p -- train --images 5 pretrain --epochs 3 --images 9": {"pretrain": "--epochs 3 --images 9 ", "train": "--images 5 "},
 }  # fmt: skip
 

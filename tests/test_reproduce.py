@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, command
 from PIL import Image
 
-from guard import reproduce
+from guard import plan, reproduce
 
 
 def reproduce_sh(*words, cwd=ROOT):
@@ -20,13 +20,13 @@ def reproduce_sh(*words, cwd=ROOT):
 def commands_of_every_cell():
     """cell -> words of its run.sh, of every table and scale, one seed."""
     found = {}
-    for table in reproduce.TABLES:
-        for scale in reproduce.SCALES:
-            cells = reproduce.cells_of(table, scale)
+    for table in plan.TABLES:
+        for scale in plan.SCALES:
+            cells = plan.cells_of(table, scale)
             assert len({cell.name for cell in cells}) == len(cells)
             for cell in cells:
                 cell_of_kind = (scale, cell.dataset, cell.images, cell.labels)  # other images per class change one number
-                found.setdefault(cell_of_kind, (cell, reproduce.command_of(cell, scale, root="data/raw", output="runs", protocol="both", images=5)))
+                found.setdefault(cell_of_kind, (cell, plan.command_of(cell, scale, root="data/raw", output="runs", protocol="both", images=5)))
     return found.values()
 
 
@@ -42,14 +42,14 @@ def test_every_cell_is_a_run_that_run_sh_accepts():
             lines = done.stdout.splitlines()
             assert len(lines) == 4 and lines[0].startswith("python -m pretrain" if cell.images == cell.labels else "# teacher: ")
             for line, maker in zip(lines[1:], (cell.images, cell.labels, cell.labels)):
-                assert f"/{reproduce.ARMS[maker].teacher}-{cell.seed}/checkpoint.pt" in line
+                assert f"/{plan.ARMS[maker].teacher}-{cell.seed}/checkpoint.pt" in line
 
 
 def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
     published = json.loads((ROOT / "results" / "published.json").read_text())["tables"]
     ours = {"guard": "guard", "sre2l": "sre2l", "sre2l+guard": "guard", "sre2l+adv": "adv-t", "cda": "cda", "cda+guard": "cda+guard", **{f"gr-{beta}": f"gr-{beta}" for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1")}}
     for table in ("main", "adversarial-training", "gradient-regularization", "other-methods"):
-        cells = {(cell.dataset, cell.images_per_class, cell.images) for cell in reproduce.cells_of(table, "paper")}
+        cells = {(cell.dataset, cell.images_per_class, cell.images) for cell in plan.cells_of(table, "paper")}
         for dataset, counts in published[table].items():
             if isinstance(counts, dict):
                 wanted = {(dataset, int(count), ours[arm]) for count, arms in counts.items() for arm in arms if arm in ours}
@@ -57,19 +57,19 @@ def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
 
 
 def test_a_swap_takes_images_and_labels_from_different_teachers_after_both_are_there():
-    cells = reproduce.cells_of("swap", "cpu", datasets=("digits",), arms=("sre2l", "guard"), seeds=(0, 1))
+    cells = plan.cells_of("swap", "cpu", datasets=("digits",), arms=("sre2l", "guard"), seeds=(0, 1))
     assert [(cell.images, cell.labels, cell.seed) for cell in cells] == [
         ("sre2l", "sre2l", 0), ("guard", "guard", 0), ("sre2l", "sre2l", 1), ("guard", "guard", 1),
         ("guard", "sre2l", 0), ("sre2l", "guard", 0), ("guard", "sre2l", 1), ("sre2l", "guard", 1),
     ]  # fmt: skip
-    words = reproduce.command_of(cells[4], "cpu", root="data/raw", output="runs")
+    words = plan.command_of(cells[4], "cpu", root="data/raw", output="runs")
     assert "-p" not in words and "-C" not in words and words[words.index("-y") + 1] == "guard-0" and words[words.index("-Y") + 1] == "plain-0"
     assert cells[4].name == "digits-ipc10-images-guard-labels-sre2l-seed0"
 
 
 def test_the_command_of_a_record_is_the_same_on_every_machine():
-    cell = reproduce.cells_of("other-methods", "cpu", images_per_class=(1,), arms=("cda+guard",))[0]
-    here, there = (reproduce.command_of(cell, "cpu", root=root, output=output, device=device) for root, output, device in (("data/raw", "runs", None), ("/data", "/out", "cpu")))
+    cell = plan.cells_of("other-methods", "cpu", images_per_class=(1,), arms=("cda+guard",))[0]
+    here, there = (plan.command_of(cell, "cpu", root=root, output=output, device=device) for root, output, device in (("data/raw", "runs", None), ("/data", "/out", "cpu")))
     assert here != there and reproduce.shown(here) == reproduce.shown(there)
     assert " -A -C " in reproduce.shown(here) and "-r" not in shlex.split(reproduce.shown(here))
 
@@ -82,13 +82,13 @@ def test_wrong_flags_are_one_line(flags, expected, refused):
     assert expected in refused("guard.reproduce", *flags)
 
 
-TINY = reproduce.Scale("digits", ("-g", "-u", "cpu"))
+TINY = plan.Scale("digits", ("-g", "-u", "cpu"))
 
 
 def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(reproduce.SCALES["cpu"], "digits", TINY)
-    monkeypatch.setitem(reproduce.ARMS, "broken", reproduce.Arm("broken", ("-l", "-1")))
-    monkeypatch.setitem(reproduce.TABLES, "swap", {"digits": ((10,), ("broken", "sre2l"))})
+    monkeypatch.setitem(plan.SCALES["cpu"], "digits", TINY)
+    monkeypatch.setitem(plan.ARMS, "broken", plan.Arm("broken", ("-l", "-1")))
+    monkeypatch.setitem(plan.TABLES, "swap", {"digits": ((10,), ("broken", "sre2l"))})
     monkeypatch.setattr(reproduce.Run, "folder", lambda self, cell: self.output / "debug" / cell.name)
     words = ["guard.reproduce", "swap", "--scale", "cpu", "--output", tmp_path / "runs", "--results", tmp_path / "results", "--jobs", 2, "--images", 1, "--curve", "0,1/255"]
     assert command(*words) == 2
@@ -96,7 +96,7 @@ def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, mo
     assert "1 of 4 cells failed" not in printed.err and "3 of 4 cells failed" in printed.err and "--lambda" in printed.err and len(printed.err.strip().splitlines()) == 1
     place = tmp_path / "results/cells/cpu/digits-ipc10-sre2l-seed0"
     record = json.loads(place.with_suffix(".json").read_text())
-    assert record["format"] == reproduce.FORMAT and record["record"]["evaluate student"]["complete"] and record["command"].startswith("bash run.sh -d digits")
+    assert record["format"] == plan.FORMAT and record["record"]["evaluate student"]["complete"] and record["command"].startswith("bash run.sh -d digits")
     assert record["curve"]["epsilon"] == pytest.approx([0, 1 / 255]) and record["curve"]["images"] == 10
     with Image.open(place.with_suffix(".png")) as picture:
         assert picture.size == (160, 16)

@@ -302,6 +302,22 @@ def test_the_same_run_twice_is_an_error(results):
         text_of(results)
 
 
+# ---- one setting changed -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_varied_setting_stands_beside_guard_and_in_no_other_table(results):
+    for seed, (robust, changed) in enumerate(((30.0, 36.0), (20.0, 24.0), (10.0, None))):
+        add(results, run({"clean": 50.0, "pgd100": robust}, seed=seed), seed=seed)
+        if changed:
+            add(results, run({"clean": 48.0, "pgd100": changed}, seed=seed, epochs=9, change=0.5), arm="guard-epochs-10", seed=seed)
+    text = text_of(results)
+    plain, varied = rows(text, "guard")[-1], rows(text, "guard-epochs-10")
+    assert plain == ["3", "80.00 ± 0.00", "50.00 ± 0.00", "1 ± 0", "50.00 ± 0.00", "20.00 ± 10.00", "-", "-"]
+    assert varied == [["2", "80.00 ± 0.00", "50.00 ± 0.00", "0.5 ± 0", "48.00 ± 0.00", "30.00 ± 8.49", "-2.00 ± 0.00", "+5.00 ± 1.41"]]
+    tables.write(results)
+    assert "epochs-10" not in "".join(path.name for path in (results / "figures").iterdir())
+
+
 # ---- figures -----------------------------------------------------------------------------------------------------------------------
 
 

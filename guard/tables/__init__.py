@@ -10,7 +10,7 @@ from guard import results as collected
 from guard.attacks import PROTOCOL_EPSILON, PROTOCOLS
 from guard.checkpoint import replacing
 from guard.errors import UserError
-from guard.tables import cells, figures, published, settings, swap
+from guard.tables import cells, figures, published, settings, swap, variations
 from guard.tables.markdown import MISSING, heading, number, table
 
 COMMON = {"sre2l", "guard"}  # arms that nearly every table has, so that they alone make none
@@ -25,19 +25,19 @@ percent; ours are mean ± standard deviation over runs that differ in their seed
 def write(results):
     """Writes TABLES.md and figures/ in the folder `results` again; returns what to print."""
     results = Path(results)
-    held = cells.groups(cells.read(results))
-    told = text(results, held)
-    drawn = figures.write(held, results / figures.FOLDER)
+    groups = cells.groups(cells.read(results))
+    told = text(results, groups)
+    drawn = figures.write(variations.others(groups), results / figures.FOLDER)
     with replacing(results / "TABLES.md") as temporary:
         temporary.write_text(told)
     return f"{results / 'TABLES.md'}, {len(drawn)} figures in {results / figures.FOLDER}"
 
 
-def text(results, held):
-    """The contents of TABLES.md. held: the groups of the cells in the folder `results`."""
-    numbers, experiments = published.read(results), _experiments(results)
-    lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(numbers, held), *_standard(held), *swap.section(held)]
-    lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(held, experiments, settings.copies(results))]
+def text(results, groups):
+    """The contents of TABLES.md. groups: those of the cells in the folder `results`."""
+    numbers, experiments, held = published.read(results), _experiments(results), variations.others(groups)
+    lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(numbers, held), *_standard(held), *swap.section(held), *variations.section(groups)]
+    lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(groups, experiments, settings.copies(results))]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from guard import records
 from guard.errors import UserError
-from guard.reproduce import ARMS, FORMAT, SCALES
+from guard.plan import ARMS, FORMAT, SCALES
 
 STAGES = ("pretrain", "recover", "relabel", "train")
 FIELDS = {"scale": str, "dataset": str, "images per class": int, "arm": str, "seed": int, "images from": str, "labels from": str, "record": dict}
