@@ -361,6 +361,15 @@ def test_all_that_is_drawn_lies_within_the_axes(results, monkeypatch):
     assert sorted(names) == ["clean-against-robust", "curvature", "epsilon", "robust-accuracy"] and not outside
 
 
+def test_a_single_run_is_as_uncertain_as_its_images_leave_it(results):
+    add(results, run({"clean": 80.0, "pgd100": 20.0}))
+    (group,) = cells.groups(cells.read(results))
+    assert figures._accuracy(group, "clean") == pytest.approx((80.0, 4.0))  # sqrt(0.8 * 0.2 / 100)
+    add(results, run({"clean": 84.0, "pgd100": 20.0}), seed=1)
+    (group,) = cells.groups(cells.read(results))
+    assert figures._accuracy(group, "clean") == pytest.approx((82.0, 8**0.5))
+
+
 def test_a_damaged_strip_is_named(results):
     for arm in ("sre2l", "guard"):
         path = add(results, run({"clean": 40.0, "pgd100": 30.0}), arm=arm)

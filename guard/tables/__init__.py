@@ -222,7 +222,7 @@ def _by_setting(arms):
 
 def _figures(held):
     planned = figures.planned(held)
-    lines = [heading(2, "Figures"), "Error bars: standard deviation over seeds.\n"] if planned else []
+    lines = [heading(2, "Figures"), "Error bars: standard deviation over seeds, or, of a single run, the standard error that its number of images leaves.\n"] if planned else []
     return [*lines, *(f"![{caption}]({figures.FOLDER}/{name})\n" for name, (caption, _) in planned.items())]
 
 

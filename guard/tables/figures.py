@@ -3,6 +3,8 @@
 An arm has the same colour and mark in all of them. Cells with swapped labels are in none: they have tables.
 """
 
+from math import sqrt
+
 from guard import plots
 from guard.pixel_cache import read_image
 from guard.tables import cells, settings
@@ -81,7 +83,14 @@ def _with_strips(groups, _):
 
 
 def _accuracy(group, attack):
-    return cells.accuracies(group.records, "student", attack)
+    return _with_error(cells.accuracies(group.records, "student", attack), group.records[0]["evaluate student"]["images"])
+
+
+def _with_error(found, images):
+    """(mean, deviation) in percent; of a single run the standard error that its number of images leaves stands for the deviation."""
+    if found is None or found[1] is not None or not images:
+        return found
+    return found[0], sqrt(found[0] * (100 - found[0]) / images)
 
 
 def _change(group):
@@ -96,7 +105,8 @@ def _curve(group):
     """epsilon -> (mean, deviation) over the runs that have a curve, at the epsilons that all of these have."""
     curves = [dict(zip(cell.curve["epsilon"], cell.curve["accuracy"])) for cell in group.cells if cell.curve]
     shared = [epsilon for epsilon in curves[0] if all(epsilon in curve for curve in curves)] if curves else []
-    return {epsilon: cells.average([curve[epsilon] for curve in curves]) for epsilon in sorted(shared)}
+    images = next((cell.curve.get("images") for cell in group.cells if cell.curve), None)
+    return {epsilon: _with_error(cells.average([curve[epsilon] for curve in curves]), images) for epsilon in sorted(shared)}
 
 
 # ---- the figures -------------------------------------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def _arms(groups):
 
 
 def _errorbar(axes, arm, places, across, found, linestyle="none"):
-    """Points with their deviations; found, across: (mean, deviation or None) of each. A run alone has no error bar."""
+    """Points with their deviations; found, across: (mean, deviation or None) of each."""
     colour, mark = STYLES.get(arm, OTHER)
     axes.errorbar(
         places, [mean for mean, _ in found], yerr=[deviation or 0 for _, deviation in found], xerr=[deviation or 0 for _, deviation in across] if across else None,
