@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -87,6 +88,8 @@ def run(command, *arguments, **named):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(130, INTERRUPTED)
     except BrokenPipeError:
+        if not _reader_left(sys.stdout):
+            raise  # a pipe of our own
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what python itself still writes at its end
         sys.exit(141)
     except RuntimeError as problem:
@@ -95,6 +98,12 @@ def run(command, *arguments, **named):
         if not out_of_memory(problem):
             raise
         _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+
+
+def _reader_left(file):
+    poll = select.poll()
+    poll.register(file, 0)  # errors are told unasked
+    return bool(poll.poll(0))
 
 
 def _end(status, line):

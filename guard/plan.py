@@ -31,12 +31,12 @@ ARMS = {
     "cda": Arm("plain", ("-A",)),
     "cda+guard": Arm("guard", ("-A", "-C")),
 }
-# GUARD with one setting changed, most of them with the same teacher
+# GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
     **{f"guard-lambda-{value}": Arm(f"guard-lambda-{value}", ("-C", "-l", value)) for value in ("1", "3", "10", "30", "100")},
     **{f"guard-h-{value}": Arm(f"guard-h-{value}", ("-C", "-h", value)) for value in ("0.5", "1", "3", "6")},
     **{f"guard-epochs-{value}": Arm(f"guard-epochs-{value}", ("-C",), ("pretrain", "--epochs", value)) for value in ("10", "15", "100")},
-    **{f"guard-r_bn-{value}": Arm("guard", ("-C", "-b", value)) for value in ("0.01", "0.1", "1", "10")},
+    **{f"guard-r_bn-{value}": Arm("guard", ("-C", "-b", value)) for value in ("0.01", "0.1", "1", "10", "100")},
     "guard-jpg": Arm("guard", ("-C",), ("recover", "--image-format", "jpg")),
     "guard-train-mode": Arm("guard", ("-C",), ("relabel", "--teacher-mode", "train")),
 }
@@ -90,7 +90,7 @@ TABLES = {
     "regularizers": {"imagenette": ((10,), ("sre2l", *REGULARIZERS)), "cifar10": ((10,), ("sre2l", *REGULARIZERS))},
     "swap": {"cifar10": ((10,), ("sre2l", *REGULARIZERS)), "digits": ((10,), ("sre2l", *REGULARIZERS))},
     "variations": {
-        "imagenette": ((10,), ("guard", *_varied("lambda", "1", "10", "30"), *_varied("h", "1", "6"), *_varied("r_bn", "0.01", "0.1", "1"), *_varied("epochs", "15", "100"), *ONCE)),
+        "imagenette": ((10,), ("guard", *_varied("lambda", "1", "10", "30"), *_varied("h", "1", "6"), *_varied("r_bn", "0.01", "0.1", "100"), *_varied("epochs", "15", "100"), *ONCE)),
         "digits": ((10,), ("guard", *_varied("lambda", "3", "10", "100"), *_varied("h", "0.5", "3"), *_varied("r_bn", "0.01", "1", "10"), *_varied("epochs", "10", "100"), *ONCE)),
     },
 }

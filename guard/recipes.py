@@ -198,10 +198,10 @@ def relabel_batch_size(batch_size, images_per_class):
     return batch_size or min(100, 10 * images_per_class)
 
 
-def _print(dataset=None, stage=None, name=None):
+def _print(dataset=None, stage=None, name=None, *more):
     chosen = recipe(dataset)
     known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
-    if not dataset or (stage and not known) or (name and name not in known):
+    if not dataset or more or (stage and not known) or (name and name not in known):
         raise UserError("no such default; usage: python -m guard.recipes DATASET [STAGE [NAME]]")
     if name:
         print(getattr(getattr(chosen, stage), name))
@@ -221,4 +221,4 @@ def as_dict(stage_recipe):
 if __name__ == "__main__":
     from guard import cli  # which reads this module
 
-    cli.run(lambda: _print(*sys.argv[1:4]))
+    cli.run(_print, *sys.argv[1:])

@@ -3,9 +3,9 @@
     bash results/reproduce.sh other-methods --scale cpu --seeds 0,1,2
 
 Finished cells are skipped, cells that need the same teacher share it, and a cell that fails is listed at the end and stops no other.
-Only the standard library until a cell is collected.
 """
 
+import argparse
 import concurrent.futures
 import json
 import os
@@ -36,7 +36,7 @@ class Run:
     results: Path
     output: Path
     threads: int
-    curve: str = ""
+    curve: str | None = None
 
     def place(self, cell):
         return self.results / "cells" / self.scale / f"{cell.name}.json"
@@ -148,8 +148,22 @@ def _folder(text):
     return Path(text).absolute()
 
 
+OF_CELLS = ("dataset", "images_per_class", "arms", "seeds", "protocol", "images", "curve", "root", "output", "jobs")  # flags
+
+
 def _names(text):
     return tuple(text.split(","))
+
+
+def _numbers(kind, **limits):
+    """A flag's numbers with commas between them, each within `limits`."""
+    return lambda text: tuple(cli.number(kind, **limits)(word) for word in text.split(","))
+
+
+def _epsilons(text):
+    if len(_numbers(float, low=0.0, high=1.0)(text)) < 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is one number, a curve takes several")
+    return text  # as it was written, for the command of a stage
 
 
 def main(argv):
@@ -157,12 +171,12 @@ def main(argv):
     parser.add_argument("table", choices=(*TABLES, "overhead"), help="a published table; regularizers: each form of the regularizer; swap: images and labels of different teachers; variations: GUARD with one setting changed")
     parser.add_argument("--scale", choices=SCALES, default="paper", help="the paper's settings, or cpu: under an hour on two cores [paper]")
     parser.add_argument("--dataset", type=_names, metavar="NAMES", help="data sets, with commas between them [all of the table]")
-    parser.add_argument("--images-per-class", type=lambda text: tuple(cli.number(int, low=1)(word) for word in text.split(",")), metavar="NUMBERS", help="with commas [those of the table]")
+    parser.add_argument("--images-per-class", type=_numbers(int, low=1), metavar="NUMBERS", help="with commas [those of the table]")
     parser.add_argument("--arms", type=_names, metavar="NAMES", help="with commas [those of the table]")
-    parser.add_argument("--seeds", type=lambda text: tuple(cli.number(int, low=0)(word) for word in text.split(",")), default=(0,), metavar="NUMBERS", help="with commas [0]")
-    parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's, paper]")
-    parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's]")
-    parser.add_argument("--curve", default="", metavar="NUMBERS", help="also measure each student's accuracy at these epsilons, such as 0,1/255,2/255,4/255,8/255 [none]")
+    parser.add_argument("--seeds", type=_numbers(int, low=0), default=(0,), metavar="NUMBERS", help="with commas [0]")
+    parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's; quick in swap and variations at CPU size]")
+    parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's; 100 in swap and variations at CPU size]")
+    parser.add_argument("--curve", type=_epsilons, metavar="NUMBERS", help="also measure each student's accuracy at these epsilons, such as 0,1/255,2/255,4/255,8/255 [none]")
     parser.add_argument("--root", "-r", type=_folder, default=Path("data/raw"), metavar="DIR", help="folder that holds the data sets [data/raw]")
     parser.add_argument("--output", "-o", type=_folder, default=Path("runs/reproduce"), metavar="DIR", help="run.sh's output root [runs/reproduce]")
     parser.add_argument("--results", type=_folder, default=Path("results"), metavar="DIR", help="where the records go [results]")
@@ -170,6 +184,9 @@ def main(argv):
     parser.add_argument("--jobs", type=cli.number(int, low=1), default=1, metavar="N", help="cells that run at a time, which share the cores [1]")
     parser.add_argument("-n", dest="only_print", action="store_true", help="print the commands and an estimate of their time, and stop")
     options = parser.parse_args(argv)
+    given = [f"--{name.replace('_', '-')}" for name in OF_CELLS if getattr(options, name) != parser.get_default(name)]
+    if options.table == "overhead" and given:
+        parser.error(f"overhead has no cells, so {', '.join(given)} would do nothing; it takes --scale, --device, --results and -n")
 
     os.chdir(ROOT)  # where run.sh and the stages run, and where the default folders lie; given ones are absolute
 
@@ -218,10 +235,11 @@ def _overhead(options):
     from guard.bench.__main__ import main as bench
 
     words = ["overhead", "--scale", {"paper": "paper", "cpu": "small"}[options.scale], "--output", str(options.results / "overhead.json")]
+    words += ["--device", options.device] if options.device else []
     if options.only_print:
         print(shlex.join(["python", "-m", "guard.bench", *words]))
     else:
-        bench([*words, *(["--device", options.device] if options.device else [])])
+        bench(words)
 
 
 if __name__ == "__main__":

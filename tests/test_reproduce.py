@@ -1,5 +1,6 @@
 """results/reproduce.sh: which cells a table has, what they run, what is skipped, and what a failure does."""
 
+import argparse
 import json
 import os
 import shlex
@@ -74,8 +75,37 @@ def test_the_command_of_a_record_is_the_same_on_every_machine():
     assert " -A -C " in reproduce.shown(here) and "-r" not in shlex.split(reproduce.shown(here))
 
 
+def meaning(words):
+    """(stage or '', flag) -> value of a run.sh command without its experiment id; the last of a flag counts."""
+    found, stage, flag = {}, "", ""
+    for word in words[2:]:
+        if word in ("pretrain", "recover", "relabel", "train") and flag != "--teacher-mode":
+            stage = word
+        elif word.startswith("-"):
+            flag = word
+            found[stage, flag] = None
+        else:
+            found[stage, flag] = word
+    return frozenset((key, value) for key, value in found.items() if key not in (("", "-x"), ("", "--")))
+
+
+@pytest.mark.parametrize("scale", plan.SCALES)
+def test_a_cell_is_one_run_whichever_table_asks_for_it_and_no_other_cells(scale):
+    """Else one table's record would stand in another, and a setting that is called varied would not be."""
+    options = argparse.Namespace(scale=scale, protocol=None, images=None, root="data/raw", device=None)
+    runs_of, names_of = {}, {}
+    for options.table in plan.TABLES:
+        for cell in plan.cells_of(options.table, scale):
+            run = meaning(reproduce._command(cell, options, "runs"))
+            runs_of.setdefault(cell.name, set()).add(run)
+            names_of.setdefault(run, set()).add(cell.name)
+    assert [name for name, runs in runs_of.items() if len(runs) > 1] == []
+    assert [names for names in names_of.values() if len(names) > 1] == []
+
+
 @pytest.mark.parametrize(("flags", "expected"), [
     (["nosuch"], "invalid choice"), (["main", "--arms", "guard,nosuch"], "no arm nosuch"), (["main", "--dataset", "digits"], "no data set digits"),
+    (["main", "--curve", "0,1/0"], "'1/0' is no number"), (["main", "--curve", "0.1"], "a curve takes several"), (["overhead", "--seeds", "1", "--jobs", "2"], "--seeds, --jobs would do nothing"),
     (["main", "--seeds", "0,x"], "no whole number"), (["main", "--images-per-class", "0"], "at least 1"), (["main", "--jobs", "0"], "at least 1"),
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(flags, expected, refused):
@@ -105,7 +135,7 @@ def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, mo
 
 
 def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path):
-    done = reproduce_sh("swap", "--scale", "cpu", "--dataset", "digits", "--arms", "sre2l,guard", "-n", "--output", "runs", cwd=tmp_path)
+    done = reproduce_sh("swap", "--scale", "cpu", "--dataset", "digits", "--arms", "sre2l,guard", "-n", "--output", "runs", "--results", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert sum(line.startswith("bash run.sh -d digits") for line in lines) == 4 and lines[-1].startswith("# 4 of 4 cells to do, about ")

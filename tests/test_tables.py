@@ -161,9 +161,9 @@ def test_cells_at_cpu_size_stand_in_their_own_tables(results):
     for seed, clean in enumerate((40.0, 41.0, 42.0)):
         add(results, run({"clean": clean, "pgd100": 30.0}, seed=seed), seed=seed)
     text = text_of(results)
-    ours, alone = text.split("the same tables at CPU size")
+    ours, alone = text.split("The same tables at CPU size")
     assert all(set(row) == {"-"} for row in rows(ours, "10", "guard", "ours"))
-    assert rows(alone, "10", "guard") == [["3", "41.00 ± 1.00", "30.00 ± 0.00", "-", "-", "-", "-"]]
+    assert rows(alone, "10", "guard") == [["3", "41.00 ± 1.00", "30.00 ± 0.00"]]
     for told in ("teacher convnet-7 at 32 pixels", "4 epochs on the first 300 training images of each class", "250 iterations", "200 epochs"):
         assert told in alone
 
@@ -198,6 +198,9 @@ def test_machine_and_commit_are_told(results):
     (results / "data.json").write_text(json.dumps({"copies": {"feedbeef" * 8: "a copy"}}))
     (row,) = rows(text_of(results), "cells/cpu, cifar10")
     assert row == ["a machine", "2.11.0", "not recorded", "feedbeeffeed (a copy)", "0123456789ab", "yes"]
+    (results / "data.json").write_text('{"copies": null}')
+    with pytest.raises(UserError, match="data.json has no object 'copies'"):
+        text_of(results)
 
 
 # ---- the swap of labels ------------------------------------------------------------------------------------------------------------
@@ -305,6 +308,15 @@ def test_the_same_run_twice_is_an_error(results):
 # ---- one setting changed -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_table_at_cpu_size_holds_what_is_planned_for_it(results):
+    """Not the swap's students, which have another size and other attacks."""
+    add(results, run({"clean": 41.0, "pgd100": 30.0}), size=5, arm="cda")
+    add(results, run({"clean": 42.0, "pgd20": 30.0}), size=10, arm="sre2l")
+    table, other = text_of(results).split("other-methods, CPU size: cifar10")[1].split("other runs, CPU size: cifar10")
+    assert rows(table, "5", "cda") == [["1", "41.00", "30.00"]] and not rows(table, "10")
+    assert rows(other, "10", "sre2l")[0] == ["1", "42.00", "30.00"]
+
+
 def test_a_varied_setting_stands_beside_guard_and_in_no_other_table(results):
     for seed, (robust, changed) in enumerate(((30.0, 36.0), (20.0, 24.0), (10.0, None))):
         add(results, run({"clean": 50.0, "pgd100": robust}, seed=seed), seed=seed)
@@ -312,8 +324,8 @@ def test_a_varied_setting_stands_beside_guard_and_in_no_other_table(results):
             add(results, run({"clean": 48.0, "pgd100": changed}, seed=seed, epochs=9, change=0.5), arm="guard-epochs-10", seed=seed)
     text = text_of(results)
     plain, varied = rows(text, "guard")[-1], rows(text, "guard-epochs-10")
-    assert plain == ["3", "80.00 ± 0.00", "50.00 ± 0.00", "1 ± 0", "50.00 ± 0.00", "20.00 ± 10.00", "-", "-"]
-    assert varied == [["2", "80.00 ± 0.00", "50.00 ± 0.00", "0.5 ± 0", "48.00 ± 0.00", "30.00 ± 8.49", "-2.00 ± 0.00", "+5.00 ± 1.41"]]
+    assert plain == ["3", "80.00 ± 0.00", "50.00 ± 0.00", "1 ± 0", "50.00 ± 0.00", "20.00 ± 10.00", "-", "-", "-"]
+    assert varied == [["2", "80.00 ± 0.00", "50.00 ± 0.00", "0.5 ± 0", "48.00 ± 0.00", "30.00 ± 8.49", "-2.00 ± 0.00", "+5.00 ± 1.41", "pretrain epochs (4, 9)"]]
     tables.write(results)
     assert "epochs-10" not in "".join(path.name for path in (results / "figures").iterdir())
 
@@ -327,16 +339,24 @@ def test_figures_are_drawn_where_there_are_data_and_removed_where_there_are_none
         path = add(results, run({"clean": 40.0, "pgd100": 30.0}), arm=arm, curve=curve)
         Image.fromarray(numpy.zeros((8, 80, 3), numpy.uint8)).save(path.with_suffix(".png"))
     tables.write(results)
-    kinds = ("robust-accuracy", "clean-against-robust", "epsilon", "curvature", "distilled")
+    of_an_attack = [f"{kind}-cpu-cifar10-pgd100.png" for kind in ("robust-accuracy", "clean-against-robust", "curvature")]
     drawn = sorted(path.name for path in (results / "figures").glob("*"))
-    assert drawn == sorted(f"{kind}-cpu-cifar10.png" for kind in kinds)
+    assert drawn == sorted([*of_an_attack, "epsilon-cpu-cifar10.png", "distilled-cpu-cifar10.png"])
     text = (results / "TABLES.md").read_text()
     assert all(f"](figures/{name})" in text for name in drawn) and text == text_of(results)
     add(results, run({"clean": 40.0, "pgd100": 30.0}), arm="guard")  # without a curve
     path.with_suffix(".png").unlink()
     add(results, run({"clean": 40.0, "pgd100": 30.0}), arm="sre2l")
     tables.write(results)
-    assert sorted(path.name for path in (results / "figures").glob("*")) == sorted(f"{kind}-cpu-cifar10.png" for kind in kinds[:2] + kinds[3:4])
+    assert sorted(path.name for path in (results / "figures").glob("*")) == sorted(of_an_attack)
+
+
+def test_sizes_under_different_attacks_stand_in_figures_of_their_own(results):
+    add(results, run({"clean": 40.0, "pgd100": 30.0}), size=1)
+    add(results, run({"clean": 40.0, "pgd20": 30.0}), size=10)
+    add(results, run({"clean": 40.0, "pgd20": 30.0}), size=10, arm="guard-squared")
+    found = figures.planned(cells.groups(cells.read(results)))
+    assert {name for name in found if name.startswith("curvature")} == {"curvature-cpu-cifar10-pgd100.png", "curvature-cpu-cifar10-pgd20.png"}
 
 
 def test_all_that_is_drawn_lies_within_the_axes(results, monkeypatch):

@@ -30,19 +30,24 @@ def report(rows, columns, about, where, output):
     """Prints a table as it grows, and keeps all rows as JSON, with what `about` says of them; returns them."""
     from guard import records
 
+    print(f"{', '.join(f'{name}: {value}' for name, value in about.items())}\n")
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     found = []
     for row in rows:
         found.append(row)
-        print("| " + " | ".join(_shown(row.get(name)) for name in columns) + " |", flush=True)
+        print("| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |", flush=True)
         if output:
             records.write_json({**about, "rows": found, "environment": records.environment(where)}, output)
     return found
 
 
-def _shown(value):
+def _shown(name, value):
     if value is None:
         return ""
+    if name == "epsilon":
+        return f"{value * 255:.3g}/255"
+    if name == "peak bytes":
+        return f"{value / 1e6:.0f} MB"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -57,8 +62,8 @@ def main(argv):
     parser.add_argument("--attack", action="append", choices=known, metavar="NAME", help=f"attacks, strength: only this one, may be repeated [{', '.join(known)}]")
     parser.add_argument("--network", choices=("plain", "GUARD"), help="strength: only against this one")
     parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
-    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken [3]")
-    parser.add_argument("--output", metavar="FILE", help="the record to write")
+    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken; strength has none [3; overhead 5]")
+    parser.add_argument("--output", metavar="FILE", help="the record to write; with all, of the stages")
     options = parser.parse_args(argv)
 
     def work():
@@ -83,9 +88,10 @@ def main(argv):
                 growth.plot(rows, Path(options.output).with_suffix(".png"))
                 growth.write_table(rows, Path(options.output).with_suffix(".md"))
         if options.what in ("attacks", "all"):
-            rows = attack_speed.speeds(options.attack or list(attack_speed.REFERENCES), options.images or 200, repeats, where)
-            output = options.output if options.what == "attacks" else None
-            report(rows, COLUMNS["attacks"], {"what": "attacks against torchattacks 3.5.1, alternating in one run, medians", "repeats": repeats}, where, output)
+            count = options.images or 200
+            rows = attack_speed.speeds(options.attack or list(attack_speed.REFERENCES), count, repeats, where)
+            what = f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon that breaks half of them, alternating in one run, medians"
+            report(rows, COLUMNS["attacks"], {"what": what, "repeats": repeats}, where, options.output if options.what == "attacks" else None)
         if options.what == "strength":
             names = options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
             rows = attack_speed.strengths(names, options.images or 500, [options.network] if options.network else ["plain", "GUARD"], where)

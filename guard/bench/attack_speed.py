@@ -77,17 +77,22 @@ def reference_attack(name, model, images, labels, epsilon):
 def compare(name, model, images, labels, epsilon, repeats=1):
     """Robust accuracy (percent) and median seconds of ours and of the reference, timed alternately."""
     from guard import attacks
+    from guard.bench import measure
 
-    seconds, broken = {"ours": [], "reference": []}, {}
+    sides = {
+        "ours": lambda: attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1],
+        "reference": lambda: reference_attack(name, model, images, labels, epsilon),
+    }
+    seconds, broken = {side: [] for side in sides}, {}
     for _ in range(repeats):
-        started = time.perf_counter()
-        broken["ours"] = attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1]
-        seconds["ours"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        broken["reference"] = reference_attack(name, model, images, labels, epsilon)
-        seconds["reference"].append(time.perf_counter() - started)
+        for side, attack in sides.items():
+            measure.synchronize(images.device)
+            started = time.perf_counter()
+            broken[side] = attack()
+            measure.synchronize(images.device)
+            seconds[side].append(time.perf_counter() - started)
     row = {"attack": name, "epsilon": epsilon, "images": len(images), "repeats": repeats}
-    for side in ("ours", "reference"):
+    for side in sides:
         row |= {f"{side} accuracy": 100 * (~broken[side]).double().mean().item(), f"{side} seconds": median(seconds[side])}
     return {**row, "times as fast": row["reference seconds"] / row["ours seconds"]}
 

@@ -42,7 +42,7 @@ def stages_of(words):
 def seconds_of(words, teachers):
     """Seconds that `words` (bash run.sh ...) take on this machine, about; None where the data are not there.
 
-    teachers: ids of the teachers that earlier runs make; this run's is added.
+    teachers: (data set, network, id) of the teachers that earlier runs make; this run's is added.
     """
     stages = stages_of(words)
     train = stages["train"]
@@ -55,7 +55,7 @@ def seconds_of(words, teachers):
     pretrain = cli.resolve(stages["pretrain"], train.dataset, "pretrain") if "pretrain" in stages else None
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START
-    teacher = words[words.index("-y") + 1] if "-y" in words else "1"
+    teacher = (train.dataset, shape.model, words[words.index("-y") + 1] if "-y" in words else "1")
     if pretrain and teacher not in teachers:
         teachers.add(teacher)
         trained = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]

@@ -5,7 +5,7 @@ Cells at CPU size have tables of their own: their networks, images and epochs ar
 
 from pathlib import Path
 
-from guard import records
+from guard import plan, records
 from guard import results as collected
 from guard.attacks import PROTOCOL_EPSILON, PROTOCOLS
 from guard.checkpoint import replacing
@@ -13,7 +13,6 @@ from guard.errors import UserError
 from guard.tables import cells, figures, published, settings, swap, variations
 from guard.tables.markdown import MISSING, heading, number, table
 
-COMMON = {"sre2l", "guard"}  # arms that nearly every table has, so that they alone make none
 INTRODUCTION = """\
 # Published numbers and ours
 
@@ -36,7 +35,7 @@ def write(results):
 def text(results, groups):
     """The contents of TABLES.md. groups: those of the cells in the folder `results`."""
     numbers, experiments, held = published.read(results), _experiments(results), variations.others(groups)
-    lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(numbers, held), *_standard(held), *swap.section(held), *variations.section(groups)]
+    lines = [INTRODUCTION, *_published(numbers, held), *_at_cpu_size(held), *_standard(held), *swap.section(held), *variations.section(groups)]
     lines += [*_overhead(numbers, results), *_collected(experiments), *_figures(held), *_environments(groups, experiments, settings.copies(results))]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -122,29 +121,38 @@ def _arm_table(groups, attacks, worst_case=False):
 
 
 def _columns(groups):
-    """The attacks of protocol paper, then whatever else the records hold that is not protocol standard's."""
+    """The attacks that the records hold, those of protocol paper first and those of protocol standard alone not."""
     known = ("clean", *PROTOCOLS["paper"])
     held = dict.fromkeys(name for group in groups for record in group.records for name in record["evaluate student"]["attacks"])
-    return [*known, *(name for name in held if name not in (*known, *PROTOCOLS["standard"]))]
+    return [*(name for name in known if name in held), *(name for name in held if name not in (*known, *PROTOCOLS["standard"]))]
 
 
-def _at_cpu_size(numbers, held):
+def _at_cpu_size(held):
+    """The tables of guard.plan with what it plans for each, then the cells that it plans for none of them."""
     ours = [group for group in held if group.scale == "cpu" and not group.swapped]
     if not ours:
         return []
     lines = [
-        heading(2, "Protocol paper, the same tables at CPU size"),
+        heading(2, "The same tables at CPU size"),
         "These runs are small ones on a CPU: other networks, images and epochs than the published, spelled out below each table. Their numbers may be compared with each other, not with the published ones.\n",
     ]
-    tables = {name: _arms(content) for name, content in numbers["tables"].items() if published.datasets(content)}
-    known = set().union(*tables.values())
-    tables["other forms of the regularizer"] = COMMON | {group.arm for group in ours if group.arm not in known}
-    for name, arms in tables.items():
-        own = arms - COMMON
-        for dataset in dict.fromkeys(group.dataset for group in ours):
-            here = [group for group in ours if group.dataset == dataset and group.arm in arms]
-            if here and (name == "main" or any(group.arm in own for group in here)):
-                lines += [heading(3, f"{name}, the same table at CPU size: {dataset}"), *_arm_table(here, _columns(here)), "", *_notes(here)]
+    rest = list(ours)
+    for name in plan.TABLES:
+        if name in plan.OWN_SIZE:
+            continue
+        planned = {(cell.dataset, cell.images_per_class, cell.arm) for cell in plan.cells_of(name, "cpu")}
+        here = [group for group in ours if (group.dataset, group.images_per_class, group.arm) in planned]
+        lines += _tables_of(name, here)
+        rest = [group for group in rest if group not in here]
+    return lines + _tables_of("other runs", rest)
+
+
+def _tables_of(name, groups):
+    """A table for each data set."""
+    lines = []
+    for dataset in dict.fromkeys(group.dataset for group in groups):
+        here = [group for group in groups if group.dataset == dataset]
+        lines += [heading(3, f"{name}, CPU size: {dataset}"), *_arm_table(here, _columns(here)), "", *_notes(here)]
     return lines
 
 
@@ -234,5 +242,5 @@ def _environments(held, experiments, copies):
     rows += [[name, *settings.environment([run for runs in arms.values() for run in runs], copies)] for name, arms in experiments.items()]
     if not rows:
         return []
-    lines = [heading(2, "Where our numbers come from"), "Data is the first twelve digits of the training images' fingerprint, and which copy of the data set that is, where data.json knows it: a JPEG copy of CIFAR-10 is lossy, and the published numbers are not of these copies. The published experiment's device, versions and data are not known in this detail.\n"]
+    lines = [heading(2, "Where our numbers come from"), "Data is the first twelve digits of the training images' fingerprint, and which copy of the data set that is, where data.json knows it; a JPEG copy is lossy. The published experiment's device, versions and data are not known in this detail.\n"]
     return [*lines, *table(["records", *settings.COLUMNS], rows, left=1 + len(settings.COLUMNS)), ""]

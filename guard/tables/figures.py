@@ -22,19 +22,29 @@ PANEL = 4.2  # inches
 
 
 def planned(groups):
-    """file name -> (caption, function that draws it, given the path) of every figure for which there are data."""
+    """file name -> (caption, function that draws it, given the path) of every figure for which there are data.
+
+    Sizes whose runs met different attacks stand in figures of their own.
+    """
     plain, found = [group for group in groups if not group.swapped], {}
     for scale, dataset in dict.fromkeys((group.scale, group.dataset) for group in plain):
         here = [group for group in plain if (group.scale, group.dataset) == (scale, dataset)]
-        used_sets = dict.fromkeys(settings.dataset(record) for group in here for record in group.records)
-        part = "" if dataset in used_sets else f" ({' and '.join(used_sets)})"
-        where = f"{dataset}{part}, {'published size' if scale == 'paper' else 'CPU size'}"
-        for kind, (caption, chosen, draw) in KINDS.items():
-            attack = cells.robust_attack(here)
-            used = chosen(here, attack)
-            if used:
-                found[f"{kind}-{scale}-{dataset}.png"] = (f"{caption}: {where}", _drawing(draw, used, f"{caption}\n{where}", attack))
+        sizes = {size: cells.robust_attack([group for group in here if group.images_per_class == size]) for size in dict.fromkeys(group.images_per_class for group in here)}
+        for kind, (caption, chosen, draw, under_attack) in KINDS.items():
+            for attack in dict.fromkeys(sizes.values()) if under_attack else (None,):
+                part = [group for group in here if attack in (None, sizes[group.images_per_class])]
+                used = chosen(part, attack)
+                if used:
+                    name = "-".join([kind, scale, dataset, *([attack] if attack else [])])
+                    found[f"{name}.png"] = (f"{caption}: {_where(part)}", _drawing(draw, used, f"{caption}\n{_where(part)}", attack))
     return found
+
+
+def _where(groups):
+    """The data set of groups that have one, with the part of it that was used, and the size."""
+    dataset, used = groups[0].dataset, dict.fromkeys(settings.dataset(record) for group in groups for record in group.records)
+    part = "" if dataset in used else f" ({' and '.join(used)})"
+    return f"{dataset}{part}, {'published size' if groups[0].scale == 'paper' else 'CPU size'}"
 
 
 def _drawing(draw, groups, title, attack):
@@ -58,7 +68,11 @@ def _evaluated(groups):
     evaluated = [record["evaluate student"] for group in groups for record in group.records]
     epsilons = dict.fromkeys(f"{each['epsilon'] * 255:.4g}/255" for each in evaluated)
     images = sorted({each["images"] for each in evaluated})
-    return f", epsilon {' and '.join(epsilons)}, {' or '.join(map(str, images))} validation images"
+    return f", epsilon {' and '.join(epsilons)}" + _of_images(images)
+
+
+def _of_images(images):
+    return f", {' or '.join(map(str, images))} validation images" if images else ""
 
 
 # ---- which groups a figure can show ------------------------------------------------------------------------------------------------
@@ -142,11 +156,11 @@ def by_epsilon(groups, title, path, _):
         for group in (group for group in groups if group.images_per_class == size):
             found = _curve(group)
             _errorbar(axes, group.arm, [epsilon * 255 for epsilon in found], None, list(found.values()), linestyle="-")
-    axes.set_ylim(bottom=0)  # of all panels, after all are drawn: a limit is final
+    next(iter(panels.values())).set_ylim(bottom=0)  # of all panels, after all are drawn: a limit is final
     curves = [cell.curve for group in groups for cell in group.cells if cell.curve]
     attacks = sorted({curve["attack"] for curve in curves if "attack" in curve})
     images = sorted({curve["images"] for curve in curves if "images" in curve})
-    _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", f"{title}, {' or '.join(map(str, images))} validation images", path, groups)
+    _finish_panels(figure, panels, "epsilon, 1/255", f"accuracy under {' and '.join(attacks).upper() or 'attack'}, %", title + _of_images(images), path, groups)
 
 
 def curvature(groups, title, path, attack):
@@ -174,12 +188,12 @@ def distilled(groups, title, path, _):
     plots.save(figure, path)
 
 
-KINDS = {
-    "robust-accuracy": ("Robust accuracy of the student against images per class", _measured, by_images_per_class),
-    "clean-against-robust": ("Clean against robust accuracy of the student", _measured, clean_against_robust),
-    "epsilon": ("Accuracy of the student against epsilon", _curved, by_epsilon),
-    "curvature": ("Curvature of the teacher against robust accuracy of the student", _with_curvature, curvature),
-    "distilled": ("Distilled images", _with_strips, distilled),
+KINDS = {  # name -> (caption, groups it can show, function that draws them, whether it shows the accuracy under one attack)
+    "robust-accuracy": ("Robust accuracy of the student against images per class", _measured, by_images_per_class, True),
+    "clean-against-robust": ("Clean against robust accuracy of the student", _measured, clean_against_robust, True),
+    "epsilon": ("Accuracy of the student against epsilon", _curved, by_epsilon, False),
+    "curvature": ("Curvature of the teacher against robust accuracy of the student", _with_curvature, curvature, True),
+    "distilled": ("Distilled images", _with_strips, distilled, False),
 }
 
 

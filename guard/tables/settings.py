@@ -4,6 +4,7 @@ from math import sqrt
 from pathlib import Path
 
 from guard import records
+from guard.errors import UserError
 from guard.tables import cells
 
 
@@ -86,7 +87,12 @@ COLUMNS = ("device", "torch", "precision", "data", "commit", "uncommitted change
 def copies(results):
     """fingerprint of training images -> which copy of a data set they are, from the folder `results`."""
     path = Path(results) / "data.json"
-    return records.read_json(path, "list of copies").get("copies", {}) if path.exists() else {}
+    if not path.exists():
+        return {}
+    found = records.read_json(path, "list of copies").get("copies")
+    if not isinstance(found, dict):
+        raise UserError(f"{path} has no object 'copies'; take the repository's own again: git checkout {path}")
+    return found
 
 
 def environment(runs, known):

@@ -5,8 +5,8 @@ from guard.tables import cells, published, settings, swap
 from guard.tables.markdown import MISSING, heading, number, table
 
 INTRODUCTION = """\
-Accuracy in percent, mean ± standard deviation over seeds. The last two columns are the change of the student against the student of guard
-as it stands, seed by seed, over the seeds that both have. An arm's name says what is changed.
+Accuracy in percent, mean ± standard deviation over seeds. The columns "against guard" are the change of the student against the student of
+guard as it stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the records.
 """
 BESIDE = ("sre2l", "guard")
 
@@ -22,7 +22,7 @@ def section(groups):
     lines = [heading(2, "Which setting matters"), INTRODUCTION] if sizes else []
     for scale, dataset, size in sizes:
         held = [group for group in groups if (group.scale, group.dataset, group.images_per_class) == (scale, dataset, size) and group.arm in (*BESIDE, *VARIATIONS)]
-        beside = [group for group in held if group.arm in BESIDE]
+        beside = [group for group in held if group.arm in BESIDE] or held
         lines += [heading(3, f"{published.place(dataset, size, 'guard')}, {'published' if scale == 'paper' else 'CPU'} size"), *_table(held), ""]
         lines += [line + "\n" for line in (*settings.lines(beside), *(f"**Warning**: {warning}." for group in held for warning in swap.unequal(group)))]
     return lines
@@ -36,9 +36,11 @@ def _table(groups):
         teacher = [number(cells.accuracies(group.records, "teacher", attack)) for attack in shown]
         curvature = number(cells.average([cells.curvature(record, "gradient_change") for record in group.records]), ".3g")
         student = [number(cells.accuracies(group.records, "student", attack)) for attack in shown]
-        changes = [number(change(group, plain, attack), "+.2f") if plain and group is not plain else MISSING for attack in shown]
-        rows.append([group.arm, str(len(group.cells)), *teacher, curvature, *student, *changes])
-    columns = [*(f"teacher: {attack}" for attack in shown), "teacher: gradient change", *(f"student: {attack}" for attack in shown), *(f"against guard: {attack}" for attack in shown)]
+        varied = plain is not None and group is not plain
+        changes = [number(change(group, plain, attack), "+.2f") if varied else MISSING for attack in shown]
+        different = "; ".join(cells.differences([plain.records[0], group.records[0]])) if varied else MISSING
+        rows.append([group.arm, str(len(group.cells)), *teacher, curvature, *student, *changes, different])
+    columns = [*(f"teacher: {attack}" for attack in shown), "teacher: gradient change", *(f"student: {attack}" for attack in shown), *(f"against guard: {attack}" for attack in shown), "changed (guard, this)"]
     return table(["arm", "runs", *columns], rows, left=1)
 
 
