@@ -6,7 +6,8 @@ from guard.tables.markdown import MISSING, heading, number, table
 
 INTRODUCTION = """\
 Accuracy in percent, mean ± standard deviation over seeds. The columns "against guard" are the change of the student against the student of
-guard as it stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the records.
+guard as it stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the records. The
+teacher's gradient change is measured with its own h.
 """
 BESIDE = ("sre2l", "guard")
 
