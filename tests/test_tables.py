@@ -338,6 +338,7 @@ def test_figures_are_drawn_where_there_are_data_and_removed_where_there_are_none
     for arm in ("sre2l", "guard"):
         path = add(results, run({"clean": 40.0, "pgd100": 30.0}), arm=arm, curve=curve)
         Image.fromarray(numpy.zeros((8, 80, 3), numpy.uint8)).save(path.with_suffix(".png"))
+        add(results, run({"clean": 30.0, "pgd100": 20.0}), arm=arm, size=1)
     tables.write(results)
     of_an_attack = [f"{kind}-cpu-cifar10-pgd100.png" for kind in ("robust-accuracy", "clean-against-robust", "curvature")]
     drawn = sorted(path.name for path in (results / "figures").glob("*"))

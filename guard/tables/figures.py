@@ -82,6 +82,11 @@ def _measured(groups, attack):
     return [group for group in groups if _accuracy(group, attack) and _accuracy(group, "clean")]
 
 
+def _at_several_sizes(groups, attack):
+    found = _measured(groups, attack)
+    return found if len({group.images_per_class for group in found}) > 1 else []
+
+
 def _curved(groups, _):
     return [group for group in groups if _curve(group)]
 
@@ -189,7 +194,7 @@ def distilled(groups, title, path, _):
 
 
 KINDS = {  # name -> (caption, groups it can show, function that draws them, whether it shows the accuracy under one attack)
-    "robust-accuracy": ("Robust accuracy of the student against images per class", _measured, by_images_per_class, True),
+    "robust-accuracy": ("Robust accuracy of the student against images per class", _at_several_sizes, by_images_per_class, True),
     "clean-against-robust": ("Clean against robust accuracy of the student", _measured, clean_against_robust, True),
     "epsilon": ("Accuracy of the student against epsilon", _curved, by_epsilon, False),
     "curvature": ("Curvature of the teacher against robust accuracy of the student", _with_curvature, curvature, True),
