@@ -18,8 +18,9 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.chdir(ROOT)
-os.environ["GUARD_CACHE"] = tempfile.mkdtemp(prefix="guard-tests-")
-atexit.register(shutil.rmtree, os.environ["GUARD_CACHE"], ignore_errors=True)
+if "GUARD_TESTS" not in os.environ:  # else a process that a test has forked, which imports this again
+    os.environ["GUARD_TESTS"] = os.environ["GUARD_CACHE"] = tempfile.mkdtemp(prefix="guard-tests-")
+    atexit.register(shutil.rmtree, os.environ["GUARD_CACHE"], ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in a shell's background the tests ignore it, and so would what they start
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

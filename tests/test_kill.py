@@ -1,11 +1,9 @@
 """Killed at any instant, a stage goes on when its command is given again, and ends with the same files, bit for bit.
 
-Stages run in processes that are forked from one that has imported torch and computed nothing, so a start takes no time and many can be
-killed. The driver's test, which starts run.sh itself, is slow: bash tests/run.sh -m slow tests/test_kill.py
+The driver's test, which starts run.sh itself, is slow: bash tests/run.sh -m slow tests/test_kill.py
 """
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -15,47 +13,33 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import forked
 import pytest
 from conftest import ROOT, TOY
 
 from guard import records
 
-PRELOADED = ["torch", "torchvision", "PIL.Image", "matplotlib.pyplot", "pretrain.teacher", "recover.recovery", "relabel.labelling", "train.student", "train.evaluate"]
 KILLS = 20
 VOLATILE = {"seconds", "date", "peak bytes", "command", "commit"}  # of records: what differs between two runs of the same thing
 
-forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(PRELOADED)
-
-
-def stage(words, output):
-    """Runs in the forked process: one thread, nothing printed, a training state saved after each epoch."""
-    import torch
-    from conftest import command
-
+def save_often():
+    """A training state after each epoch, and four attacks to be killed in."""
     from guard import attacks, training
 
-    torch.set_num_threads(1)
     training.Resume.__init__.__defaults__ = (False, 0)  # seconds between two states
     attacks.PROTOCOLS["quick"] = ("pgd20", "pgd100", "mim", "cw")
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    os._exit(command(*words))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
     """Has everything imported before anything is timed."""
-    process = forkserver.Process(target=os.getpid)
+    process = forked.forkserver.Process(target=os.getpid)
     process.start()
     process.join()
 
 
 def start(words, folder):
-    process = forkserver.Process(target=stage, args=([str(word) for word in words], str(folder) + ".err"))
-    process.start()
-    return process
+    return forked.start(words, f"{folder}.err", before=save_often)
 
 
 def finish(words, folder):

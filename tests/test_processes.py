@@ -7,19 +7,28 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import ROOT, TOY, command
 
 from guard import augment, checkpoint, cli, datasets, device, images, records, training
 from pretrain import teacher
+from recover import recovery
 
 WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
 
-def two(*words, start=subprocess.run, mark="", processes=2, **options):
-    command = [sys.executable, "-m", "guard.launch", str(processes), *map(str, words)]
+def two(*words, start=subprocess.run, mark="", **options):
+    """A stage in two processes, started as a user does."""
+    command = [sys.executable, "-m", "guard.launch", "2", *map(str, words)]
     return start(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark}, **(options or {"capture_output": True, "check": False}), text=True)
+
+
+def both(tmp_path, *words, processes=2, before=None):
+    """A stage in a group of processes that take no time to start, each of which has to succeed."""
+    errors = tmp_path.parent / f"{tmp_path.name}.err"
+    assert forked.group(words, errors, processes, before) == [0] * processes, errors.read_text()
 
 
 @WITHOUT_A_GPU
@@ -29,26 +38,25 @@ def test_two_processes_make_what_one_makes(toy, tmp_path):
     assert done.returncode == 0, done.stderr
     for path in (toy / "images").glob("*/*.png"):
         assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
-    done = two("relabel", *teacher, "--distilled", toy / "images", "--output", tmp_path / "labels", *TOY["relabel"])
-    assert done.returncode == 0, done.stderr
+    relabel = ["relabel", *teacher, "--distilled", toy / "images", "--output", tmp_path / "labels", *TOY["relabel"]]
+    both(tmp_path, *relabel)
     for path in (toy / "labels").glob("*.npy"):
         assert (tmp_path / "labels" / path.name).read_bytes() == path.read_bytes()
     (tmp_path / "labels" / "epoch_0001.npy").unlink()
-    again = two("relabel", *teacher, "--distilled", toy / "images", "--output", tmp_path / "labels", *TOY["relabel"])
-    assert again.returncode == 0 and (tmp_path / "labels" / "epoch_0001.npy").read_bytes() == (toy / "labels" / "epoch_0001.npy").read_bytes()
+    both(tmp_path, *relabel)
+    assert (tmp_path / "labels" / "epoch_0001.npy").read_bytes() == (toy / "labels" / "epoch_0001.npy").read_bytes()
 
 
 @WITHOUT_A_GPU
 def test_two_processes_train_one_teacher_and_evaluate_it(toy, tmp_path):
-    done = two("pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path, *TOY["pretrain"], "--curvature", "--batch-size", 12, "--augmentation", "none")
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, "pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path, *TOY["pretrain"], "--curvature", "--batch-size", 12, "--augmentation", "none")
     assert records.read(tmp_path / "log.json")["pretrain"]["environment"]["processes"] == 2
     assert all(tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / "checkpoint.pt").state.values())
     shared = ["--dataset", "toy", "--root", toy, "--checkpoint", toy / "teacher/checkpoint.pt", "--workers", 0, "--protocol", "quick", "--epsilon", "8/255", "--attack-batch", 1]
-    assert two("train.evaluate", *shared, "--record", tmp_path / "two.json").returncode == 0
+    both(tmp_path, "train.evaluate", *shared, "--record", tmp_path / "two.json")
     assert command("train.evaluate", *shared, "--record", tmp_path / "one.json") == 0
-    one, both = (records.read(tmp_path / name)["evaluate teacher"]["attacks"] for name in ("one.json", "two.json"))
-    assert {name: result["broken"] for name, result in one.items()} == {name: result["broken"] for name, result in both.items()}
+    one, two_made = (records.read(tmp_path / name)["evaluate teacher"]["attacks"] for name in ("one.json", "two.json"))
+    assert {name: result["broken"] for name, result in one.items()} == {name: result["broken"] for name, result in two_made.items()}
 
 
 def test_an_error_of_several_processes_is_one_line(toy, tmp_path):
@@ -115,21 +123,21 @@ def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
 # ---- processes that are not equally fast -----------------------------------------------------------------------------------------
 
 
-def two_with(tmp_path, stage, patch, *words):
-    """`stage` in two processes, the second of which runs the lines of `patch` before."""
-    lines = ["import os, sys, time", f"from {stage} import main", 'if os.environ["RANK"] == "1":', *(f"    {line}" for line in patch), "main(sys.argv[1:])"]
-    (tmp_path / "patched.py").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "patched", *map(str, words)]
-    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=120)
+def looks_late():
+    if os.environ["RANK"] == "1":
+        found = recovery._has
+        recovery._has = lambda *given: (time.sleep(2), found(*given))[1]
+
+
+def sees_an_empty_record():
+    if os.environ["RANK"] == "1":
+        records.read = lambda log: {}
 
 
 @WITHOUT_A_GPU
 def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_path):
-    """The first has written its images by the time at which the second would look."""
-    patch = ["from recover import recovery", "found = recovery._has", "recovery._has = lambda *given: (time.sleep(2), found(*given))[1]"]
-    done = two_with(tmp_path, "recover.__main__", patch, "--teacher", toy / "teacher/checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"])
-    assert done.returncode == 0, done.stderr
+    """The first has written its images by the time at which the second looks."""
+    both(tmp_path, "recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"], before=looks_late)
     for path in (toy / "images").glob("*/*.png"):
         assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
 
@@ -140,8 +148,7 @@ def test_the_first_process_decides_what_is_left_of_an_evaluation(toy, tmp_path):
     words = ["--dataset", "toy", "--root", toy, "--checkpoint", toy / "teacher/checkpoint.pt", "--record", tmp_path / "log.json", "--workers", 0, "--protocol", "quick"]
     assert command("train.evaluate", *words) == 0
     finished = (tmp_path / "log.json").read_bytes()
-    done = two_with(tmp_path, "train.evaluate", ["from guard import records", "records.read = lambda log: {}"], *words)
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, "train.evaluate", *words, before=sees_an_empty_record)
     assert (tmp_path / "log.json").read_bytes() == finished
 
 
@@ -160,8 +167,7 @@ SHORT = ["--epochs", 2, "--batch-size", 5, "--augmentation", "none", "--curvatur
 @WITHOUT_A_GPU
 def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(toy, tmp_path):
     words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
-    done = two(*words, "--output", tmp_path / "two", "--sync-batch-norm")
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
     assert command(*words, "--output", tmp_path / "one") == 0
     states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")]
     assert_close(*states, 1e-4)
@@ -174,8 +180,7 @@ def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(toy
 def test_without_it_two_processes_train_as_two_halves_of_each_batch_would(toy, tmp_path):
     """Against both shares worked out here, one after the other: gradients weighted by their images, statistics averaged at the end of an epoch."""
     words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
-    done = two(*words, "--output", tmp_path / "two")
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, *words, "--output", tmp_path / "two")
 
     options = cli.stage_parser("pretrain", "", "pretrain", argv=[])
     cli.add_data(options)
@@ -217,12 +222,10 @@ def load_buffers(model, values):
 @WITHOUT_A_GPU
 def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy, tmp_path):
     words = ["train", "--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", toy / "labels", *TOY["train"], "--images", 1]
-    done = two(*words, "--output", tmp_path / "two", "--sync-batch-norm")
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
     assert command(*words, "--output", tmp_path / "one") == 0
     assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")), 1e-3)
-    done = two(*words, "--output", tmp_path / "off")
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, *words, "--output", tmp_path / "off")
     states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "off")]
     assert any((states[0][name] - states[1][name]).abs().max() > 1e-3 for name in states[0])  # each half has statistics of its own
 
@@ -232,8 +235,7 @@ def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy
 def test_a_process_without_images_in_the_last_batch_takes_part(more, toy, tmp_path):
     """Three processes and a last batch of two images, with the regularizer whose sign is that of the whole batch."""
     words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT, "--regularizer", "loss", "--beta", 1]
-    done = two(*words, "--output", tmp_path / "three", *more, processes=3)
-    assert done.returncode == 0, done.stderr
+    both(tmp_path, *words, "--output", tmp_path / "three", *more, processes=3)
     if more:
         assert command(*words, "--output", tmp_path / "one") == 0
         assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "three")), 1e-4)
