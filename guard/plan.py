@@ -66,7 +66,7 @@ SCALES = {
         ),
         "cifar10": Scale(
             "cifar10", (*_SMALL, "-i", "150", "-z", "100"),
-            ("pretrain", "--images", "200", "--epochs", "6", "--curvature-images", "100", "train", "--images", "10"), (1, 5),
+            ("pretrain", "--images", "200", "--epochs", "6", "--curvature-images", "100", "train", "--images", "10", "--protocol", "both"), (1, 5),
         ),
         "digits": Scale("digits", ("-z", "500"), ("pretrain", "--curvature-images", "100")),
     },
