@@ -142,7 +142,7 @@ def test_growth_names_the_bend_and_only_that(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["overhead", "growth"])
-def test_overhead_and_growth_measure_every_piece(what, monkeypatch, tmp_path):
+def test_overhead_and_growth_measure_every_piece(what, monkeypatch):
     """At sizes that take no time."""
     from guard.bench import growth, overhead
 

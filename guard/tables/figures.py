@@ -8,7 +8,7 @@ from math import sqrt
 from guard import plots
 from guard.pixel_cache import read_image
 from guard.tables import cells, settings
-from guard.tables.markdown import size_text
+from guard.tables.markdown import scale_text, size_text
 
 FOLDER = "figures"
 # grey: plain; reds: curvature; purples, from weak to strong: gradient regularization; blues: adversarial training; greens: CDA
@@ -44,7 +44,7 @@ def _where(groups):
     """The data set of groups that have one, with the part of it that was used, and the size."""
     dataset, used = groups[0].dataset, dict.fromkeys(settings.dataset(record) for group in groups for record in group.records)
     part = "" if dataset in used else f" ({' and '.join(used)})"
-    return f"{dataset}{part}, {'published size' if groups[0].scale == 'paper' else 'CPU size'}"
+    return f"{dataset}{part}, {scale_text(groups[0].scale)}"
 
 
 def _drawing(draw, groups, title, attack):

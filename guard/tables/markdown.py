@@ -21,5 +21,9 @@ def heading(level, title):
     return f"{'#' * level} {title}\n"
 
 
+def scale_text(scale):
+    return "published size" if scale == "paper" else "CPU size"
+
+
 def size_text(images_per_class):
     return f"{images_per_class} image{'s' * (images_per_class != 1)} per class"

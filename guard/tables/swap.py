@@ -5,7 +5,7 @@ that comes with R's images, and with R's labels, are the main effects of the two
 """
 
 from guard.tables import cells, published, settings
-from guard.tables.markdown import heading, number, table
+from guard.tables.markdown import heading, number, scale_text, table
 
 PLAIN = "sre2l"
 INTRODUCTION = """\
@@ -27,7 +27,7 @@ def section(groups):
     for (scale, dataset, size), squares in parts.items():
         swapped = {name for pair in squares if pair[0] != pair[1] and PLAIN in pair for name in pair if name != PLAIN}
         for arm in sorted(swapped, key=cells.rank):
-            told += [heading(3, f"{published.place(dataset, size, arm)}, {'published' if scale == 'paper' else 'CPU'} size"), *_square(squares, arm), ""]
+            told += [heading(3, f"{published.place(dataset, size, arm)}, {scale_text(scale)}"), *_square(squares, arm), ""]
     if not told:
         return []
     return [heading(2, "Images from one teacher, labels from another"), INTRODUCTION, *told]

@@ -2,7 +2,7 @@
 
 from guard.plan import VARIATIONS
 from guard.tables import cells, published, settings, swap
-from guard.tables.markdown import MISSING, heading, number, table
+from guard.tables.markdown import MISSING, heading, number, scale_text, table
 
 INTRODUCTION = """\
 Accuracy in percent, mean ± standard deviation over seeds. The columns "against guard" are the change of the student against the student of
@@ -24,7 +24,7 @@ def section(groups):
     for scale, dataset, size in sizes:
         held = [group for group in groups if (group.scale, group.dataset, group.images_per_class) == (scale, dataset, size) and group.arm in (*BESIDE, *VARIATIONS)]
         beside = [group for group in held if group.arm in BESIDE] or held
-        lines += [heading(3, f"{published.place(dataset, size, 'guard')}, {'published' if scale == 'paper' else 'CPU'} size"), *_table(held), ""]
+        lines += [heading(3, f"{published.place(dataset, size, 'guard')}, {scale_text(scale)}"), *_table(held), ""]
         lines += [line + "\n" for line in (*settings.lines(beside), *(f"**Warning**: {warning}." for group in held for warning in swap.unequal(group)))]
     return lines
 
