@@ -133,7 +133,7 @@ def _add_setting(group, stage, row, dataset):
         group.add_argument(_flag(row), dest=row.name, choices=limits["choices"], metavar="NAME", help=text + _choices_text(limits["choices"]))
     else:
         kind = number(row.type, limits["low"], limits["high"], limits["above"])
-        kind = _numbers(kind) if limits["several"] else kind
+        kind = _one_or_several(kind) if limits["several"] else kind
         group.add_argument(_flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text)
 
 
@@ -184,11 +184,16 @@ def number(kind, low=None, high=None, above=None):
     return parse
 
 
-def _numbers(number):
+def numbers(number):
+    """A parser of a tuple of numbers with commas between them; number: a parser of each."""
+    return lambda text: tuple(number(word) for word in text.split(","))
+
+
+def _one_or_several(number):
     """A parser of one number, or of several with commas between them, which make a tuple."""
 
     def parse(text):
-        values = tuple(number(word) for word in text.split(","))
+        values = numbers(number)(text)
         return values if len(values) > 1 else values[0]
 
     return parse

@@ -155,13 +155,8 @@ def _names(text):
     return tuple(text.split(","))
 
 
-def _numbers(kind, **limits):
-    """A flag's numbers with commas between them, each within `limits`."""
-    return lambda text: tuple(cli.number(kind, **limits)(word) for word in text.split(","))
-
-
 def _epsilons(text):
-    if len(_numbers(float, low=0.0, high=1.0)(text)) < 2:
+    if len(cli.numbers(cli.number(float, low=0.0, high=1.0))(text)) < 2:
         raise argparse.ArgumentTypeError(f"'{text}' is one number, a curve takes several")
     return text  # as it was written, for the command of a stage
 
@@ -171,9 +166,9 @@ def main(argv):
     parser.add_argument("table", choices=(*TABLES, "overhead"), help="a published table; regularizers: each form of the regularizer; swap: images and labels of different teachers; variations: GUARD with one setting changed")
     parser.add_argument("--scale", choices=SCALES, default="paper", help="the paper's settings, or cpu: under an hour on two cores [paper]")
     parser.add_argument("--dataset", type=_names, metavar="NAMES", help="data sets, with commas between them [all of the table]")
-    parser.add_argument("--images-per-class", type=_numbers(int, low=1), metavar="NUMBERS", help="with commas [those of the table]")
+    parser.add_argument("--images-per-class", type=cli.numbers(cli.number(int, low=1)), metavar="NUMBERS", help="with commas [those of the table]")
     parser.add_argument("--arms", type=_names, metavar="NAMES", help="with commas [those of the table]")
-    parser.add_argument("--seeds", type=_numbers(int, low=0), default=(0,), metavar="NUMBERS", help="with commas [0]")
+    parser.add_argument("--seeds", type=cli.numbers(cli.number(int, low=0)), default=(0,), metavar="NUMBERS", help="with commas [0]")
     parser.add_argument("--protocol", choices=("paper", "standard", "both", "quick"), help="of the attacks [the recipe's; quick in swap and variations at CPU size]")
     parser.add_argument("--images", type=cli.number(int, low=0), metavar="N", help="attack the first N validation images of each class, 0 for all [the scale's; 100 in swap and variations at CPU size]")
     parser.add_argument("--curve", type=_epsilons, metavar="NUMBERS", help="also measure each student's accuracy at these epsilons, such as 0,1/255,2/255,4/255,8/255 [none]")
