@@ -298,6 +298,14 @@ def test_an_unknown_file_is_named(results, name):
         text_of(results)
 
 
+def test_an_evaluation_on_no_images_is_named(results):
+    record = run({"clean": 40.0})
+    record["evaluate student"]["images"] = 0
+    add(results, record)
+    with pytest.raises(UserError, match="evaluated on no images"):
+        text_of(results)
+
+
 def test_the_same_run_twice_is_an_error(results):
     path = add(results, run({"clean": 40.0}))
     shutil.copy(path, path.with_name("copy.json"))

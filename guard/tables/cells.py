@@ -111,6 +111,8 @@ def problem_of_record(record):
     wrong = [name for name, kind in EVALUATION.items() if not isinstance(evaluated.get(name), kind)]
     if wrong:
         return f"the evaluation of its student has no {wrong[0]}, or one of the wrong kind"
+    if evaluated["images"] < 1:
+        return "its student was evaluated on no images"
     return _problem_of_accuracies(record, "student") or _problem_of_accuracies(record, "teacher")
 
 
