@@ -45,13 +45,13 @@ def _one(folder, wait):
     existed = folder.exists()
     if os.environ.get(HELD) == str(folder.resolve()):
         _sign(folder / FILE, os.getpid())
-        _clear(folder)
+        clear(folder)
         yield
         return
     file = _take(folder, wait)
     _open.add(file)
     try:
-        _clear(folder)
+        clear(folder)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -114,7 +114,8 @@ def _holder(path):
         return "another process"
 
 
-def _clear(folder):
+def clear(folder):
+    """Removes the half-written files that a killed process left in `folder`, which nobody else may be writing to."""
     for stale in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             stale.unlink()

@@ -87,6 +87,9 @@ def recover(settings, teacher, *, output, log, seed, device, force):
             if devices.rank() == 0:
                 print(f"the images in {output} are finished; --force (-f in run.sh) makes them again")
             return
+        if devices.rank() == 0:
+            for row in paths:
+                lock.clear(row[0].parent)  # of the images that a killed process had begun to write
         packs = packs_of(problems_of(len(paths), settings.images_per_class, settings.classes_per_problem), settings.pack_images)
         earlier = _manifest(output).get("losses") or {}
         missing = [number for number, pack in enumerate(packs) if not _has(output, number, pack, paths, earlier)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import naive
 import numpy
@@ -117,6 +118,15 @@ def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, m
     (tmp_path / "images" / "cat" / "cat_0.png").unlink()
     monkeypatch.setattr(recovery.memory, "images_that_fit", lambda *_, **__: 1)  # a machine with less memory
     assert command(*arguments) == 0 and (tmp_path / "images" / "cat" / "cat_0.png").exists()
+
+
+def test_an_image_that_was_half_written_when_its_process_was_killed_does_not_stay(toy, tmp_path):
+    from conftest import TOY, command
+
+    shutil.copytree(toy / "images", tmp_path / "images")
+    (tmp_path / "images" / "cat" / "cat_0.png").rename(tmp_path / "images" / "cat" / ".cat_0.png.77.part")
+    assert command("recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"]) == 0
+    assert {path.name for path in (tmp_path / "images" / "cat").iterdir()} == {"cat_0.png", "cat_1.png"}
 
 
 def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
