@@ -33,7 +33,7 @@ ARMS = {
 }
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
-    **{f"guard-lambda-{value}": Arm(f"guard-lambda-{value}", ("-C", "-l", value)) for value in ("1", "3", "10", "30", "100")},
+    **{f"guard-lambda-{value}": Arm(f"guard-lambda-{value}", ("-C", "-l", value)) for value in ("1", "3", "10", "30", "100", "1000")},
     **{f"guard-h-{value}": Arm(f"guard-h-{value}", ("-C", "-h", value)) for value in ("0.5", "1", "3", "6")},
     **{f"guard-epochs-{value}": Arm(f"guard-epochs-{value}", ("-C",), ("pretrain", "--epochs", value)) for value in ("10", "15", "100")},
     **{f"guard-r_bn-{value}": Arm("guard", ("-C", "-b", value)) for value in ("0.01", "0.1", "1", "10", "100")},
@@ -91,13 +91,14 @@ TABLES = {
     "swap": {"cifar10": ((10,), ("sre2l", *REGULARIZERS)), "digits": ((10,), ("sre2l", *REGULARIZERS))},
     "variations": {
         "imagenette": ((10,), ("guard", *_varied("lambda", "1", "10", "30"), *_varied("h", "1", "6"), *_varied("r_bn", "0.01", "0.1", "100"), *_varied("epochs", "15", "100"), *ONCE)),
+        "cifar10": ((10,), ("guard", *_varied("lambda", "10", "1000"), *_varied("h", "1", "6"), *_varied("r_bn", "0.1", "10"), *_varied("epochs", "15"), *ONCE)),
         "digits": ((10,), ("guard", *_varied("lambda", "3", "10", "100"), *_varied("h", "0.5", "3"), *_varied("r_bn", "0.01", "1", "10"), *_varied("epochs", "10", "100"), *ONCE)),
     },
 }
 OWN_SIZE = ("swap", "variations")  # tables that keep their images per class at every scale
 # (table, data set) -> (protocol, images of each class) of the attacks at CPU size, where it is not the recipe's and the scale's: students of
 # swapped labels and of varied settings differ by little, which takes many images to see
-ATTACKED = {(table, name): ("quick", 100) for table, name in (("swap", "cifar10"), ("swap", "digits"), ("variations", "digits"))}
+ATTACKED = {(table, name): ("quick", 100) for table in OWN_SIZE for name in ("cifar10", "digits")}
 
 
 @dataclass(frozen=True)
