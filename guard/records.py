@@ -103,13 +103,18 @@ def update(log, stage, record):
 # ---- what an entry says of where it was made -------------------------------------------------------------------------------------
 
 
-def _commit():
-    """The repository's commit, '-dirty' with changes; None without git."""
-    command = ["git", "-C", Path(__file__).resolve().parent.parent, "describe", "--always", "--dirty", "--abbrev=12"]
+def _commit(root=Path(__file__).resolve().parent.parent):
+    """The repository's commit, '-dirty' where anything else than the results, which runs themselves write, differs from it; None without git."""
+
+    def git(*words):
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+        commit = git("rev-parse", "--verify", "--quiet", "--short=12", "HEAD").stdout.strip()
+        changed = commit and git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)results").returncode
     except OSError:
         return None
+    return f"{commit}-dirty" if changed else commit or None
 
 
 def _module():

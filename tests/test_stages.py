@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import warnings
 
@@ -21,6 +22,27 @@ def pretrain(root, output, *more):
 
 def fingerprint(folder):
     return checkpoint.load(folder / "checkpoint.pt").fingerprint
+
+
+def test_a_record_says_whether_the_code_is_the_commits_whatever_the_results_are(tmp_path):
+    def git(*words):
+        return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.org", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    assert records._commit(tmp_path) is None
+    git("init")
+    assert records._commit(tmp_path) is None
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/cell.json"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")[:12]
+    assert records._commit(tmp_path) == commit
+    (tmp_path / "results/cell.json").write_text("2")
+    assert records._commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2")
+    git("add", ".")
+    assert records._commit(tmp_path) == f"{commit}-dirty"
 
 
 # ---- what a stage makes ----------------------------------------------------------------------------------------------------------
