@@ -103,7 +103,7 @@ def update(log, stage, record):
 # ---- what an entry says of where it was made -------------------------------------------------------------------------------------
 
 
-def _commit(root=Path(__file__).resolve().parent.parent):
+def _commit(root):
     """The repository's commit, '-dirty' where anything else than the results, which runs themselves write, differs from it; None without git."""
 
     def git(*words):
@@ -128,7 +128,7 @@ def environment(device):
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).resolve().parent.parent),
         "device": name,
         "processes": world_size(),
         "peak bytes": peak_memory(device),
