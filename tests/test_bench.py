@@ -152,7 +152,8 @@ def test_overhead_and_growth_measure_every_piece(what, monkeypatch):
     if what == "overhead":
         rows = list(overhead.run(conditions))
         assert [row["step"] for row in rows] == [*(f"teacher, {name}" for name in overhead.STEPS), "recover, iteration"]
-        assert rows[1]["plain steps"] > 2 and rows[1]["peak bytes"] > rows[0]["peak bytes"] > 100_000
+        assert rows[0]["plain steps"] == 1 and rows[1]["plain steps"] == pytest.approx(rows[1]["seconds"] / rows[0]["seconds"])
+        assert rows[1]["peak bytes"] > rows[0]["peak bytes"] > 100_000
     else:
         rows = list(growth.run(conditions))
         assert [row["stage"] for row in rows] == ["teacher, step", "recover, iteration", "relabel, epoch", "student, epoch"]
