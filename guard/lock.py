@@ -121,6 +121,13 @@ def clear(folder):
             stale.unlink()
 
 
+def tidy(folder):
+    """Removes the lock's file that a killed process left in `folder`, where there is one that nobody holds."""
+    if (folder / FILE).exists():
+        with contextlib.suppress(UserError), held(folder):
+            pass
+
+
 def forget():
     """Called in a forked worker: a lock is to end with its process, not with the last of its workers."""
     for file in _open:

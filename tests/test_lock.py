@@ -48,6 +48,16 @@ def test_a_killed_process_is_taken_over_and_its_half_written_files_are_cleared(t
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["log.json"]
 
 
+def test_tidying_removes_the_file_of_a_dead_process_and_leaves_that_of_a_living_one(tmp_path, holder):
+    lock.tidy(tmp_path / "folder")
+    assert (tmp_path / "folder" / ".lock").exists()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    lock.tidy(tmp_path / "folder")
+    lock.tidy(tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_who_waits_comes_in_when_the_other_has_left(tmp_path, holder, capsys):
     threading.Timer(0.5, holder.kill).start()
     with lock.held(tmp_path / "folder", wait=True):

@@ -37,6 +37,8 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
 
     result, complete = devices.of_the_first(recorded())
     if complete:
+        if shared:
+            lock.tidy(Path(log).parent)
         return result
     with lock.held(*([Path(log).parent] if shared else []), wait=True):
         begun, complete = devices.of_the_first(recorded())
