@@ -1,11 +1,13 @@
-"""Puts a data set where the stages look for it: ROOT/NAME/{train,val}/CLASS/*.jpg, or torchvision's own format for CIFAR.
+"""Puts a data set where the stages look for it: ROOT/NAME/{train,val}/CLASS/*.jpg, or torchvision's own
+format for CIFAR.
 
     python -m data.prepare imagenette --root data/raw                         downloads it
     python -m data.prepare imagenette --archive imagenette2.tgz               makes it from files at hand; several are one data set
     python -m data.prepare subset cats --from imagenet --classes n02123045,n02123394
 
-Archives are tar (plain, gz, xz) or zip, as published or of class folders: train/CLASS/... and val/CLASS/... (or test/), with or
-without one folder around them. Everything is made in a hidden folder beside its place, checked, and renamed into it.
+Archives are tar (plain, gz, xz) or zip, as published or of class folders: train/CLASS/... and
+val/CLASS/... (or test/), with or without one folder around them. Everything is made in a hidden folder
+beside its place, checked, and renamed into it.
 """
 
 import contextlib
@@ -31,22 +33,42 @@ NAMES = ("imagenette", "cifar10", "cifar100", "tiny-imagenet")
 SIZES = ("full", "320px", "160px")
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-UNPACKING = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+UNPACKING = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def prepare(name, root, archives=(), size=SIZES[0]):
-    """Makes data set `name` (one of NAMES) in ROOT/name from `archives` (files that together are the data set) or by download; prints
-    its counts. size: the Imagenette to download, one of SIZES. What is there and whole is left alone.
+    """Makes data set `name` (one of NAMES) in ROOT/name from `archives` (files that together are the
+    data set) or by download; prints its counts. size: the Imagenette to download, one of SIZES. What is
+    there and whole is left alone.
 
-    Raises UserError: a broken one is there, an archive is unsafe or damaged, the result is no whole data set, no download, no room.
+    Raises UserError: a broken one is there, an archive is unsafe or damaged, the result is no whole data
+    set, no download, no room.
     """
     root, archives = Path(root), [Path(each) for each in archives]
-    there = next((each for each in (root / name, root / datasets.CIFAR_FOLDERS.get(name, name)) if os.path.lexists(each)), None)
+    there = next(
+        (
+            each
+            for each in (root / name, root / datasets.CIFAR_FOLDERS.get(name, name))
+            if os.path.lexists(each)
+        ),
+        None,
+    )
     if there:
         try:
             counts, place = check(name, root)
         except UserError as problem:
-            raise UserError(f"{there} is there but broken ({_reason(problem)}); remove it, then give this command again") from None
+            raise UserError(
+                f"{there} is there but broken ({_reason(problem)}); remove it, then give this command again"
+            ) from None
         print(f"{name}: {counts} at {place}; there already, nothing was changed")
         return
     with contextlib.ExitStack() as files:
@@ -63,13 +85,16 @@ def prepare(name, root, archives=(), size=SIZES[0]):
 
 
 def subset(name, source, classes, root):
-    """Makes ROOT/name/{train,val}/CLASS, links to the folders of `classes` in `source` (a folder such as ImageNet's); prints its counts.
+    """Makes ROOT/name/{train,val}/CLASS, links to the folders of `classes` in `source` (a folder such as
+    ImageNet's); prints its counts.
 
     Raises UserError: a name that is taken or no name, an unknown, repeated or empty class, no room.
     """
     root, source = Path(root), Path(source).resolve()
     if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise UserError(f"{name!r} is no name for a data set; choose one without / and without a dot in front")
+        raise UserError(
+            f"{name!r} is no name for a data set; choose one without / and without a dot in front"
+        )
     if name in {*recipes.RECIPES, *datasets.SOURCES, *NAMES}:
         raise UserError(f"'{name}' is the name of another data set; choose a name of its own for the subset")
     if os.path.lexists(root / name):
@@ -77,13 +102,22 @@ def subset(name, source, classes, root):
     repeated = sorted({each for each in classes if classes.count(each) > 1})
     if repeated:
         raise UserError(f"--classes names {', '.join(repeated)} more than once; name each class once")
-    folders = {split: next((source / each for each in names if (source / each).is_dir()), None) for split, names in datasets.SPLITS.items()}
+    folders = {
+        split: next((source / each for each in names if (source / each).is_dir()), None)
+        for split, names in datasets.SPLITS.items()
+    }
     for split, folder in folders.items():
         if folder is None:
-            raise UserError(f"{source} has no folder {' or '.join(datasets.SPLITS[split])}; --from takes the folder of a data set with train/CLASS and val/CLASS")
+            raise UserError(
+                f"{source} has no folder {' or '.join(datasets.SPLITS[split])}; --from takes the folder of a"
+                " data set with train/CLASS and val/CLASS"
+            )
         unknown = sorted(set(classes) - {entry.name for entry in os.scandir(folder) if entry.is_dir()})
         if unknown:
-            raise UserError(f"{folder} has no class {', '.join(map(repr, unknown))}; name folders of it, with commas between them")
+            raise UserError(
+                f"{folder} has no class {', '.join(map(repr, unknown))}; name folders of it, with commas"
+                " between them"
+            )
     with _staging(root, name) as made:
         for split, folder in folders.items():
             (made / name / split).mkdir(parents=True)
@@ -94,8 +128,10 @@ def subset(name, source, classes, root):
 
 
 def check(name, root):
-    """(counts in words, folder) of the data set `name` under `root`. Raises UserError when it is not whole: a split missing or empty,
-    an empty class, other classes in val than in train, a file of CIFAR that has not its published md5."""
+    """(counts in words, folder) of the data set `name` under `root`. Raises UserError when it is not
+    whole: a split missing or empty, an empty class, other classes in val than in train, a file of CIFAR
+    that has not its published md5.
+    """
     train, val = (datasets.find(name, root, split) for split in datasets.SPLITS)
     datasets.check_pair(train, val)
     place, sizes = train.path.parent, [len(train.files), len(val.files)]
@@ -104,9 +140,13 @@ def check(name, root):
 
         place = train.path
         try:
-            sizes = [len(getattr(torchvision.datasets, name.upper())(place, train=each)) for each in (True, False)]
+            sizes = [
+                len(getattr(torchvision.datasets, name.upper())(place, train=each)) for each in (True, False)
+            ]
         except RuntimeError:  # its own text advises a flag that isn't ours
-            raise UserError(f"{place / datasets.CIFAR_FOLDERS[name]} lacks files or has damaged ones; make it again") from None
+            raise UserError(
+                f"{place / datasets.CIFAR_FOLDERS[name]} lacks files or has damaged ones; make it again"
+            ) from None
     return f"{len(train.classes)} classes, {sizes[0]} train and {sizes[1]} val images", place
 
 
@@ -114,8 +154,13 @@ def _check_new(name, folder, origin):
     try:
         return check(name, folder)[0]
     except UserError as problem:
-        reason = _reason(problem).replace(f"{folder}{os.sep}", "")  # the hidden folder will be gone when this is read
-        raise UserError(f"no whole data set in {origin} ({reason}); nothing was made: mend that, or give all files of the data set") from None
+        reason = _reason(problem).replace(
+            f"{folder}{os.sep}", ""
+        )  # the hidden folder will be gone when this is read
+        raise UserError(
+            f"no whole data set in {origin} ({reason}); nothing was made: mend that, or give all files of the"
+            " data set"
+        ) from None
 
 
 def _reason(problem):
@@ -125,7 +170,9 @@ def _reason(problem):
 
 @contextlib.contextmanager
 def _staging(root, name):
-    """Yields a hidden folder in `root`. Left without an error, the `name` in it is renamed into place; it is removed in any case."""
+    """Yields a hidden folder in `root`. Left without an error, the `name` in it is renamed into place;
+    it is removed in any case.
+    """
     folder = None
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +180,9 @@ def _staging(root, name):
         yield folder
         os.rename(folder / name, root / name)
     except OSError as problem:
-        raise UserError(f"cannot write {root / name} ({problem.strerror or problem}); make room or choose another --root") from None
+        raise UserError(
+            f"cannot write {root / name} ({problem.strerror or problem}); make room or choose another --root"
+        ) from None
     finally:
         if folder:
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave half of it
@@ -149,13 +198,17 @@ def _download(name, size, folder):
     unpacked = folder / "download"
     try:
         if name == "imagenette":
-            torchvision.datasets.Imagenette(unpacked, split="train", size=size, download=True)  # the archive holds both splits
+            torchvision.datasets.Imagenette(
+                unpacked, split="train", size=size, download=True
+            )  # the archive holds both splits
         elif name == "tiny-imagenet":
             download_and_extract_archive(TINY_IMAGENET, unpacked, md5=TINY_IMAGENET_MD5)
         else:
             getattr(torchvision.datasets, name.upper())(unpacked, download=True)
     except (*UNPACKING, http.client.HTTPException) as problem:
-        raise UserError(f"cannot download {name} ({_reason(problem)}); --archive FILE makes it from a file at hand") from None
+        raise UserError(
+            f"cannot download {name} ({_reason(problem)}); --archive FILE makes it from a file at hand"
+        ) from None
     top = next(each for each in unpacked.iterdir() if each.is_dir())
     place = folder / name / top.name if name in datasets.CIFAR_FOLDERS else folder / name
     place.parent.mkdir(exist_ok=True)
@@ -163,14 +216,21 @@ def _download(name, size, folder):
 
 
 def _sort_tiny_imagenet(folder):
-    """The published layout into class folders: CLASS/images/* up into CLASS, val/images/* into the class that val_annotations.txt names."""
+    """The published layout into class folders: CLASS/images/* up into CLASS, val/images/* into the class
+    that val_annotations.txt names.
+    """
     train, val, notes = folder / "train", folder / "val", folder / "val" / "val_annotations.txt"
     if notes.is_file():
         images, classes = ({each.name for each in place.glob("*")} for place in (val / "images", train))
-        class_of = dict((*line.split("\t"), "")[:2] for line in notes.read_text(errors="replace").splitlines())
+        class_of = dict(
+            (*line.split("\t"), "")[:2] for line in notes.read_text(errors="replace").splitlines()
+        )
         # Only names that lie there are used below: a line such as ../x moves nothing to another place.
         if set(class_of) != images or not set(class_of.values()) <= classes:
-            raise UserError(f"{notes.name} of {folder.name} does not fit its images and classes, it is damaged; get the archive again")
+            raise UserError(
+                f"{notes.name} of {folder.name} does not fit its images and classes, it is damaged; get the"
+                " archive again"
+            )
         for image, name_of_class in class_of.items():
             (val / name_of_class).mkdir(exist_ok=True)
             (val / "images" / image).rename(val / name_of_class / image)
@@ -182,44 +242,63 @@ def _sort_tiny_imagenet(folder):
         inner.rmdir()
 
 
-# ---- archives --------------------------------------------------------------------------------------------------------------------
+# ---- archives ------------------------------------------------------------------------------------
 
 
 def _plan(name, paths, files):
-    """[(path, archive, [(member, kind, where in the data set's folder)])], the archives kept open by the ExitStack `files`.
+    """[(path, archive, [(member, kind, where in the data set's folder)])], the archives kept open by the
+    ExitStack `files`.
 
-    All members are looked at, and archives that have checksums are read to their end, before anything is written. Raises UserError.
+    All members are looked at, and archives that have checksums are read to their end, before anything is
+    written. Raises UserError.
     """
     plans, taken = [], {}
     for path in paths:
         archive, chosen, tops = files.enter_context(_open(path)), [], set()
-        for label, kind, member in tqdm(_members(path, archive), f"checking {path.name}", unit=" files", disable=None):
+        for label, kind, member in tqdm(
+            _members(path, archive), f"checking {path.name}", unit=" files", disable=None
+        ):
             windows = PureWindowsPath(label)  # takes both kinds of slash, and drives
             outside = windows.anchor or ".." in windows.parts or "\0" in label
             if outside or kind not in ("file", "folder"):
                 what = "which would land outside its folder" if outside else f"a {kind}"
-                raise UserError(f"{path} holds {label!r}, {what}; nothing was unpacked: give an archive of plain files and folders")
+                raise UserError(
+                    f"{path} holds {label!r}, {what}; nothing was unpacked: give an archive of plain files"
+                    " and folders"
+                )
             top, where = _place(name, label)
             if where and kind == "file" and where in taken:
-                raise UserError(f"{path} holds {where!r}, which {taken[where]} has held already; give archives that hold each file once")
+                raise UserError(
+                    f"{path} holds {where!r}, which {taken[where]} has held already; give archives that hold"
+                    " each file once"
+                )
             if where:
                 taken[where] = path
                 tops.add(top)
                 chosen.append((member, kind, where))
         if not chosen:
-            raise UserError(f"{path} holds nothing of {name}; it has to have train/CLASS/*.jpg, val/CLASS/*.jpg or the published layout")
+            raise UserError(
+                f"{path} holds nothing of {name}; it has to have train/CLASS/*.jpg, val/CLASS/*.jpg or the"
+                " published layout"
+            )
         if len(tops) > 1:
-            raise UserError(f"{path} holds more than one data set ({', '.join(sorted(tops))}); give an archive of one")
+            raise UserError(
+                f"{path} holds more than one data set ({', '.join(sorted(tops))}); give an archive of one"
+            )
         plans.append((path, archive, chosen))
     return plans
 
 
 def _place(name, member):
-    """(folder around the data set or '.', path in the data set) of a member; the path is '' for what is no part of the data set."""
+    """(folder around the data set or '.', path in the data set) of a member; the path is '' for what is
+    no part of the data set.
+    """
     parts = [part for part in member.split("/") if part not in ("", ".")]
     roots = {"train", "val", "test", datasets.CIFAR_FOLDERS.get(name)}
     depth = next((depth for depth, part in enumerate(parts[:2]) if part in roots), None)
-    if depth is None or any(part.startswith(".") or part == "__MACOSX" for part in parts):  # macOS adds a ._0.jpg for each 0.jpg
+    if depth is None or any(
+        part.startswith(".") or part == "__MACOSX" for part in parts
+    ):  # macOS adds a ._0.jpg for each 0.jpg
         return ".", ""
     return (parts[0] if depth else "."), "/".join(parts[depth:])
 
@@ -233,7 +312,11 @@ def _extract(plans, folder):
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             with _reading(path):
-                contents = archive.read(member) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(member).read()
+                contents = (
+                    archive.read(member)
+                    if isinstance(archive, zipfile.ZipFile)
+                    else archive.extractfile(member).read()
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(target, "xb") as file:
                 file.write(contents)
@@ -250,19 +333,28 @@ def _open(path):
 
 
 def _members(path, archive):
-    """(name, kind, member) of all of an open archive: 'file', 'folder', 'link' or 'device'. Raises UserError when it is damaged."""
+    """(name, kind, member) of all of an open archive: 'file', 'folder', 'link' or 'device'. Raises
+    UserError when it is damaged.
+    """
     with _reading(path):
         if isinstance(archive, zipfile.ZipFile):
             kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
             for member in archive.infolist():
-                archive.read(member)  # for its checksum, and that its name is the same in the archive's list and at its place
+                archive.read(
+                    member
+                )  # for its checksum, and that its name is the same in the archive's list and at its place
                 kind = kinds.get(stat.S_IFMT(member.external_attr >> 16), "device")
                 yield member.filename, "folder" if member.is_dir() and kind == "file" else kind, member
             return
         for member in archive:
             link = member.islnk() or member.issym()
-            yield member.name, "file" if member.isfile() else "folder" if member.isdir() else "link" if link else "device", member
-        # tarfile takes a header that is missing or damaged for the end; the real end is a block of zeros, then the checksum of gz or xz.
+            yield (
+                member.name,
+                ("file" if member.isfile() else "folder" if member.isdir() else "link" if link else "device"),
+                member,
+            )
+        # tarfile takes a header that is missing or damaged for the end; the real end is a block of
+        # zeros, then the checksum of gz or xz.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("its end is missing")
@@ -275,28 +367,68 @@ def _reading(path):
     try:
         yield
     except UNPACKING as problem:
-        raise UserError(f"cannot read {path}: it is damaged, cut short, or no tar or zip archive ({_reason(problem)}); get it again") from None
+        raise UserError(
+            f"cannot read {path}: it is damaged, cut short, or no tar or zip archive ({_reason(problem)});"
+            " get it again"
+        ) from None
 
 
-# ---- command line ----------------------------------------------------------------------------------------------------------------
+# ---- command line --------------------------------------------------------------------------------
 
 
 def main(argv=None):
     """The command: ends through guard.cli.run, with status 2 and one line for what the user can mend."""
     parser = cli.Parser(prog="python -m data.prepare", description=__doc__)
-    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME", help=f"{', '.join(NAMES)}, or subset; each has its own --help")
+    commands = parser.add_subparsers(
+        dest="name",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or subset; each has its own --help",
+    )
     for name in NAMES:
         one = commands.add_parser(name, description=f"Makes ROOT/{name}, by download or from archives.")
         way = one.add_mutually_exclusive_group()
-        way.add_argument("--archive", nargs="+", default=[], metavar="FILE", help="tar or zip files that together are the data set, in place of the download")
+        way.add_argument(
+            "--archive",
+            nargs="+",
+            default=[],
+            metavar="FILE",
+            help="tar or zip files that together are the data set, in place of the download",
+        )
         if name == "imagenette":
-            way.add_argument("--size", choices=SIZES, default=SIZES[0], help="which release to download, by the images' shorter side [full]")
-    some = commands.add_parser("subset", description="Makes ROOT/NAME of some classes of a data set at hand, as links to its folders.")
+            way.add_argument(
+                "--size",
+                choices=SIZES,
+                default=SIZES[0],
+                help="which release to download, by the images' shorter side [full]",
+            )
+    some = commands.add_parser(
+        "subset",
+        description="Makes ROOT/NAME of some classes of a data set at hand, as links to its folders.",
+    )
     some.add_argument("subset", metavar="NAME", help="name of the new data set")
-    some.add_argument("--from", dest="source", required=True, metavar="FOLDER", help="folder with train/CLASS and val/CLASS, such as ImageNet's")
-    some.add_argument("--classes", required=True, type=lambda text: text.split(","), metavar="CLASS,...", help="names of class folders, such as WordNet ids")
+    some.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FOLDER",
+        help="folder with train/CLASS and val/CLASS, such as ImageNet's",
+    )
+    some.add_argument(
+        "--classes",
+        required=True,
+        type=lambda text: text.split(","),
+        metavar="CLASS,...",
+        help="names of class folders, such as WordNet ids",
+    )
     for one in commands.choices.values():
-        one.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
+        one.add_argument(
+            "--root",
+            "-r",
+            default="data/raw",
+            metavar="DIR",
+            help="folder that holds the data sets [data/raw]",
+        )
     parser.set_defaults(size=SIZES[0])
     options = parser.parse_args(argv)
     if options.name == "subset":

@@ -1,8 +1,9 @@
 """Views of images: crops, flips, rolls, CutMix, MixUp.
 
-Drawing and applying are apart. Parameters are drawn on the CPU from a generator that is tied to (seed, epoch, batch), so the same
-view can be made again anywhere. They are applied to whole batches on the device by a pair of small matrices per image, whose
-gradient is a pair of matrix products as well, hence the same bits each time on a GPU, too; and to large images on the CPU one by one.
+Drawing and applying are apart. Parameters are drawn on the CPU from a generator that is tied to (seed,
+epoch, batch), so the same view can be made again anywhere. They are applied to whole batches on the
+device by a pair of small matrices per image, whose gradient is a pair of matrix products as well, hence
+the same bits each time on a GPU, too; and to large images on the CPU one by one.
 
 A box is (top, left, height, width) in pixels of the source; parts outside the image are black.
 """
@@ -25,22 +26,25 @@ class Views(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed: partner (N,) position of the other image in the batch, share of the own image (MixUp; 1 for none), box
-    (4,) of the partner's pixels (CutMix; empty for none)."""
+    """How a batch is mixed: partner (N,) position of the other image in the batch, share of the own
+    image (MixUp; 1 for none), box (4,) of the partner's pixels (CutMix; empty for none).
+    """
 
     partner: torch.Tensor
     share: float
     box: tuple
 
 
-# ---- drawing ---------------------------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
 
 
 def resized_crops(generator, heights, widths, smallest, attempts=10):
-    """Boxes (N, 4) of random resized crops, by torchvision's rule (RandomResizedCrop.get_params), drawn for all images at once.
+    """Boxes (N, 4) of random resized crops, by torchvision's rule (RandomResizedCrop.get_params), drawn
+    for all images at once.
 
-    heights, widths: (N,) of the source images. smallest: the least share of the area to keep, a number or (N,). Ten attempts at an
-    area uniform in [smallest, 1] and an aspect ratio log-uniform in RATIO; where none fits, the largest centred box within RATIO.
+    heights, widths: (N,) of the source images. smallest: the least share of the area to keep, a number
+    or (N,). Ten attempts at an area uniform in [smallest, 1] and an aspect ratio log-uniform in RATIO;
+    where none fits, the largest centred box within RATIO.
     """
     count = len(heights)
     heights, widths = heights.double().view(-1, 1), widths.double().view(-1, 1)
@@ -67,8 +71,8 @@ def _centred_boxes(heights, widths):
 def draw_views(generator, augmentation, heights, widths, smallest=0.08):
     """Views of N images of the given heights and widths (N,), by the name of the augmentation.
 
-    'resized-crop': random resized crop and flip. 'pad-crop': the image, padded by PAD, cropped to its own size at random, and
-    flip; 'shift': the same without the flip. 'none': the image as it is.
+    'resized-crop': random resized crop and flip. 'pad-crop': the image, padded by PAD, cropped to its
+    own size at random, and flip; 'shift': the same without the flip. 'none': the image as it is.
     """
     count = len(heights)
     whole = torch.stack([torch.zeros_like(heights), torch.zeros_like(heights), heights, widths], 1).long()
@@ -84,7 +88,9 @@ def draw_views(generator, augmentation, heights, widths, smallest=0.08):
 
 
 def draw_mix(generator, kind, count, size, alpha):
-    """One Mix for a batch of `count` images of side `size`: 'cutmix' (Yun et al. 2019), 'mixup' (Zhang et al. 2018) or 'none'."""
+    """One Mix for a batch of `count` images of side `size`: 'cutmix' (Yun et al. 2019), 'mixup' (Zhang
+    et al. 2018) or 'none'.
+    """
     if kind == "none":
         return Mix(torch.arange(count), 1.0, (0, 0, 0, 0))
     partner = torch.randperm(count, generator=generator)
@@ -100,22 +106,26 @@ def draw_mix(generator, kind, count, size, alpha):
 
 
 def _beta(generator, alpha):
-    """A draw from Beta(alpha, alpha), rounded to float32 as it is stored. Numpy's, since torch's takes no generator."""
+    """A draw from Beta(alpha, alpha), rounded to float32 as it is stored. Numpy's, since torch's takes
+    no generator.
+    """
     import numpy
 
     seed = torch.randint(2**62, (1,), generator=generator).item()
     return float(numpy.float32(numpy.random.default_rng(seed).beta(alpha, alpha)))
 
 
-# ---- applying --------------------------------------------------------------------------------------------------------------------
+# ---- applying ------------------------------------------------------------------------------------
 
 
 def _sampling_matrix(start, length, size_in, size_out, device, dtype):
-    """(N, size_out, size_in) weights that crop [start, start + length) and resize it to size_out, bilinear with antialiasing.
+    """(N, size_out, size_in) weights that crop [start, start + length) and resize it to size_out,
+    bilinear with antialiasing.
 
-    Row i averages the pixels of the crop with a triangle around the centre of output pixel i, as wide as the output's pixel is in
-    the source (but at least two pixels): what Pillow and torchvision (antialias=True) compute. A pixel outside the image is black:
-    it takes part in the average, but has no column.
+    Row i averages the pixels of the crop with a triangle around the centre of output pixel i, as wide as
+    the output's pixel is in the source (but at least two pixels): what Pillow and torchvision
+    (antialias=True) compute. A pixel outside the image is black: it takes part in the average, but has
+    no column.
     """
     outside = max(0, -int(start.min()), int((start + length).max()) - size_in)
     pixel = torch.arange(-outside, size_in + outside, device=device, dtype=dtype).view(1, 1, -1)
@@ -123,7 +133,9 @@ def _sampling_matrix(start, length, size_in, size_out, device, dtype):
     scale = length.double().view(-1, 1, 1) / size_out
     center = first + (torch.arange(size_out, dtype=torch.float64).view(1, -1, 1) + 0.5) * scale - 0.5
     whole = center.floor()  # apart from its fraction, since a float32 has no digits left for both
-    whole, fraction, reach, first, last = (each.to(device, dtype) for each in (whole, center - whole, scale.clamp(min=1), first, last))
+    whole, fraction, reach, first, last = (
+        each.to(device, dtype) for each in (whole, center - whole, scale.clamp(min=1), first, last)
+    )
     weights = (pixel - whole).sub_(fraction).abs_().div_(-reach).add_(1).clamp_(min=0)
     weights.masked_fill_((pixel < first) | (pixel > last), 0)
     weights /= weights.sum(2, keepdim=True)
@@ -131,9 +143,11 @@ def _sampling_matrix(start, length, size_in, size_out, device, dtype):
 
 
 class Sampler:
-    """A batch of views, ready to be applied: images (N, C, H, W) -> (N, C, size, size). Linear in the images, differentiable.
+    """A batch of views, ready to be applied: images (N, C, H, W) -> (N, C, size, size). Linear in the
+    images, differentiable.
 
-    views: a box and a flip for each image. rolls: (N, 2) offsets by which the result is rolled down and to the right, or None.
+    views: a box and a flip for each image. rolls: (N, 2) offsets by which the result is rolled down and
+    to the right, or None.
     """
 
     def __init__(self, views, source_size, size, *, rolls=None, device="cpu", dtype=torch.float32):
@@ -143,7 +157,10 @@ class Sampler:
         flips = views.flips.to(device).view(-1, 1, 1)
         columns = torch.where(flips, columns.flip(1), columns)
         if rolls is not None:
-            rows, columns = (_rolled(matrix, shift.to(device)) for matrix, shift in ((rows, rolls[:, 0]), (columns, rolls[:, 1])))
+            rows, columns = (
+                _rolled(matrix, shift.to(device))
+                for matrix, shift in ((rows, rolls[:, 0]), (columns, rolls[:, 1]))
+            )
         self.rows, self.columns = rows.unsqueeze(1), columns.transpose(1, 2)
 
     def __call__(self, images):
@@ -167,8 +184,9 @@ def as_float(pixels):
 def apply_views(images, views, size):
     """Images seen through `views`, (N, 3, size, size): uint8, or float32 in [0,1]; equal to rounding.
 
-    images: uint8 (N, 3, H, W), or a list of (3, H, W) of any sizes on the CPU. There, torchvision's 8-bit kernel for one image after the
-    other is the quickest, and small images are quicker in one batch, as on a GPU.
+    images: uint8 (N, 3, H, W), or a list of (3, H, W) of any sizes on the CPU. There, torchvision's
+    8-bit kernel for one image after the other is the quickest, and small images are quicker in one
+    batch, as on a GPU.
     """
     if isinstance(images, list) or (images.device.type == "cpu" and size >= LARGE):
         seen = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
@@ -182,14 +200,19 @@ def apply_views(images, views, size):
 
 
 def _copies(images, views, size):
-    """apply_views for boxes of the result's own size, from which nothing is resized: uint8, black where a box leaves the image."""
+    """apply_views for boxes of the result's own size, from which nothing is resized: uint8, black where
+    a box leaves the image.
+    """
     height, width = images.shape[2:]
     along = torch.arange(size)
     rows = views.boxes[:, :1] + along
     columns = views.boxes[:, 1:2] + torch.where(views.flips.view(-1, 1), size - 1 - along, along)
     inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
     places = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
-    places, inside = (each.to(images.device).view(len(images), 1, -1).expand(-1, images.shape[1], -1) for each in (places, inside))
+    places, inside = (
+        each.to(images.device).view(len(images), 1, -1).expand(-1, images.shape[1], -1)
+        for each in (places, inside)
+    )
     return (images.flatten(2).gather(2, places) * inside).view(len(images), -1, size, size)
 
 

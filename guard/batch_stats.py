@@ -1,4 +1,6 @@
-"""Batch-norm statistics of the images against the teacher's: the recovery's second loss (SRe2L, Yin et al. 2023, equation 5)."""
+"""Batch-norm statistics of the images against the teacher's: the recovery's second loss (SRe2L, Yin et
+al. 2023, equation 5).
+"""
 
 import torch
 
@@ -8,19 +10,25 @@ from guard.models import batch_norm_layers
 
 
 class BatchStatistics:
-    """Compares, for several independent problems in one batch, the statistics of every batch-norm layer's input with the running ones.
+    """Compares, for several independent problems in one batch, the statistics of every batch-norm
+    layer's input with the running ones.
 
-    Use as a context around forwards of `model` in eval mode; after each forward, `loss()` is one number per problem:
-    sum over layers k of w_k (||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2), statistics over the problem's images and
-    positions, variance biased, w = first_layer_weight for the layer that runs first and 1 for the others.
+    Use as a context around forwards of `model` in eval mode; after each forward, `loss()` is one number
+    per problem: sum over layers k of w_k (||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2),
+    statistics over the problem's images and positions, variance biased, w = first_layer_weight for the
+    layer that runs first and 1 for the others.
 
-    problems: number of equal, consecutive parts of the batch. Raises UserError for a model without batch norm.
+    problems: number of equal, consecutive parts of the batch. Raises UserError for a model without batch
+    norm.
     """
 
     def __init__(self, model, problems, first_layer_weight):
         self.layers = batch_norm_layers(model)
         if not self.layers:
-            raise UserError("the teacher has no batch norm, so nothing can be recovered from it; choose a teacher with batch norm")
+            raise UserError(
+                "the teacher has no batch norm, so nothing can be recovered from it; choose a teacher with"
+                " batch norm"
+            )
         self.problems, self.first_layer_weight = problems, first_layer_weight
         self.distances = []
 
@@ -34,9 +42,13 @@ class BatchStatistics:
 
     def _record(self, layer, inputs):
         activations = widened(inputs[0])
-        by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(3)  # (P, N, channels, positions)
+        by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(
+            3
+        )  # (P, N, channels, positions)
         variance, mean = torch.var_mean(by_problem, dim=(1, 3), correction=0)
-        self.distances.append((variance - layer.running_var).norm(dim=1) + (mean - layer.running_mean).norm(dim=1))
+        self.distances.append(
+            (variance - layer.running_var).norm(dim=1) + (mean - layer.running_mean).norm(dim=1)
+        )
 
     def loss(self):
         """(problems,) with graph, for the forward since the last call."""

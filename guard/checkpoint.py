@@ -1,6 +1,7 @@
 """Checkpoints: atomic save, safe load, fingerprints.
 
-A checkpoint is a dict of plain values and tensors, so that torch.load(weights_only=True) reads it and nothing in it can run.
+A checkpoint is a dict of plain values and tensors, so that torch.load(weights_only=True) reads it and
+nothing in it can run.
 """
 
 import contextlib
@@ -22,18 +23,31 @@ from guard.errors import UserError, first_line
 
 FORMAT = "guard-checkpoint-1"
 REMEDY = "remove it and make it again"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64, torch.bool)  # of weights and buffers
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+)  # of weights and buffers
 
 
 @contextlib.contextmanager
 def _beside(path, remedy):
-    """Yields a path beside `path` to write to, which is gone afterwards. Raises UserError when it cannot be written."""
+    """Yields a path beside `path` to write to, which is gone afterwards. Raises UserError when it cannot
+    be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     except OSError as problem:
-        raise UserError(f"cannot write {path} ({problem.strerror or first_line(problem)}); {remedy}") from None
+        raise UserError(
+            f"cannot write {path} ({problem.strerror or first_line(problem)}); {remedy}"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -41,9 +55,11 @@ def _beside(path, remedy):
 
 @contextlib.contextmanager
 def replacing(path, remedy="make room or choose another output folder"):
-    """Yields a path beside `path` to write to; on leaving without an error the file is renamed into place, else removed.
+    """Yields a path beside `path` to write to; on leaving without an error the file is renamed into
+    place, else removed.
 
-    A reader never sees a half-written file. Raises UserError, which ends with `remedy`, when the folder cannot be written.
+    A reader never sees a half-written file. Raises UserError, which ends with `remedy`, when the folder
+    cannot be written.
     """
     path = Path(path)
     with _beside(path, remedy) as temporary:
@@ -52,7 +68,9 @@ def replacing(path, remedy="make room or choose another output folder"):
 
 
 def check_writable(path):
-    """Raises UserError where `path` could not be written: asked before the work whose result it is to hold."""
+    """Raises UserError where `path` could not be written: asked before the work whose result it is to
+    hold.
+    """
     path = Path(path)
     with _beside(path, "choose another output folder") as temporary:
         if path.is_dir():
@@ -65,11 +83,15 @@ def remove(path):
     try:
         path.unlink(missing_ok=True)
     except OSError as problem:
-        raise UserError(f"cannot remove {path} ({problem.strerror}); remove it by hand, or choose another output folder") from None
+        raise UserError(
+            f"cannot remove {path} ({problem.strerror}); remove it by hand, or choose another output folder"
+        ) from None
 
 
 def fingerprint(state, *more):
-    """sha256 over names, types, shapes and bytes of a dict of tensors, then over `more` (JSON values); the same on every device."""
+    """sha256 over names, types, shapes and bytes of a dict of tensors, then over `more` (JSON values);
+    the same on every device.
+    """
     digest = hashlib.sha256()
     for name, tensor in state.items():
         tensor = tensor.detach().cpu().contiguous()
@@ -92,8 +114,9 @@ def file_fingerprint(path):
 class Checkpoint:
     """A trained network and all that is needed to use it.
 
-    role: 'teacher' or 'student'. model, stem, image_size, mean, std: what models.build takes. classes: names in label order. state:
-    the network's state_dict, without the normalization. settings: the stage's settings. results: what was measured, such as accuracy.
+    role: 'teacher' or 'student'. model, stem, image_size, mean, std: what models.build takes. classes:
+    names in label order. state: the network's state_dict, without the normalization. settings: the
+    stage's settings. results: what was measured, such as accuracy.
     """
 
     role: str
@@ -108,22 +131,41 @@ class Checkpoint:
     settings: dict
     state: dict
     results: dict = field(default_factory=dict)
-    path = "this checkpoint"  # where it was loaded from, for messages; no field, as it is no part of what is saved
+    path = (  # where it was loaded from, for messages; no field, as it is no part of what is saved
+        "this checkpoint"
+    )
 
     @property
     def fingerprint(self):
         """Of the network and how it sees images; what was measured or noted beside it does not count."""
-        return fingerprint(self.state, self.model, self.stem, self.image_size, self.mean, self.std, self.classes)
+        return fingerprint(
+            self.state, self.model, self.stem, self.image_size, self.mean, self.std, self.classes
+        )
 
     def build(self, device="cpu"):
-        """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of the model that they claim to be of."""
+        """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of
+        the model that they claim to be of.
+        """
         try:
-            model = models.build(self.model, classes=len(self.classes), image_size=self.image_size, stem=self.stem, mean=self.mean, std=self.std)
+            model = models.build(
+                self.model,
+                classes=len(self.classes),
+                image_size=self.image_size,
+                stem=self.stem,
+                mean=self.mean,
+                std=self.std,
+            )
             model.network.load_state_dict(self.state)
         except UserError as problem:
-            raise UserError(f"the network of {self.path} cannot be built: {str(problem).partition(';')[0]}; make it again, or name another file") from None
+            raise UserError(
+                f"the network of {self.path} cannot be built: {str(problem).partition(';')[0]}; make it"
+                " again, or name another file"
+            ) from None
         except RuntimeError:
-            raise UserError(f"the weights in {self.path} are not those of a {self.model} of {len(self.classes)} classes; make it again, or name another file") from None
+            raise UserError(
+                f"the weights in {self.path} are not those of a {self.model} of {len(self.classes)} classes;"
+                " make it again, or name another file"
+            ) from None
         return model.to(device).eval()
 
     def saving(self, path):
@@ -137,18 +179,25 @@ class Checkpoint:
 
 def cpu_state(module):
     """A module's state_dict on the CPU, as contiguous tensors of their own."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
 
 
 @contextlib.contextmanager
 def saving(contents, path):
-    """Writes plain values and tensors beside `path`; on leaving without an error the file is renamed into place.
+    """Writes plain values and tensors beside `path`; on leaving without an error the file is renamed
+    into place.
 
-    What is done inside, such as the note of it in a record, is only done when there was room for the file.
+    What is done inside, such as the note of it in a record, is only done when there was room for the
+    file.
     """
     with replacing(path) as temporary:
         try:
-            with open(temporary, "wb") as file:  # to a path, torch.save would write the path into the file, too
+            with open(
+                temporary, "wb"
+            ) as file:  # to a path, torch.save would write the path into the file, too
                 torch.save(contents, file)
         except RuntimeError:  # torch's own writer reports a full disk this way, in words that do not say so
             raise OSError("the disk is full or cannot be written") from None
@@ -161,11 +210,13 @@ def save(contents, path):
         pass
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def read(path, remedy=REMEDY):
-    """What torch.save wrote, plain values and tensors only. Raises UserError, which ends with `remedy`, for a missing, damaged or unsafe file."""
+    """What torch.save wrote, plain values and tensors only. Raises UserError, which ends with `remedy`,
+    for a missing, damaged or unsafe file.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train one first, or name another file")
@@ -175,9 +226,13 @@ def read(path, remedy=REMEDY):
             _check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # whose own text tells how to load it all the same
-        raise UserError(f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}") from None
+        raise UserError(
+            f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}"
+        ) from None
     except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
-        raise UserError(f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}") from None
+        raise UserError(
+            f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}"
+        ) from None
 
 
 def _check_sums(path):
@@ -189,11 +244,15 @@ def _check_sums(path):
 
 
 def load(path, role=None):
-    """A Checkpoint of ours. Raises UserError for another format or role, a missing field, or contents that do not match the
-    fingerprint stored with them."""
+    """A Checkpoint of ours. Raises UserError for another format or role, a missing field, or contents
+    that do not match the fingerprint stored with them.
+    """
     contents = read(path)
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this project; a plain state_dict becomes one by python -m pretrain --weights FILE")
+        raise UserError(
+            f"{path} is not a checkpoint of this project; a plain state_dict becomes one by python -m"
+            " pretrain --weights FILE"
+        )
     missing = [f.name for f in fields(Checkpoint) if f.name not in contents]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {REMEDY}")
@@ -209,23 +268,44 @@ def load(path, role=None):
 
 
 def _impossible(made):
-    """Names of the fields whose values no stage writes: a file that somebody made by hand has to be refused by name, too."""
+    """Names of the fields whose values no stage writes: a file that somebody made by hand has to be
+    refused by name, too.
+    """
     fine = {name: type(getattr(made, name)) is str for name in ("role", "dataset", "model", "stem")}
-    fine |= {"image_size": type(made.image_size) is int and made.image_size > 0, "seed": type(made.seed) is int}
+    fine |= {
+        "image_size": type(made.image_size) is int and made.image_size > 0,
+        "seed": type(made.seed) is int,
+    }
     fine |= {"mean": _three_numbers(made.mean), "std": _three_numbers(made.std) and min(made.std) > 0}
-    fine["classes"] = isinstance(made.classes, list) and len(made.classes) > 0 and all(type(name) is str for name in made.classes) and len(set(made.classes)) == len(made.classes)
-    fine["state"] = isinstance(made.state, dict) and all(type(name) is str and _is_plain_tensor(value) for name, value in made.state.items())
+    fine["classes"] = (
+        isinstance(made.classes, list)
+        and len(made.classes) > 0
+        and all(type(name) is str for name in made.classes)
+        and len(set(made.classes)) == len(made.classes)
+    )
+    fine["state"] = isinstance(made.state, dict) and all(
+        type(name) is str and _is_plain_tensor(value) for name, value in made.state.items()
+    )
     fine |= {name: _is_json(getattr(made, name)) for name in ("settings", "results")}
     return [name for name, good in fine.items() if not good]
 
 
 def _three_numbers(values):
-    return isinstance(values, (list, tuple)) and len(values) == 3 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
 
 
 def _is_plain_tensor(value):
     """Whether a tensor has all its numbers in memory; one that repeats few of them could be of any size."""
-    plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu" and value.dtype in DTYPES
+    plain = (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in DTYPES
+    )
     return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
@@ -239,14 +319,18 @@ def _is_json(value):
 
 
 def finished(path, role, key, force):
-    """Whether a network made with the settings `key` is at `path` already; says so. Raises UserError for one with other settings,
-    unless `force`."""
+    """Whether a network made with the settings `key` is at `path` already; says so. Raises UserError for
+    one with other settings, unless `force`.
+    """
     if force or not path.exists():
         return False
     found = load(path, role).settings
     difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
     if difference:
-        raise UserError(f"{path} is a {role} with another {', '.join(difference)}; choose another id (-x, -y in run.sh) or --force (-f) to replace it")
+        raise UserError(
+            f"{path} is a {role} with another {', '.join(difference)}; choose another id (-x, -y in run.sh)"
+            " or --force (-f) to replace it"
+        )
     if rank() == 0:
         print(f"the {role} {path} is finished; --force (-f in run.sh) trains it again")
     return True

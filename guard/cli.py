@@ -1,6 +1,7 @@
 """Flags made from a recipe's fields, and the one way in which every command ends.
 
-Only the standard library: unknown or impossible values end before anything heavy is imported, with one line and exit status 2.
+Only the standard library: unknown or impossible values end before anything heavy is imported, with one
+line and exit status 2.
 """
 
 import argparse
@@ -21,7 +22,9 @@ INTERRUPTED = "interrupted; give the same command again, without --force, to go 
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, that takes no abbreviations, and that has the flags every stage has."""
+    """An ArgumentParser whose errors are one line, that takes no abbreviations, and that has the flags
+    every stage has.
+    """
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -31,41 +34,82 @@ class Parser(argparse.ArgumentParser):
 
 
 def stage_parser(stage, description, *stage_recipes, argv):
-    """A Parser with the flags of recipes `stage_recipes` (names in recipes.STAGES) and those common to all stages.
+    """A Parser with the flags of recipes `stage_recipes` (names in recipes.STAGES) and those common to
+    all stages.
 
-    Defaults are left to `resolve`; in the help stand those of the data set that argv names with --dataset, else of each family.
+    Defaults are left to `resolve`; in the help stand those of the data set that argv names with
+    --dataset, else of each family.
     """
     parser = Parser(prog=f"python -m {stage}", description=description)
     parser.settings = {}  # flag -> the first of the recipes that has it; it sets all of them
     dataset = _named_dataset(argv)
     for name in stage_recipes:
-        group = parser.add_argument_group(f"settings of {name}" + (f" (defaults of {dataset})" if dataset else ""))
+        group = parser.add_argument_group(
+            f"settings of {name}" + (f" (defaults of {dataset})" if dataset else "")
+        )
         for row in fields(recipes.STAGES[name]):
             if _flag(row) not in parser.settings:
                 _add_setting(group, name, row, dataset)
                 parser.settings[_flag(row)] = name
     common = parser.add_argument_group("common")
-    common.add_argument("--seed", type=number(int, low=0, high=2**62), default=0, metavar="N", help="seed of every random draw [0]")
-    common.add_argument("--device", type=device_ids, default="auto", metavar="ID", help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]")
+    common.add_argument(
+        "--seed",
+        type=number(int, low=0, high=2**62),
+        default=0,
+        metavar="N",
+        help="seed of every random draw [0]",
+    )
+    common.add_argument(
+        "--device",
+        type=device_ids,
+        default="auto",
+        metavar="ID",
+        help="cpu, or the id of a GPU; under torchrun 0,1,... [0, or the CPU where there is no GPU]",
+    )
     common.add_argument("--record", metavar="FILE", help="the record to write to [OUTPUT/log.json]")
-    common.add_argument("--force", action="store_true", help="do the stage again although it is finished, or was made with other settings")
+    common.add_argument(
+        "--force",
+        action="store_true",
+        help="do the stage again although it is finished, or was made with other settings",
+    )
     common.add_argument("--check", action="store_true", help="check the flags and stop")
     return parser
 
 
 def add_workers(parser):
-    parser.add_argument("--workers", type=number(int, low=0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode image files [cores, at most 8]")
+    parser.add_argument(
+        "--workers",
+        type=number(int, low=0),
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode image files [cores, at most 8]",
+    )
 
 
 def add_data(parser, required=True):
-    parser.add_argument("--dataset", "-d", required=required, metavar="NAME", help="digits, cifar10, cifar100, tiny-imagenet, imagenette, imagenet, or any ROOT/NAME/{train,val}/CLASS/*.jpg")
-    parser.add_argument("--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]")
+    parser.add_argument(
+        "--dataset",
+        "-d",
+        required=required,
+        metavar="NAME",
+        help=(
+            "digits, cifar10, cifar100, tiny-imagenet, imagenette, imagenet, or any"
+            " ROOT/NAME/{train,val}/CLASS/*.jpg"
+        ),
+    )
+    parser.add_argument(
+        "--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]"
+    )
 
 
 def resolve(options, dataset, stage):
     """The stage's recipe for the data set with every flag that was given in place of its default."""
     base = getattr(recipes.recipe(dataset), stage)
-    given = {row.name: getattr(options, row.name) for row in fields(base) if getattr(options, row.name, None) is not None}
+    given = {
+        row.name: getattr(options, row.name)
+        for row in fields(base)
+        if getattr(options, row.name, None) is not None
+    }
     if stage == "pretrain" and dataset == "tiny-imagenet" and given.get("image_size", base.image_size) <= 64:
         given.setdefault("stem", "cifar")  # the native size, as every other project reports it
     return replace(base, **given)
@@ -74,12 +118,17 @@ def resolve(options, dataset, stage):
 def given_flags(parser, options, stage):
     """The flags that the user gave and that set this stage's recipe alone."""
     rows = fields(recipes.STAGES[stage])
-    return [_flag(row) for row in rows if getattr(options, row.name, None) is not None and parser.settings[_flag(row)] == stage]
+    return [
+        _flag(row)
+        for row in rows
+        if getattr(options, row.name, None) is not None and parser.settings[_flag(row)] == stage
+    ]
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one line for Ctrl-C, 141 without any
-    for a reader of its output that has left, such as head."""
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one
+    line for Ctrl-C, 141 without any for a reader of its output that has left, such as head.
+    """
     try:
         command(*arguments, **named)
     except UserError as problem:
@@ -90,11 +139,17 @@ def run(command, *arguments, **named):
     except BrokenPipeError:
         if not _reader_left(sys.stdout):
             raise  # a pipe of our own
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what python itself still writes at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what python itself still writes at its end
         sys.exit(141)
     except RuntimeError as problem:
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
-            time.sleep(60)  # another process of the group has died, and torchrun, which says which, is about to end this one
+            time.sleep(
+                60
+                # another process of the group has died, and torchrun, which says which, is about to end this
+                # one
+            )
         if not out_of_memory(problem):
             raise
         _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
@@ -107,8 +162,9 @@ def _reader_left(file):
 
 
 def _end(status, line):
-    """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose came first, in the file
-    that torchrun has for it."""
+    """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose
+    came first, in the file that torchrun has for it.
+    """
     if group := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with open(group, "w") as file:
             json.dump({"message": line, "timestamp": int(time.time())}, file)
@@ -117,7 +173,7 @@ def _end(status, line):
     sys.exit(status)
 
 
-# ---- one flag --------------------------------------------------------------------------------------------------------------------
+# ---- one flag ------------------------------------------------------------------------------------
 
 
 def _flag(row):
@@ -126,15 +182,28 @@ def _flag(row):
 
 def _add_setting(group, stage, row, dataset):
     limits = row.metadata
-    text = f"{limits['text']}{', ' + limits['unit'] if limits['unit'] else ''} [{_default_text(stage, row, dataset)}]".replace("%", "%%")
+    text = (
+        f"{limits['text']}{', ' + limits['unit'] if limits['unit'] else ''}"
+        f" [{_default_text(stage, row, dataset)}]".replace("%", "%%")
+    )
     if row.type is bool:
-        group.add_argument(_flag(row), dest=row.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        group.add_argument(
+            _flag(row), dest=row.name, action=argparse.BooleanOptionalAction, default=None, help=text
+        )
     elif row.type is str:
-        group.add_argument(_flag(row), dest=row.name, choices=limits["choices"], metavar="NAME", help=text + _choices_text(limits["choices"]))
+        group.add_argument(
+            _flag(row),
+            dest=row.name,
+            choices=limits["choices"],
+            metavar="NAME",
+            help=text + _choices_text(limits["choices"]),
+        )
     else:
         kind = number(row.type, limits["low"], limits["high"], limits["above"])
         kind = _one_or_several(kind) if limits["several"] else kind
-        group.add_argument(_flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text)
+        group.add_argument(
+            _flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text
+        )
 
 
 def _choices_text(choices):
@@ -174,11 +243,24 @@ def number(kind, low=None, high=None, above=None):
             top, _, bottom = text.partition("/")
             value = float(top) / float(bottom) if bottom and kind is float else kind(text)
         except (ValueError, ZeroDivisionError):
-            raise argparse.ArgumentTypeError(f"'{text}' is no {'whole number' if kind is int else 'number'}") from None
-        wanted = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None) + [f"at most {high}"] * (high is not None)
-        fine = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is no {'whole number' if kind is int else 'number'}"
+            ) from None
+        wanted = (
+            [f"at least {low}"] * (low is not None)
+            + [f"above {above}"] * (above is not None)
+            + [f"at most {high}"] * (high is not None)
+        )
+        fine = (
+            math.isfinite(value)
+            and (low is None or value >= low)
+            and (high is None or value <= high)
+            and (above is None or value > above)
+        )
         if not fine:
-            raise argparse.ArgumentTypeError(f"{text} is out of range, it has to be {' and '.join(wanted) or 'finite'}")
+            raise argparse.ArgumentTypeError(
+                f"{text} is out of range, it has to be {' and '.join(wanted) or 'finite'}"
+            )
         return value
 
     return parse
@@ -202,5 +284,7 @@ def _one_or_several(number):
 def device_ids(text):
     """argparse's type of --device: 'auto', 'cpu', or ids of GPUs with commas between them."""
     if not re.fullmatch(r"auto|cpu|\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither cpu nor the id of a GPU (0, or 0,1 under torchrun)")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is neither cpu nor the id of a GPU (0, or 0,1 under torchrun)"
+        )
     return text

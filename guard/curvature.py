@@ -1,8 +1,9 @@
 """The teacher's regularizers, and the curvature that they claim to lower, measured.
 
-Notation: f the network on normalized images x, l_i the cross-entropy of image i alone, L their mean over the batch of B,
-z_i = h * grad l_i / ||grad l_i||. Sources: CURE (Moosavi-Dezfooli et al., CVPR 2019), GUARD (Xue et al., AAAI 2025).
-A new regularizer is one function (network, x, y, state at x, ...) -> penalty, and one row of FORMS.
+Notation: f the network on normalized images x, l_i the cross-entropy of image i alone, L their mean over
+the batch of B, z_i = h * grad l_i / ||grad l_i||. Sources: CURE (Moosavi-Dezfooli et al., CVPR 2019),
+GUARD (Xue et al., AAAI 2025). A new regularizer is one function (network, x, y, state at x, ...) ->
+penalty, and one row of FORMS.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from guard.models import frozen_eval
 
 
 def normalized(gradient, length=1.0):
-    """`gradient` (B, ...) scaled to `length` in L2 for each image; a zero gradient stays zero, and a tiny one has the full length.
+    """`gradient` (B, ...) scaled to `length` in L2 for each image; a zero gradient stays zero, and a
+    tiny one has the full length.
 
     Dividing by the largest entry first keeps the squares of tiny gradients from underflowing in float32.
     """
@@ -30,14 +32,16 @@ def normalized(gradient, length=1.0):
 class _AtImages:
     """Loss and input gradient at x, made once and shared by z and by every penalty that needs them.
 
-    losses: (B,) cross-entropy of each image. gradient: (B, ...) grad l_i at x_i. With second_order both keep their graph to the
-    weights; without, only the losses do.
+    losses: (B,) cross-entropy of each image. gradient: (B, ...) grad l_i at x_i. With second_order both
+    keep their graph to the weights; without, only the losses do.
     """
 
     def __init__(self, network, x, y, second_order):
         self.network, self.x, self.y = network, x.detach().requires_grad_(), y
         self.losses = F.cross_entropy(widened(network(self.x)), y, reduction="none")
-        (self.gradient,) = torch.autograd.grad(self.losses.sum(), self.x, create_graph=second_order, retain_graph=True)
+        (self.gradient,) = torch.autograd.grad(
+            self.losses.sum(), self.x, create_graph=second_order, retain_graph=True
+        )
 
     def shifted(self, h):
         """x + z with z a constant."""
@@ -62,13 +66,16 @@ def _gradient_squared(at, h, batch_size):
 
 def _loss(at, h, batch_size):
     difference = F.cross_entropy(widened(at.network(at.shifted(h))), at.y) - at.losses.mean()
-    # |difference| of the whole batch, of which this may be one process's share: its sign is that of all shares together.
+    # |difference| of the whole batch, of which this may be one process's share: its sign is that of all
+    # shares together.
     mine = difference.detach() * (len(at.x) / batch_size) if len(at.x) else torch.zeros_like(difference)
     return sum_over_processes(mine).sign() * difference
 
 
 class Form(NamedTuple):
-    """A regularizer: its function, whether that differentiates the gradient at x, which coefficient it takes."""
+    """A regularizer: its function, whether that differentiates the gradient at x, which coefficient it
+    takes.
+    """
 
     function: object
     second_order: bool
@@ -82,38 +89,59 @@ FORMS = {
 }
 
 
-def penalty(network, x, y, *, regularizer=None, lambda_=0.0, h=3.0, beta=0.0, gradient_regularization=False, batch_size=None):
-    """What is added to the teacher's ordinary loss: coefficient times each regularizer that is on, a scalar with graph.
+def penalty(
+    network,
+    x,
+    y,
+    *,
+    regularizer=None,
+    lambda_=0.0,
+    h=3.0,
+    beta=0.0,
+    gradient_regularization=False,
+    batch_size=None,
+):
+    """What is added to the teacher's ordinary loss: coefficient times each regularizer that is on, a
+    scalar with graph.
 
-    network: normalized images (B, 3, S, S) to logits. y: labels (B,). regularizer: a name of FORMS or None. h: length of z in
-    normalized-image units. gradient_regularization: add beta * mean_i ||grad_x L(x)_i||, here with its second-order part, so that
-    it reaches the weights (the original reads .grad after backward(), which the weights never see). batch_size: B of the whole
-    batch where x is one process's share of it. The network is in eval mode meanwhile, its statistics and mode are untouched, and a
-    zero gradient gives z_i = 0 and no NaN.
+    network: normalized images (B, 3, S, S) to logits. y: labels (B,). regularizer: a name of FORMS or
+    None. h: length of z in normalized-image units. gradient_regularization: add beta * mean_i ||grad_x
+    L(x)_i||, here with its second-order part, so that it reaches the weights (the original reads .grad
+    after backward(), which the weights never see). batch_size: B of the whole batch where x is one
+    process's share of it. The network is in eval mode meanwhile, its statistics and mode are untouched,
+    and a zero gradient gives z_i = 0 and no NaN.
     """
     batch_size = batch_size or len(x)
     form = FORMS[regularizer] if regularizer else None
     with frozen_eval(network, freeze=False), folded(network):
-        at = _AtImages(network, x, y, second_order=gradient_regularization or bool(form and form.second_order))
+        at = _AtImages(
+            network, x, y, second_order=gradient_regularization or bool(form and form.second_order)
+        )
         total = x.new_zeros(())
         if form:
-            total = total + {"lambda": lambda_, "beta": beta}[form.coefficient] * form.function(at, h, batch_size)
+            total = total + {"lambda": lambda_, "beta": beta}[form.coefficient] * form.function(
+                at, h, batch_size
+            )
         if gradient_regularization:
             total = total + beta * (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
     return total
 
 
 def take_part(regularizer, where):
-    """What a process without images of a batch has to do while the others compute its `penalty`: add nothing to their sums."""
+    """What a process without images of a batch has to do while the others compute its `penalty`: add
+    nothing to their sums.
+    """
     if regularizer == "loss":
         sum_over_processes(torch.zeros((), device=where))
 
 
 def largest_eigenvalues(hessian_times, start, iterations):
-    """(B,) the largest eigenvalue of each image's Hessian, by Lanczos' method: power iteration that keeps its history.
+    """(B,) the largest eigenvalue of each image's Hessian, by Lanczos' method: power iteration that
+    keeps its history.
 
-    hessian_times: (B, ...) -> (B, ...). start: unit directions. Each iteration costs one product, as in plain power iteration, which
-    does not converge where the two ends of the spectrum are equally far from zero.
+    hessian_times: (B, ...) -> (B, ...). start: unit directions. Each iteration costs one product, as in
+    plain power iteration, which does not converge where the two ends of the spectrum are equally far
+    from zero.
     """
     basis, diagonal, beside = [start.flatten(1)], [], []
     for _ in range(iterations):
@@ -124,15 +152,18 @@ def largest_eigenvalues(hessian_times, start, iterations):
         beside.append(image.norm(dim=1))
         basis.append(normalized(image))
     middle, off = torch.stack(diagonal, 1), torch.stack(beside[:-1], 1)
-    return torch.linalg.eigvalsh(torch.diag_embed(middle) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1))[:, -1]
+    return torch.linalg.eigvalsh(
+        torch.diag_embed(middle) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
+    )[:, -1]
 
 
 def measure(network, x, y, h, iterations=20, generator=None):
-    """Curvature of each image's loss at x, in eval mode: a dict of three tensors (B,), all per squared normalized-image unit.
+    """Curvature of each image's loss at x, in eval mode: a dict of three tensors (B,), all per squared
+    normalized-image unit.
 
-    gradient_change: ||grad l(x + z) - grad l(x)|| / h, what the regularizer sees. along_z: u^T H u with u = z / ||z|| and H the
-    Hessian of l_i with respect to x_i. largest_eigenvalue: of H, by `iterations` Lanczos steps from a random direction (drawn on the
-    CPU from `generator`).
+    gradient_change: ||grad l(x + z) - grad l(x)|| / h, what the regularizer sees. along_z: u^T H u with
+    u = z / ||z|| and H the Hessian of l_i with respect to x_i. largest_eigenvalue: of H, by `iterations`
+    Lanczos steps from a random direction (drawn on the CPU from `generator`).
     """
     with frozen_eval(network), folded(network):
         at = _AtImages(network, x, y, second_order=True)

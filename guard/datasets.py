@@ -1,8 +1,8 @@
-"""name -> where a data set's images lie, its classes and labels. Only the standard library: presence is checked before anything is
-imported or trained. guard.images turns what is found here into pixels.
+"""name -> where a data set's images lie, its classes and labels. Only the standard library: presence is
+checked before anything is imported or trained. guard.images turns what is found here into pixels.
 
-A new data set in class folders needs nothing; one in a format of its own is one function here and one row of SOURCES (and, where its
-numbers differ from the ImageNet family's, a row of guard.recipes).
+A new data set in class folders needs nothing; one in a format of its own is one function here and one
+row of SOURCES (and, where its numbers differ from the ImageNet family's, a row of guard.recipes).
 
     python -m guard.datasets cifar10 --root data/raw      what is there
 """
@@ -25,8 +25,8 @@ EMBEDDED_DIGITS = Path(__file__).resolve().parent.parent / "data" / "digits.npz"
 class Source:
     """One split of a data set, found but not read.
 
-    kind: 'folder' (files and labels are listed), 'cifar' (torchvision's own format at `path`) or 'digits' (the embedded set).
-    classes: their names in label order.
+    kind: 'folder' (files and labels are listed), 'cifar' (torchvision's own format at `path`) or
+    'digits' (the embedded set). classes: their names in label order.
     """
 
     name: str
@@ -39,7 +39,9 @@ class Source:
 
     @property
     def fingerprint(self):
-        """sha256 over the classes and over names and sizes of all files: which data this is, without reading it."""
+        """sha256 over the classes and over names and sizes of all files: which data this is, without
+        reading it.
+        """
         files = self.files or sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
         if self.kind == "cifar":
             files = [path for path in files if CIFAR_FOLDERS[self.name] in path]
@@ -49,7 +51,9 @@ class Source:
 
 
 def find(name, root, split):
-    """The Source of split 'train' or 'val' of data set `name` under ROOT/name. Raises UserError when it isn't there or is empty."""
+    """The Source of split 'train' or 'val' of data set `name` under ROOT/name. Raises UserError when it
+    isn't there or is empty.
+    """
     return SOURCES.get(name, _folders)(name, Path(root), split)
 
 
@@ -60,22 +64,33 @@ def _digits(name, root, split):
 def _folders(name, root, split):
     path = root / name
     if not path.is_dir():
-        raise UserError(f"no data set '{name}' at {path}; give its parent folder with --root (-r in run.sh), or make it: python -m data.prepare --help")
+        raise UserError(
+            f"no data set '{name}' at {path}; give its parent folder with --root (-r in run.sh), or make it:"
+            " python -m data.prepare --help"
+        )
     folder = next((path / each for each in SPLITS[split] if (path / each).is_dir()), None)
     if folder is None:
-        raise UserError(f"{path} has no folder {' or '.join(SPLITS[split])}; a data set is {name}/train/CLASS/*.jpg and {name}/val/CLASS/*.jpg")
+        raise UserError(
+            f"{path} has no folder {' or '.join(SPLITS[split])}; a data set is {name}/train/CLASS/*.jpg and"
+            f" {name}/val/CLASS/*.jpg"
+        )
     return scan(name, folder, split)
 
 
 def scan(name, folder, split):
-    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError for an empty class and for an
-    image that is no file."""
-    classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError
+    for an empty class and for an image that is no file.
+    """
+    classes = sorted(
+        entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")
+    )
     if not classes:
         raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
     files, labels = [], []
     for label, name_of_class in enumerate(classes):
-        entries = [entry for entry in _entries(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        entries = [
+            entry for entry in _entries(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES)
+        ]
         found = sorted(entry.path for entry in entries)
         if strange := sorted(entry.path for entry in entries if not entry.is_file()):
             raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
@@ -98,10 +113,18 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 
 
 def _cifar(name, root, split):
-    """torchvision's format, in ROOT/NAME or, as torchvision users have it, in ROOT itself; else class folders."""
+    """torchvision's format, in ROOT/NAME or, as torchvision users have it, in ROOT itself; else class
+    folders.
+    """
     for parent in (root / name, root):
         if (parent / CIFAR_FOLDERS[name]).is_dir():
-            return Source(name, "cifar", parent, split, CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent))
+            return Source(
+                name,
+                "cifar",
+                parent,
+                split,
+                CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent),
+            )
     return _folders(name, root, split)
 
 
@@ -115,11 +138,16 @@ def _cifar100_classes(parent):
             raise ValueError("its fine_label_names are no list of names")
         return tuple(names)
     except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
-        raise UserError(f"{path} is missing or damaged ({first_line(problem)}); remove {path.parent} and make it again, see python -m data.prepare --help") from None
+        raise UserError(
+            f"{path} is missing or damaged ({first_line(problem)}); remove {path.parent} and make it again,"
+            " see python -m data.prepare --help"
+        ) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers; a pickle that names anything else, which could run code, is refused."""
+    """Reads lists, dicts, strings and numbers; a pickle that names anything else, which could run code,
+    is refused.
+    """
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -131,8 +159,14 @@ SOURCES = {"digits": _digits, "cifar10": _cifar, "cifar100": _cifar}
 def check_pair(train, val):
     """Both splits have to have the same classes. Raises UserError that names the difference."""
     if train.classes != val.classes:
-        missing, extra = sorted(set(train.classes) - set(val.classes)), sorted(set(val.classes) - set(train.classes))
-        raise UserError(f"{val.path} does not have the classes of {train.path} (missing: {missing[:5]}, unknown: {extra[:5]}); make the class folders match")
+        missing, extra = (
+            sorted(set(train.classes) - set(val.classes)),
+            sorted(set(val.classes) - set(train.classes)),
+        )
+        raise UserError(
+            f"{val.path} does not have the classes of {train.path} (missing: {missing[:5]}, unknown:"
+            f" {extra[:5]}); make the class folders match"
+        )
 
 
 def main():

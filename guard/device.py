@@ -20,10 +20,11 @@ MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's 
 
 
 def generator(*key):
-    """A CPU random generator that depends on nothing but `key` (numbers and strings, such as seed, purpose, epoch, batch).
+    """A CPU random generator that depends on nothing but `key` (numbers and strings, such as seed,
+    purpose, epoch, batch).
 
-    Draws are tied to what they are for instead of to the order in which they happen, so any batch, problem or image can be made
-    again anywhere, whatever ran before it.
+    Draws are tied to what they are for instead of to the order in which they happen, so any batch,
+    problem or image can be made again anywhere, whatever ran before it.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -35,8 +36,9 @@ def seed_everything(*key):
 
 
 def select(name):
-    """The torch.device for `name`: 'cpu', ids of GPUs, of which each process takes one, or 'auto', GPU 0, 1, ... process by process;
-    without any GPU an id falls back to the CPU with a note on stderr, and 'auto' quietly.
+    """The torch.device for `name`: 'cpu', ids of GPUs, of which each process takes one, or 'auto', GPU
+    0, 1, ... process by process; without any GPU an id falls back to the CPU with a note on stderr, and
+    'auto' quietly.
 
     Raises UserError for an id that this machine's GPUs do not have.
     """
@@ -47,15 +49,19 @@ def select(name):
     ids = range(world_size()) if name == "auto" else [int(number) for number in name.split(",")]
     number = ids[local_rank() % len(ids)]
     if number >= torch.cuda.device_count():
-        raise UserError(f"there is no GPU {number}, the machine has {torch.cuda.device_count()}; choose one with --device (-u in run.sh)")
+        raise UserError(
+            f"there is no GPU {number}, the machine has {torch.cuda.device_count()}; choose one with --device"
+            " (-u in run.sh)"
+        )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 
 
 @contextlib.contextmanager
 def computing(precision, where):
-    """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on GPUs that have it) or in 'bf16'
-    (autocast; weights and what is summed up stay float32)."""
+    """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on
+    GPUs that have it) or in 'bf16' (autocast; weights and what is summed up stay float32).
+    """
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     try:
@@ -69,8 +75,9 @@ def computing(precision, where):
 
 
 def arrange(network, *, channels_last, compile=False, sync_batch_norm=False):
-    """Puts a network's weights into channels-last layout, has its batch norms see all processes' images and the whole compiled, where asked
-    for; its state_dict stays as it is."""
+    """Puts a network's weights into channels-last layout, has its batch norms see all processes' images
+    and the whole compiled, where asked for; its state_dict stays as it is.
+    """
     if sync_batch_norm and world_size() > 1:
         synchronize(network)
     if channels_last:
@@ -87,8 +94,9 @@ def widened(tensor):
 def keep_freed_memory():
     """Has the C library keep what is freed for what is allocated next.
 
-    By default it hands large blocks back to the system and gets them again as pages that are zeroed at first touch, which on a CPU
-    takes longer than many of the operations that asked for them. Where the C library knows no such setting nothing happens.
+    By default it hands large blocks back to the system and gets them again as pages that are zeroed at
+    first touch, which on a CPU takes longer than many of the operations that asked for them. Where the C
+    library knows no such setting nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -97,7 +105,9 @@ def keep_freed_memory():
 
 
 def peak_memory(where):
-    """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the CPU."""
+    """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the
+    CPU.
+    """
     if where.type == "cuda":
         return torch.cuda.max_memory_allocated(where)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -108,7 +118,9 @@ def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it finds reads of what was never written, for a tenth of the time
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # it finds reads of what was never written, for a tenth of the time
+    )
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -153,7 +165,9 @@ def joined(name):
 
 
 def _end_with_parent():
-    """Has this process end when torchrun's own, which holds what is locked, is killed. Linux alone knows how."""
+    """Has this process end when torchrun's own, which holds what is locked, is killed. Linux alone knows
+    how.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -165,7 +179,9 @@ def barrier():
 
 
 def of_the_first(value):
-    """The first process's `value`, in every process of the group: for decisions on what lies on disk, where others may be writing."""
+    """The first process's `value`, in every process of the group: for decisions on what lies on disk,
+    where others may be writing.
+    """
     if world_size() == 1:
         return value
     held = [value]

@@ -14,10 +14,16 @@ def first_line(problem):
 
 
 def printable(text):
-    """A text as one line that a terminal shows as it is: names of files and classes may hold line breaks and control characters."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    """A text as one line that a terminal shows as it is: names of files and classes may hold line breaks
+    and control characters.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def out_of_memory(problem):
-    """Whether an exception is torch's that there is no memory left, on a GPU or on the CPU. Told by its name, as torch may not be imported."""
+    """Whether an exception is torch's that there is no memory left, on a GPU or on the CPU. Told by its
+    name, as torch may not be imported.
+    """
     return type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)

@@ -1,7 +1,8 @@
 """Batch norm in eval mode, folded into the convolution before it, differentiably.
 
-The regularizers look at a network in eval mode, where batch norm is a scaling by constants of each channel. Done to the weights instead
-of to the activations it costs nothing, neither forward nor in the two passes backward.
+The regularizers look at a network in eval mode, where batch norm is a scaling by constants of each
+channel. Done to the weights instead of to the activations it costs nothing, neither forward nor in the
+two passes backward.
 """
 
 import functools
@@ -20,7 +21,8 @@ class _Tracer(fx.Tracer):
 
 
 def foldable(network):
-    """[(convolution, batch norm), ...]: the pairs of modules of which the second sees what the first gives and nobody else does.
+    """[(convolution, batch norm), ...]: the pairs of modules of which the second sees what the first
+    gives and nobody else does.
 
     Empty for a network that cannot be traced.
     """
@@ -34,7 +36,11 @@ def foldable(network):
     pairs = []
     for node in calls:
         before = node.args[0] if node.args else None
-        if not isinstance(modules[node.target], nn.BatchNorm2d) or not isinstance(before, fx.Node) or before.op != "call_module":
+        if (
+            not isinstance(modules[node.target], nn.BatchNorm2d)
+            or not isinstance(before, fx.Node)
+            or before.op != "call_module"
+        ):
             continue
         convolution, norm = modules[before.target], modules[node.target]
         alone = len(before.users) == 1 and uses.count(convolution) == 1 and uses.count(norm) == 1
@@ -44,8 +50,9 @@ def foldable(network):
 
 
 class folded:
-    """While inside, `network`, which has to be in eval mode, computes with its batch norms folded; its weights and their gradients are
-    those of the network itself. A compiled network stays as it is."""
+    """While inside, `network`, which has to be in eval mode, computes with its batch norms folded; its
+    weights and their gradients are those of the network itself. A compiled network stays as it is.
+    """
 
     def __init__(self, network):
         if network not in _found:
@@ -56,7 +63,11 @@ class folded:
         for convolution, norm in self.pairs:
             scale = (norm.running_var + norm.eps).rsqrt()
             scale = scale if norm.weight is None else scale * norm.weight
-            bias = -norm.running_mean * scale if convolution.bias is None else (convolution.bias - norm.running_mean) * scale
+            bias = (
+                -norm.running_mean * scale
+                if convolution.bias is None
+                else (convolution.bias - norm.running_mean) * scale
+            )
             bias = bias if norm.bias is None else bias + norm.bias
             weight = convolution.weight * scale.view(-1, 1, 1, 1)
             convolution.forward = functools.partial(convolution._conv_forward, weight=weight, bias=bias)

@@ -1,8 +1,10 @@
-"""Runs a stage in several processes over torchrun, and ends as one process would: with one line and its exit status.
+"""Runs a stage in several processes over torchrun, and ends as one process would: with one line and its
+exit status.
 
     python -m guard.launch 2 pretrain --dataset digits ...
 
-The same as `torchrun --standalone --nproc-per-node 2 -m pretrain ...`, which would add its own report to a user's error.
+The same as `torchrun --standalone --nproc-per-node 2 -m pretrain ...`, which would add its own report to
+a user's error.
 """
 
 import logging
@@ -12,7 +14,9 @@ from guard import cli
 
 
 def launch(processes, stage, *flags):
-    """Runs `python -m STAGE FLAGS` in `processes` processes; returns the exit status, after a line on stderr where it is not 0."""
+    """Runs `python -m STAGE FLAGS` in `processes` processes; returns the exit status, after a line on
+    stderr where it is not 0.
+    """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -26,7 +30,11 @@ def launch(processes, stage, *flags):
             print(failure.message, file=sys.stderr)
         else:
             end = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-            print(f"error: process {first} of {processes} ended with {end}, so the others were stopped; give the same command again to go on", file=sys.stderr)
+            print(
+                f"error: process {first} of {processes} ended with {end}, so the others were stopped; give"
+                " the same command again to go on",
+                file=sys.stderr,
+            )
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except (KeyboardInterrupt, SignalException) as problem:
         print(f"\n{cli.INTERRUPTED}", file=sys.stderr)
@@ -35,9 +43,15 @@ def launch(processes, stage, *flags):
 
 
 def main(argv):
-    parser = cli.Parser(prog="python -m guard.launch", description="Runs a stage in several processes on this machine.")
+    parser = cli.Parser(
+        prog="python -m guard.launch", description="Runs a stage in several processes on this machine."
+    )
     parser.add_argument("processes", type=cli.number(int, low=1), help="how many")
-    parser.add_argument("stage", choices=("pretrain", "recover", "relabel", "train", "train.evaluate"), help="pretrain, recover, relabel, train or train.evaluate")
+    parser.add_argument(
+        "stage",
+        choices=("pretrain", "recover", "relabel", "train", "train.evaluate"),
+        help="pretrain, recover, relabel, train or train.evaluate",
+    )
     options, flags = parser.parse_known_args(argv)
     sys.exit(launch(options.processes, options.stage, *flags))
 

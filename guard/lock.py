@@ -1,7 +1,8 @@
 """One process at a time in a folder.
 
-The lock is the operating system's, on the file .lock in the folder, so it ends with the process however that ends, also on another
-machine that shares the folder; what stands in the file only says whose it is. Only the standard library.
+The lock is the operating system's, on the file .lock in the folder, so it ends with the process however
+that ends, also on another machine that shares the folder; what stands in the file only says whose it is.
+Only the standard library.
 
     python -m guard.lock FOLDER FILE_NUMBER PROCESS     run.sh: locks a file that the shell has opened, for as long as the shell lives
 """
@@ -27,11 +28,12 @@ _open = set()
 
 @contextlib.contextmanager
 def held(*folders, wait=False, each_machine=False):
-    """Keeps other processes out of `folders`, which are made where they are not there, and clears them of half-written files that a
-    killed process left.
+    """Keeps other processes out of `folders`, which are made where they are not there, and clears them
+    of half-written files that a killed process left.
 
-    Where another process is in one of them: with `wait` stays, after a note on stderr, until it has left; else raises UserError that
-    names it. Of several processes under torchrun the first one locks for all, or, `each_machine`, the one that calls.
+    Where another process is in one of them: with `wait` stays, after a note on stderr, until it has
+    left; else raises UserError that names it. Of several processes under torchrun the first one locks
+    for all, or, `each_machine`, the one that calls.
     """
     with contextlib.ExitStack() as stack:
         if each_machine or os.environ.get("RANK", "0") == "0":
@@ -55,7 +57,9 @@ def _one(folder, wait):
         yield
     finally:
         with contextlib.suppress(OSError):
-            (folder / FILE).unlink()  # while it is still locked: whoever waits for it sees that it is another file by now
+            (
+                folder / FILE
+            ).unlink()  # while it is still locked: whoever waits for it sees that it is another file by now
         _open.discard(file)
         os.close(file)
         if not existed:
@@ -73,7 +77,9 @@ def _take(folder, wait):
         except OSError as problem:
             if isinstance(problem, FileNotFoundError) and folder.parent.is_dir() and (tries := tries - 1):
                 continue  # whoever has just left took the empty folder along
-            raise UserError(f"cannot write {folder} ({problem.strerror}); choose another output folder") from None
+            raise UserError(
+                f"cannot write {folder} ({problem.strerror}); choose another output folder"
+            ) from None
         if locked := _locked(file, folder / FILE):
             _sign(folder / FILE, os.getpid())
             return file
@@ -81,15 +87,24 @@ def _take(folder, wait):
         if locked is None:
             continue
         if not wait:
-            raise UserError(f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another folder (another -x in run.sh)")
+            raise UserError(
+                f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another"
+                " folder (another -x in run.sh)"
+            )
         if not told:
-            print(f"note: {folder} is in use by {_holder(folder / FILE)}; waiting for it to end", file=sys.stderr, flush=True)
+            print(
+                f"note: {folder} is in use by {_holder(folder / FILE)}; waiting for it to end",
+                file=sys.stderr,
+                flush=True,
+            )
             told = True
         time.sleep(0.2)
 
 
 def _locked(file, path):
-    """Whether the open file could be locked; None where it is not the one at `path` any more, since its holder has just left."""
+    """Whether the open file could be locked; None where it is not the one at `path` any more, since its
+    holder has just left.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
@@ -103,7 +118,11 @@ def _locked(file, path):
 def _sign(path, process):
     """Writes whose lock it is."""
     with contextlib.suppress(OSError):
-        path.write_text(json.dumps({"host": socket.gethostname(), "process": process, "command": shlex.join(sys.orig_argv)}))
+        path.write_text(
+            json.dumps(
+                {"host": socket.gethostname(), "process": process, "command": shlex.join(sys.orig_argv)}
+            )
+        )
 
 
 def _holder(path):
@@ -115,14 +134,18 @@ def _holder(path):
 
 
 def clear(folder):
-    """Removes the half-written files that a killed process left in `folder`, which nobody else may be writing to."""
+    """Removes the half-written files that a killed process left in `folder`, which nobody else may be
+    writing to.
+    """
     for stale in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             stale.unlink()
 
 
 def tidy(folder):
-    """Removes the lock's file that a killed process left in `folder`, where there is one that nobody holds."""
+    """Removes the lock's file that a killed process left in `folder`, where there is one that nobody
+    holds.
+    """
     if (folder / FILE).exists():
         with contextlib.suppress(UserError), held(folder):
             pass
@@ -140,7 +163,10 @@ def main(argv):
 
     def lock():
         if not _locked(file, folder / FILE):
-            raise UserError(f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another experiment id (-x)")
+            raise UserError(
+                f"{folder} is in use by {_holder(folder / FILE)}; wait for it to end, or choose another"
+                " experiment id (-x)"
+            )
         _sign(folder / FILE, process)
 
     cli.run(lock)

@@ -9,7 +9,8 @@ from guard.errors import out_of_memory
 from guard.models import frozen_eval
 
 USABLE = 0.6  # of the device's memory; the rest is for the libraries' workspaces and for other programs
-OVERHEAD = 3.0  # times what a backward keeps of an image: its gradients, and the state of the optimizer or the attack
+# times what a backward keeps of an image: its gradients, and the state of the optimizer or the attack
+OVERHEAD = 3.0
 CPU_BATCH = 100  # images; more at once are no quicker on a CPU
 
 
@@ -21,7 +22,9 @@ def of_device(where):
 
 
 def kept_per_image(model, size):
-    """Bytes that a backward to the pixels keeps of each image of `size` pixels. model: pixels or normalized images to logits."""
+    """Bytes that a backward to the pixels keeps of each image of `size` pixels. model: pixels or
+    normalized images to logits.
+    """
     kept = {}
 
     def note(tensor):
@@ -34,11 +37,15 @@ def kept_per_image(model, size):
     with frozen_eval(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         graph = model(images)  # held on to, so that no storage is freed and its place taken by another
         del graph
-    return sum(count for place, count in kept.items() if place not in own) // 2 + images[0].numel() * images.element_size()
+    return (
+        sum(count for place, count in kept.items() if place not in own) // 2
+        + images[0].numel() * images.element_size()
+    )
 
 
 def images_that_fit(model, size, where, most):
-    """The number of images that go through `model` together: at most `most`, at least 1, CPU_BATCH on a CPU where they fit.
+    """The number of images that go through `model` together: at most `most`, at least 1, CPU_BATCH on a
+    CPU where they fit.
 
     A function of model, size and kind of device, not of what else is in its memory at the time.
     """
@@ -53,7 +60,11 @@ def halved_when_full(compute, count, what):
     except RuntimeError as problem:
         if not out_of_memory(problem) or count < 2:
             raise
-    print(f"warning: no memory for {count} {what} at once; going on with {count // 2}", file=sys.stderr, flush=True)
+    print(
+        f"warning: no memory for {count} {what} at once; going on with {count // 2}",
+        file=sys.stderr,
+        flush=True,
+    )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return compute(count // 2)

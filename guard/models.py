@@ -1,6 +1,8 @@
-"""name -> network with the right stem. Pixels in [0,1] go in, normalization is the first layer, logits come out.
+"""name -> network with the right stem. Pixels in [0,1] go in, normalization is the first layer, logits
+come out.
 
-A new model is one row of MODELS: a function (classes, image_size, stem) -> nn.Module that maps normalized images to logits.
+A new model is one row of MODELS: a function (classes, image_size, stem) -> nn.Module that maps
+normalized images to logits.
 """
 
 import functools
@@ -18,8 +20,9 @@ from guard.recipes import STEMS
 class PixelModel(nn.Module):
     """A network behind its own normalization.
 
-    forward: pixels in [0,1], (N, 3, S, S), to logits (N, classes). `network` is the part after the normalization, and
-    `normalize` the normalization alone: the regularizers and the recovery work between the two. image_size: S.
+    forward: pixels in [0,1], (N, 3, S, S), to logits (N, classes). `network` is the part after the
+    normalization, and `normalize` the normalization alone: the regularizers and the recovery work
+    between the two. image_size: S.
     """
 
     def __init__(self, network, mean, std, image_size):
@@ -39,8 +42,9 @@ class PixelModel(nn.Module):
 
 
 class ConvNet(nn.Sequential):
-    """The ConvNet-3 of the dataset-distillation literature (Gidaris and Komodakis 2018), with batch norm: three blocks of 3x3
-    convolution, norm, ReLU and 2x2 average pool, then a linear layer."""
+    """The ConvNet-3 of the dataset-distillation literature (Gidaris and Komodakis 2018), with batch
+    norm: three blocks of 3x3 convolution, norm, ReLU and 2x2 average pool, then a linear layer.
+    """
 
     def __init__(self, classes, image_size, width=128, blocks=3):
         layers = []
@@ -71,7 +75,15 @@ def _resnet(classes, image_size, stem, name):
 def _vit(classes, image_size, stem, width, heads):
     # /16 at the usual sizes; small images get the 8x8 patches that 16 pixels would not leave them.
     patch = 16 if image_size >= 112 else max(2, image_size // 8)
-    return VisionTransformer(image_size, patch, num_layers=12, num_heads=heads, hidden_dim=width, mlp_dim=4 * width, num_classes=classes)
+    return VisionTransformer(
+        image_size,
+        patch,
+        num_layers=12,
+        num_heads=heads,
+        hidden_dim=width,
+        mlp_dim=4 * width,
+        num_classes=classes,
+    )
 
 
 def _torchvision(classes, image_size, stem, name):
@@ -97,14 +109,18 @@ MODELS = {
 def check_name(name):
     """Raises UserError for a name that neither MODELS nor torchvision's classifiers have."""
     if name not in MODELS and name not in torchvision_models.list_models(module=torchvision_models):
-        raise UserError(f"there is no model '{name}'; ours are {', '.join(MODELS)}, and torchvision's classifiers go by torchvision's names")
+        raise UserError(
+            f"there is no model '{name}'; ours are {', '.join(MODELS)}, and torchvision's classifiers go by"
+            " torchvision's names"
+        )
 
 
 def build(name, *, classes, image_size, stem, mean, std):
     """A fresh PixelModel in train mode.
 
-    classes: number of logits. image_size: side in pixels. stem: 'standard', 'tiny' or 'cifar', read by the ResNets. mean, std: of
-    each channel. Raises UserError for an unknown name and for an image size that the network cannot take.
+    classes: number of logits. image_size: side in pixels. stem: 'standard', 'tiny' or 'cifar', read by
+    the ResNets. mean, std: of each channel. Raises UserError for an unknown name and for an image size
+    that the network cannot take.
     """
     check_name(name)
     make = MODELS.get(name) or functools.partial(_torchvision, name=name)
@@ -115,17 +131,28 @@ def build(name, *, classes, image_size, stem, mean, std):
         with torch.no_grad(), frozen_eval(model):
             model(torch.zeros(2, 3, image_size, image_size))
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as problem:
-        raise UserError(f"the model {name} does not take images of {image_size} pixels ({str(problem)[:80]}); choose another --image-size") from None
+        raise UserError(
+            f"the model {name} does not take images of {image_size} pixels ({str(problem)[:80]}); choose"
+            " another --image-size"
+        ) from None
     return model
 
 
 def batch_norm_layers(model):
     """The batch-norm layers of a model that keep running statistics, in the order of registration."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.running_mean is not None]
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        and m.track_running_stats
+        and m.running_mean is not None
+    ]
 
 
 class frozen_eval:
-    """While inside, `model` is in eval mode and none of its weights asks for a gradient; on leaving, both are as they were."""
+    """While inside, `model` is in eval mode and none of its weights asks for a gradient; on leaving,
+    both are as they were.
+    """
 
     def __init__(self, model, freeze=True):
         self.model, self.freeze = model, freeze
@@ -145,19 +172,38 @@ class frozen_eval:
 
 
 def main():
-    """python -m guard.models DATASET [--teacher NAME] [--student NAME]: run.sh's check of the models before any work."""
-    parser = cli.Parser(prog="python -m guard.models", description="Builds the named models once, at the data set's image size.")
+    """python -m guard.models DATASET [--teacher NAME] [--student NAME]: run.sh's check of the models
+    before any work.
+    """
+    parser = cli.Parser(
+        prog="python -m guard.models",
+        description="Builds the named models once, at the data set's image size.",
+    )
     parser.add_argument("dataset")
-    parser.add_argument("--teacher", metavar="NAME", help="a model that is to be trained and recovered from: has to have batch norm")
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="a model that is to be trained and recovered from: has to have batch norm",
+    )
     parser.add_argument("--student", metavar="NAME", help="a model that is to be trained")
     options = parser.parse_args()
 
     def check():
         recipe = recipes.recipe(options.dataset)
         for name in filter(None, (options.teacher, options.student)):
-            model = build(name, classes=10, image_size=recipe.pretrain.image_size, stem=recipe.pretrain.stem, mean=recipe.mean, std=recipe.std)
+            model = build(
+                name,
+                classes=10,
+                image_size=recipe.pretrain.image_size,
+                stem=recipe.pretrain.stem,
+                mean=recipe.mean,
+                std=recipe.std,
+            )
             if name == options.teacher and not batch_norm_layers(model):
-                raise UserError(f"the model {name} has no batch norm, so nothing can be recovered from such a teacher; choose another -m")
+                raise UserError(
+                    f"the model {name} has no batch norm, so nothing can be recovered from such a teacher;"
+                    " choose another -m"
+                )
 
     cli.run(check)
 

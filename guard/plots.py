@@ -1,4 +1,6 @@
-"""How every plot starts and ends: drawn without a screen, written whole or not at all, the same bits from the same numbers."""
+"""How every plot starts and ends: drawn without a screen, written whole or not at all, the same bits
+from the same numbers.
+"""
 
 from guard.checkpoint import replacing
 
@@ -17,5 +19,7 @@ def save(drawn, path):
     from matplotlib import pyplot
 
     with replacing(path) as temporary:
-        drawn.savefig(temporary, format="png", metadata={"Software": None})  # else matplotlib's version is part of the file
+        drawn.savefig(
+            temporary, format="png", metadata={"Software": None}
+        )  # else matplotlib's version is part of the file
     pyplot.close(drawn)

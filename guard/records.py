@@ -19,11 +19,15 @@ from guard.errors import UserError, first_line
 
 SEAL = "fingerprint"  # key of a sealed object's own fingerprint
 REMEDY = "remove it and run the stage that makes it again"
-FORCE = "make all that lies beside it again with --force (-f in run.sh)"  # for a manifest, without which nobody knows what its files are
+FORCE = (  # for a manifest, without which nobody knows what its files are
+    "make all that lies beside it again with --force (-f in run.sh)"
+)
 
 
 def read_json(path, what, remedy=REMEDY):
-    """A JSON object. Raises UserError that names the file and `what` it should have been, and ends with `remedy`."""
+    """A JSON object. Raises UserError that names the file and `what` it should have been, and ends with
+    `remedy`.
+    """
     try:
         contents = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -36,7 +40,9 @@ def read_json(path, what, remedy=REMEDY):
 
 
 def read_sealed(path, what, remedy=REMEDY):
-    """A JSON object that `write_sealed` wrote. Raises UserError as `read_json`, and for an object that is not as it was written."""
+    """A JSON object that `write_sealed` wrote. Raises UserError as `read_json`, and for an object that
+    is not as it was written.
+    """
     contents = read_json(path, what, remedy)
     if contents.pop(SEAL, None) != _fingerprint(contents):
         raise UserError(f"{path} is damaged: its contents do not match their fingerprint; {remedy}")
@@ -45,9 +51,11 @@ def read_sealed(path, what, remedy=REMEDY):
 
 @contextlib.contextmanager
 def sealing(contents, path):
-    """Writes a JSON object and its fingerprint beside `path`; on leaving without an error the file is renamed into place.
+    """Writes a JSON object and its fingerprint beside `path`; on leaving without an error the file is
+    renamed into place.
 
-    What is done inside is only done when there was room for the file. Raises ValueError for an object with a key of the seal's name.
+    What is done inside is only done when there was room for the file. Raises ValueError for an object
+    with a key of the seal's name.
     """
     if SEAL in contents:
         raise ValueError(f"'{SEAL}' is the name of the seal")
@@ -77,7 +85,7 @@ def _fingerprint(contents):
     return hashlib.sha256(json.dumps(read_again, sort_keys=True).encode()).hexdigest()
 
 
-# ---- the record ------------------------------------------------------------------------------------------------------------------
+# ---- the record ----------------------------------------------------------------------------------
 
 
 def read(log):
@@ -89,7 +97,9 @@ def read(log):
 
 
 def begin(log, result):
-    """Before work whose result is a file and an entry of `log`: raises UserError where these could not be written afterwards."""
+    """Before work whose result is a file and an entry of `log`: raises UserError where these could not
+    be written afterwards.
+    """
     read(log)
     for path in (log, result):
         check_writable(path)
@@ -100,11 +110,13 @@ def update(log, stage, record):
     write_sealed({**read(log), stage: record}, log)
 
 
-# ---- what an entry says of where it was made -------------------------------------------------------------------------------------
+# ---- what an entry says of where it was made -----------------------------------------------------
 
 
 def _commit(root):
-    """The repository's commit, '-dirty' where anything else than the results, which runs themselves write, differs from it; None without git."""
+    """The repository's commit, '-dirty' where anything else than the results, which runs themselves
+    write, differs from it; None without git.
+    """
 
     def git(*words):
         return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
@@ -125,7 +137,11 @@ def _module():
 
 def environment(device):
     """Versions, commit, device, memory and command, for a record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
     return {
         "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
         "commit": _commit(Path(__file__).resolve().parent.parent),

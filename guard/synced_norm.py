@@ -1,4 +1,6 @@
-"""Batch norm over the whole batch of a group of processes, on the CPU as well as on GPUs (torch's own is for GPUs alone)."""
+"""Batch norm over the whole batch of a group of processes, on the CPU as well as on GPUs (torch's own is
+for GPUs alone).
+"""
 
 import torch
 from torch import distributed, nn
@@ -23,8 +25,9 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose batch, in train mode, is that of all processes together. All of them have to call it, one that has no images
-    with none."""
+    """nn.BatchNorm2d whose batch, in train mode, is that of all processes together. All of them have to
+    call it, one that has no images with none.
+    """
 
     def forward(self, activations):
         if not self.training:
@@ -46,7 +49,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize(network):
-    """Turns the network's batch norms into synchronized ones, in place; names and values of its state stay."""
+    """Turns the network's batch norms into synchronized ones, in place; names and values of its state
+    stay.
+    """
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm2d

@@ -1,4 +1,6 @@
-"""What the teacher's and the student's loops share: schedule, gradients over processes, accuracy, going on after a stop, progress."""
+"""What the teacher's and the student's loops share: schedule, gradients over processes, accuracy, going
+on after a stop, progress.
+"""
 
 import hashlib
 import json
@@ -24,10 +26,12 @@ def set_learning_rate(optimizer, learning_rate):
 
 
 def share_of(loss, count, batch_size):
-    """What a process differentiates of a mean loss over its `count` images of a batch, so that all processes' gradients add up to the batch's.
+    """What a process differentiates of a mean loss over its `count` images of a batch, so that all
+    processes' gradients add up to the batch's.
 
-    Weighted before and not after it is differentiated, since behind synchronized batch norm a process's gradients are those of the others'
-    losses as well; for the same reason a process without images has a loss, zero, with a graph.
+    Weighted before and not after it is differentiated, since behind synchronized batch norm a process's
+    gradients are those of the others' losses as well; for the same reason a process without images has a
+    loss, zero, with a graph.
     """
     return loss * (count / batch_size) if count else 0 * loss.nan_to_num()
 
@@ -46,7 +50,9 @@ def add_gradients(model):
 
 @torch.no_grad()
 def average_statistics(model):
-    """Makes every process's batch-norm statistics their mean; called after each epoch, so that a state saved then is everybody's."""
+    """Makes every process's batch-norm statistics their mean; called after each epoch, so that a state
+    saved then is everybody's.
+    """
     if device.world_size() > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():
@@ -55,21 +61,26 @@ def average_statistics(model):
 
 @torch.no_grad()
 def accuracy(model, held, size, *, workers, where, batch_size=256):
-    """Percent of images that `model`, in eval mode, gets right in the validation view of `size` pixels; then back to its mode."""
+    """Percent of images that `model`, in eval mode, gets right in the validation view of `size` pixels;
+    then back to its mode.
+    """
     training = model.training
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=where)
-    for pixels, labels in images.batches(images.ValidationBatches(held, batch_size=batch_size, size=size), workers, where):
+    for pixels, labels in images.batches(
+        images.ValidationBatches(held, batch_size=batch_size, size=size), workers, where
+    ):
         right += (model(pixels).argmax(1) == labels).sum()
     model.train(training)
     return 100 * right.item() / len(held)
 
 
 class Resume:
-    """The state of an unfinished training, beside its checkpoint, at most `seconds` old at an epoch's end.
+    """The state of an unfinished training, beside its checkpoint, at most `seconds` old at an epoch's
+    end.
 
-    `key` holds all that decides the result; a state with another key is somebody else's and is refused. Randomness needs no saving:
-    it depends on (seed, epoch, batch).
+    `key` holds all that decides the result; a state with another key is somebody else's and is refused.
+    Randomness needs no saving: it depends on (seed, epoch, batch).
     """
 
     def __init__(self, path, key, force=False, seconds=60):
@@ -81,16 +92,29 @@ class Resume:
         device.barrier()
 
     def restore(self, model, optimizer):
-        """Puts the saved state in place; returns (epochs done, history). Raises UserError for a damaged state and for somebody else's."""
+        """Puts the saved state in place; returns (epochs done, history). Raises UserError for a damaged
+        state and for somebody else's.
+        """
         if not self.path.exists():
             return 0, []
         remedy = "remove it, or start again with --force (-f in run.sh)"
         state = checkpoint.read(self.path, remedy)
-        missing = [name for name in ("key", "epoch", "model", "optimizer", "history", "elapsed") if name not in state] if isinstance(state, dict) else ["everything"]
+        missing = (
+            [
+                name
+                for name in ("key", "epoch", "model", "optimizer", "history", "elapsed")
+                if name not in state
+            ]
+            if isinstance(state, dict)
+            else ["everything"]
+        )
         if missing:
             raise UserError(f"{self.path} is no unfinished training, it lacks {', '.join(missing)}; {remedy}")
         if state["key"] != self.key:
-            raise UserError(f"{self.path} is an unfinished training with other settings; choose another folder, or --force (-f in run.sh) to start again")
+            raise UserError(
+                f"{self.path} is an unfinished training with other settings; choose another folder, or"
+                " --force (-f in run.sh) to start again"
+            )
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
@@ -98,7 +122,9 @@ class Resume:
             if len(state["history"]) != state["epoch"]:
                 raise ValueError("its history is not of its epochs")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as problem:
-            raise UserError(f"{self.path} is no state of this training ({first_line(problem)}); {remedy}") from None
+            raise UserError(
+                f"{self.path} is no state of this training ({first_line(problem)}); {remedy}"
+            ) from None
         print(f"going on after epoch {state['epoch']} ({self.path})", flush=True)
         return state["epoch"], state["history"]
 
@@ -109,7 +135,14 @@ class Resume:
     def save(self, epoch, model, optimizer, history):
         """Called after each epoch; writes when the last state is older than `seconds`."""
         if device.rank() == 0 and time.monotonic() - self.saved >= self.seconds:
-            state = {"key": self.key, "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "elapsed": self.elapsed()}
+            state = {
+                "key": self.key,
+                "epoch": epoch,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "elapsed": self.elapsed(),
+            }
             checkpoint.save(state, self.path)
             self.saved = time.monotonic()
 
@@ -124,7 +157,9 @@ class Progress:
         self.shown = sys.stdout.isatty() and sys.stderr.isatty() and device.rank() == 0
         self.lines = not self.shown and device.rank() == 0
         self.title, self.total, self.start, self.count, self.began = title, total, start, 0, time.monotonic()
-        self.bar = tqdm(total=total, initial=start, desc=title, unit=unit, disable=not self.shown, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, initial=start, desc=title, unit=unit, disable=not self.shown, dynamic_ncols=True
+        )
 
     def __enter__(self):
         return self
@@ -136,12 +171,19 @@ class Progress:
         """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
         self.count += count
         if self.shown:
-            self.bar.set_postfix({name: f"{float(torch.as_tensor(value).detach()):.4g}" for name, value in numbers.items()}, refresh=False)
+            self.bar.set_postfix(
+                {name: f"{float(torch.as_tensor(value).detach()):.4g}" for name, value in numbers.items()},
+                refresh=False,
+            )
             self.bar.update(count)
 
     def line(self, text):
         """Where no bar is shown: the text, and the time that is left."""
         if self.lines:
             remaining = self.total - self.start - self.count
-            left = f", {tqdm.format_interval((time.monotonic() - self.began) * remaining / self.count)} left" if remaining > 0 and self.count else ""
+            left = (
+                f", {tqdm.format_interval((time.monotonic() - self.began) * remaining / self.count)} left"
+                if remaining > 0 and self.count
+                else ""
+            )
             print(f"{self.title}: {text}{left}", flush=True)

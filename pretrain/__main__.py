@@ -17,7 +17,14 @@ def main(argv):
     cli.add_data(parser)
     cli.add_workers(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the teacher")
-    parser.add_argument("--weights", metavar="FILE", help="make the teacher of this state_dict of --model instead of training one; or of torchvision's weights of that name, such as IMAGENET1K_V1")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help=(
+            "make the teacher of this state_dict of --model instead of training one; or of torchvision's"
+            " weights of that name, such as IMAGENET1K_V1"
+        ),
+    )
     options = parser.parse_args(argv)
     settings = cli.resolve(options, options.dataset, "pretrain")
     if options.check:
@@ -26,11 +33,20 @@ def main(argv):
     def work():
         from pretrain import teacher
 
-        make = functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
+        make = (
+            functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
+        )
         make(
-            settings, dataset=options.dataset, root=options.root, output=options.output, log=options.record, seed=options.seed, device=options.device,
-            workers=options.workers, force=options.force,
-        )  # fmt: skip
+            settings,
+            dataset=options.dataset,
+            root=options.root,
+            output=options.output,
+            log=options.record,
+            seed=options.seed,
+            device=options.device,
+            workers=options.workers,
+            force=options.force,
+        )
 
     cli.run(work)
 

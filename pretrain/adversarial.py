@@ -1,6 +1,7 @@
 """Adversarial training of the teacher, for the comparison table: in [0,1] pixels, the model normalizes.
 
-The original clamps normalized images to [0, 1], which destroys them; the numbers of steps and their sizes are its own.
+The original clamps normalized images to [0, 1], which destroys them; the numbers of steps and their
+sizes are its own.
 """
 
 import torch
@@ -13,7 +14,9 @@ TRADES_EPSILON, TRADES_NOISE, KAPPA = 0.031, 0.001, 1.0
 
 
 def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
-    """Images after `steps` sign steps up the cross-entropy from `start`, within epsilon of `pixels` and in [0,1]; model in eval mode."""
+    """Images after `steps` sign steps up the cross-entropy from `start`, within epsilon of `pixels` and
+    in [0,1]; model in eval mode.
+    """
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     adversarial = start
     with frozen_eval(model):
@@ -28,8 +31,9 @@ def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS)
 def adversarial_loss(model, pixels, labels, *, style, epsilon, beta, draws):
     """(loss, logits of the adversarial images), both in the model's own mode.
 
-    't' (TRADES style, Zhang et al. 2019): start from 0.001 N(0,1) noise, within 0.031; CE(f(x_adv), y) + beta * kappa *
-    KL(softmax f(x) || softmax f(x_adv)). 'f' (after Wong et al. 2020): start from x, within epsilon; CE(f(x_adv), y).
+    't' (TRADES style, Zhang et al. 2019): start from 0.001 N(0,1) noise, within 0.031; CE(f(x_adv), y) +
+    beta * kappa * KL(softmax f(x) || softmax f(x_adv)). 'f' (after Wong et al. 2020): start from x,
+    within epsilon; CE(f(x_adv), y).
     """
     if style == "f":
         adversarial = sign_steps(model, pixels, labels, start=pixels, epsilon=epsilon)
@@ -38,5 +42,7 @@ def adversarial_loss(model, pixels, labels, *, style, epsilon, beta, draws):
     noise = TRADES_NOISE * torch.randn(pixels.shape, generator=draws).to(pixels.device)
     adversarial = sign_steps(model, pixels, labels, start=pixels + noise, epsilon=TRADES_EPSILON)
     logits = model(adversarial)
-    distance = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(model(pixels), 1), reduction="batchmean", log_target=True)
+    distance = F.kl_div(
+        F.log_softmax(logits, 1), F.log_softmax(model(pixels), 1), reduction="batchmean", log_target=True
+    )
     return F.cross_entropy(logits, labels) + beta * KAPPA * distance, logits

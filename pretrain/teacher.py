@@ -8,38 +8,32 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from guard import (
-    augment,
-    checkpoint,
-    curvature,
-    datasets,
-    images,
-    lock,
-    models,
-    recipes,
-    records,
-    training,
-)
+from guard import augment, checkpoint, curvature, datasets, images, lock, models, recipes, records, training
 from guard import device as devices
 from guard.checkpoint import Checkpoint
 from guard.errors import UserError
 from guard.weights import load_weights
 from pretrain.adversarial import adversarial_loss
 
-# ---- setup -----------------------------------------------------------------------------------------------------------------------
+# ---- setup ---------------------------------------------------------------------------------------
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device, workers, force):
     """Trains a teacher by `settings` (recipes.Pretrain) and writes OUTPUT/checkpoint.pt and its record.
 
-    A finished teacher with the same settings is left as it is; an interrupted one goes on. Raises UserError for a folder that holds
-    a teacher with other settings, unless `force`.
+    A finished teacher with the same settings is left as it is; an interrupted one goes on. Raises
+    UserError for a folder that holds a teacher with other settings, unless `force`.
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    second_order = settings.gradient_regularization or (settings.curvature and curvature.FORMS[settings.regularizer].second_order)
+    second_order = settings.gradient_regularization or (
+        settings.curvature and curvature.FORMS[settings.regularizer].second_order
+    )
     if settings.compile and second_order:
-        raise UserError("--compile cannot differentiate twice, which this regularizer needs; leave it out, or take --regularizer loss")
+        raise UserError(
+            "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
+            " --regularizer loss"
+        )
     sources = [datasets.find(dataset, root, split) for split in ("train", "val")]
     datasets.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
@@ -53,17 +47,36 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
         model, history = _train(settings, train, val, dataset, seed, where, workers, resume)
         if devices.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log, where, workers, history=history, seconds=resume.elapsed())
+            _finish(
+                settings,
+                teacher,
+                model,
+                val,
+                output,
+                log,
+                where,
+                workers,
+                history=history,
+                seconds=resume.elapsed(),
+            )
         devices.barrier()
 
 
 def adopt(settings, *, weights, dataset, root, output, log, seed, device, workers, force):
-    """Makes a teacher of a plain state_dict of a known architecture (a file, or the name of torchvision's own weights); its accuracy
-    on val is measured and stored, so that a wrong class order shows at once."""
+    """Makes a teacher of a plain state_dict of a known architecture (a file, or the name of
+    torchvision's own weights); its accuracy on val is measured and stored, so that a wrong class order
+    shows at once.
+    """
     output = Path(output)
     log = Path(log or output / "log.json")
     origin = checkpoint.file_fingerprint(weights) if Path(weights).is_file() else weights
-    key = {"dataset": dataset, "weights": origin, "model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
+    key = {
+        "dataset": dataset,
+        "weights": origin,
+        "model": settings.model,
+        "image_size": settings.image_size,
+        "stem": settings.stem,
+    }
     with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
@@ -80,69 +93,119 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
 
 @contextlib.contextmanager
 def _alone(output, log):
-    """Waits for whoever makes the same teacher; but not for a record elsewhere, whose holder may be waiting for this teacher."""
+    """Waits for whoever makes the same teacher; but not for a record elsewhere, whose holder may be
+    waiting for this teacher.
+    """
     elsewhere = [] if log.parent.resolve() == output.resolve() else [log.parent]
     with lock.held(output, wait=True), lock.held(*elsewhere):
         yield
 
 
-# ---- model -----------------------------------------------------------------------------------------------------------------------
+# ---- model ---------------------------------------------------------------------------------------
 
 
 def _build(settings, dataset, classes):
     normalization = recipes.recipe(dataset)
-    return models.build(settings.model, classes=len(classes), image_size=settings.image_size, stem=settings.stem, mean=normalization.mean, std=normalization.std)
+    return models.build(
+        settings.model,
+        classes=len(classes),
+        image_size=settings.image_size,
+        stem=settings.stem,
+        mean=normalization.mean,
+        std=normalization.std,
+    )
 
 
-# ---- loss ------------------------------------------------------------------------------------------------------------------------
+# ---- loss ----------------------------------------------------------------------------------------
 
 
 def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
-    """The ordinary (or adversarial) loss plus the regularizers that are on: (loss with graph, number of correct predictions).
+    """The ordinary (or adversarial) loss plus the regularizers that are on: (loss with graph, number of
+    correct predictions).
 
-    step: number of the training step; settings.curvature_every decides at which ones the regularizers are added, and their weight.
+    step: number of the training step; settings.curvature_every decides at which ones the regularizers
+    are added, and their weight.
     """
     if settings.adversarial == "none":
         x = model.normalize(pixels)
         logits = devices.widened(model.network(x))
         loss = F.cross_entropy(logits, labels)
     else:
-        loss, logits = adversarial_loss(model, pixels, labels, style=settings.adversarial, epsilon=settings.h, beta=settings.beta, draws=draws)
+        loss, logits = adversarial_loss(
+            model,
+            pixels,
+            labels,
+            style=settings.adversarial,
+            epsilon=settings.h,
+            beta=settings.beta,
+            draws=draws,
+        )
         x = model.normalize(pixels)
     regularized = settings.curvature or settings.gradient_regularization
     if regularized and step % settings.curvature_every == 0:
         loss = loss + settings.curvature_every * curvature.penalty(
-            model.network, x, labels,
-            regularizer=settings.regularizer if settings.curvature else None, lambda_=settings.lambda_, h=settings.h, beta=settings.beta,
-            gradient_regularization=settings.gradient_regularization, batch_size=batch_size,
-        )  # fmt: skip
+            model.network,
+            x,
+            labels,
+            regularizer=settings.regularizer if settings.curvature else None,
+            lambda_=settings.lambda_,
+            h=settings.h,
+            beta=settings.beta,
+            gradient_regularization=settings.gradient_regularization,
+            batch_size=batch_size,
+        )
     return loss, (logits.detach().argmax(1) == labels).sum()
 
 
-# ---- loop ------------------------------------------------------------------------------------------------------------------------
+# ---- loop ----------------------------------------------------------------------------------------
 
 
 def _train(settings, train, val, dataset, seed, where, workers, resume):
     devices.seed_everything(seed, "teacher", "weights")
     model = _build(settings, dataset, train.classes).to(where)
-    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile, sync_batch_norm=settings.sync_batch_norm)
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    devices.arrange(
+        model.network,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        sync_batch_norm=settings.sync_batch_norm,
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
     done, history = resume.restore(model, optimizer)
     steps = -(-len(train) // settings.batch_size)
     with training.Progress("teacher", settings.epochs * steps, "step", done * steps) as progress:
         for epoch in range(done, settings.epochs):
-            training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, settings.epochs))
+            training.set_learning_rate(
+                optimizer, settings.learning_rate * training.cosine(epoch, settings.epochs)
+            )
             row = _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress)
-            row["val accuracy"] = training.accuracy(model, val, settings.image_size, workers=workers, where=where)
+            row["val accuracy"] = training.accuracy(
+                model, val, settings.image_size, workers=workers, where=where
+            )
             history.append({"epoch": epoch + 1, **row})
-            progress.line(f"epoch {epoch + 1}/{settings.epochs} " + " ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            progress.line(
+                f"epoch {epoch + 1}/{settings.epochs} "
+                + " ".join(f"{name} {value:.4g}" for name, value in row.items())
+            )
             resume.save(epoch + 1, model, optimizer, history)
     return model.eval(), history
 
 
 def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress):
     share = (devices.rank(), devices.world_size())
-    passes = images.TrainingEpoch(train, augmentation=settings.augmentation, batch_size=settings.batch_size, size=settings.image_size, seed=seed, epoch=epoch, share=share)
+    passes = images.TrainingEpoch(
+        train,
+        augmentation=settings.augmentation,
+        batch_size=settings.batch_size,
+        size=settings.image_size,
+        seed=seed,
+        epoch=epoch,
+        share=share,
+    )
     draws = devices.generator(seed, "teacher noise", epoch, devices.rank())
     devices.seed_everything(seed, "teacher", epoch, devices.rank())  # dropout, where the network has it
     model.train()
@@ -154,7 +217,9 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         step = epoch * len(passes) + number
         if len(labels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
-                loss, right = teacher_loss(settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws)
+                loss, right = teacher_loss(
+                    settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws
+                )
                 training.share_of(loss, len(labels), batch_size).backward()
         elif settings.curvature and step % settings.curvature_every == 0:
             curvature.take_part(settings.regularizer, where)
@@ -162,48 +227,86 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
-        total += torch.stack([loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0]), right, right.new_tensor(len(labels))])
+        total += torch.stack(
+            [
+                loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0]),
+                right,
+                right.new_tensor(len(labels)),
+            ]
+        )
         progress.step(loss=loss, epoch=epoch + 1)
     training.average_statistics(model)
     loss, right, seen = devices.sum_over_processes(total).tolist()
     if math.isnan(loss):
-        raise UserError(f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or set --clip-grad-norm")
+        raise UserError(
+            f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or"
+            " set --clip-grad-norm"
+        )
     return {"loss": loss / seen, "train accuracy": 100 * right / seen}
 
 
-# ---- save ------------------------------------------------------------------------------------------------------------------------
+# ---- save ----------------------------------------------------------------------------------------
 
 
 def _checkpoint(settings, model, classes, dataset, seed, key):
     return Checkpoint(
-        role="teacher", dataset=dataset, model=settings.model, stem=settings.stem, image_size=settings.image_size,
-        mean=model.mean.flatten().tolist(), std=model.std.flatten().tolist(), classes=list(classes), seed=seed, settings=key,
+        role="teacher",
+        dataset=dataset,
+        model=settings.model,
+        stem=settings.stem,
+        image_size=settings.image_size,
+        mean=model.mean.flatten().tolist(),
+        std=model.std.flatten().tolist(),
+        classes=list(classes),
+        seed=seed,
+        settings=key,
         state=checkpoint.cpu_state(model.network),
-    )  # fmt: skip
+    )
 
 
 def _finish(settings, teacher, model, val, output, log, where, workers, history, seconds):
-    results = {"val accuracy": training.accuracy(model, val, teacher.image_size, workers=workers, where=where)}
+    results = {
+        "val accuracy": training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
+    }
     if settings.curvature_images:
-        results["curvature"] = measure_curvature(model, val, teacher.image_size, settings.curvature_images, settings.h, where)
+        results["curvature"] = measure_curvature(
+            model, val, teacher.image_size, settings.curvature_images, settings.h, where
+        )
     teacher = replace(teacher, results=results)
     with teacher.saving(output / "checkpoint.pt"):
-        records.update(log, "pretrain", {
-            "settings": teacher.settings, "seed": teacher.seed, "results": results, "history": history, "seconds": seconds,
-            "checkpoint": str(output / "checkpoint.pt"), "fingerprint": teacher.fingerprint, "environment": records.environment(where),
-        })  # fmt: skip
+        records.update(
+            log,
+            "pretrain",
+            {
+                "settings": teacher.settings,
+                "seed": teacher.seed,
+                "results": results,
+                "history": history,
+                "seconds": seconds,
+                "checkpoint": str(output / "checkpoint.pt"),
+                "fingerprint": teacher.fingerprint,
+                "environment": records.environment(where),
+            },
+        )
     checkpoint.remove(output / "resume.pt")
     print(f"teacher: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
 
 
 def measure_curvature(model, val, size, count, h, where, batch_size=32):
-    """Means over `count` validation images, spread evenly over val, of the three curvatures of curvature.measure."""
+    """Means over `count` validation images, spread evenly over val, of the three curvatures of
+    curvature.measure.
+    """
     chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).round().long()
     sums = {}
     with training.Progress("curvature", len(chosen), "image") as progress:
         for part in chosen.split(batch_size):
-            x, labels = model.normalize(augment.as_float(val.validation(part, size).to(where))), val.labels[part].to(where)
-            measured = curvature.measure(model.network, x, labels, h, generator=devices.generator("curvature", int(part[0])))
+            x, labels = (
+                model.normalize(augment.as_float(val.validation(part, size).to(where))),
+                val.labels[part].to(where),
+            )
+            measured = curvature.measure(
+                model.network, x, labels, h, generator=devices.generator("curvature", int(part[0]))
+            )
             for name, values in measured.items():
                 sums[name] = sums.get(name, 0.0) + values.double().sum().item()
             progress.step(len(part))

@@ -13,7 +13,9 @@ writes  OUTPUT/CLASS/CLASS_N.png
 
 def main(argv):
     parser = cli.stage_parser("recover", DESCRIPTION, "recover", argv=argv)
-    parser.add_argument("--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]")
+    parser.add_argument(
+        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
+    )
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the images")
     options = parser.parse_args(argv)
@@ -25,7 +27,15 @@ def main(argv):
 
         teacher = recovery.load_teacher(options.teacher)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
-        recovery.recover(settings, teacher, output=options.output, log=options.record, seed=options.seed, device=options.device, force=options.force)
+        recovery.recover(
+            settings,
+            teacher,
+            output=options.output,
+            log=options.record,
+            seed=options.seed,
+            device=options.device,
+            force=options.force,
+        )
 
     cli.run(work)
 

@@ -14,7 +14,9 @@ writes  OUTPUT/epoch_NNNN.npy   a row per image: its view, how it is mixed, the 
 
 def main(argv):
     parser = cli.stage_parser("relabel", DESCRIPTION, "relabel", argv=argv)
-    parser.add_argument("--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]")
+    parser.add_argument(
+        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
+    )
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
     parser.add_argument("--distilled", required=True, metavar="DIR", help="folder of the distilled images")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the labels")
@@ -28,7 +30,16 @@ def main(argv):
 
         teacher = checkpoint.load(options.teacher, "teacher")
         settings = cli.resolve(options, options.dataset or teacher.dataset, "relabel")
-        labelling.relabel(settings, teacher, distilled=options.distilled, output=options.output, log=options.record, seed=options.seed, device=options.device, force=options.force)
+        labelling.relabel(
+            settings,
+            teacher,
+            distilled=options.distilled,
+            output=options.output,
+            log=options.record,
+            seed=options.seed,
+            device=options.device,
+            force=options.force,
+        )
 
     cli.run(work)
 

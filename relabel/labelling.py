@@ -9,13 +9,15 @@ from guard import images as pictures
 from guard import lock, records, training
 from guard.soft_labels import LabelStore, check_classes, label_recipe, make_epoch
 
-# ---- setup -----------------------------------------------------------------------------------------------------------------------
+# ---- setup ---------------------------------------------------------------------------------------
 
 
 def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
-    """Writes OUTPUT/epoch_NNNN.npy for every epoch of `settings` (recipes.Relabel); epochs that are there are not made again.
+    """Writes OUTPUT/epoch_NNNN.npy for every epoch of `settings` (recipes.Relabel); epochs that are
+    there are not made again.
 
-    teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of other labels, unless `force`.
+    teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of
+    other labels, unless `force`.
     """
     output = Path(output)
     log = Path(log or output / "log.json")
@@ -34,11 +36,21 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
         devices.barrier()
         if devices.rank() == 0:
             with store.finishing(len(images)):
-                records.update(log, "relabel", {
-                    "settings": asdict(recipe), "seed": seed, "teacher": teacher.fingerprint, "images": images.fingerprint,
-                    "seconds": time.time() - started, "environment": records.environment(where),
-                })  # fmt: skip
-            print(f"relabel: {recipe.epochs} epochs of labels for {len(images)} images in {output}", flush=True)
+                records.update(
+                    log,
+                    "relabel",
+                    {
+                        "settings": asdict(recipe),
+                        "seed": seed,
+                        "teacher": teacher.fingerprint,
+                        "images": images.fingerprint,
+                        "seconds": time.time() - started,
+                        "environment": records.environment(where),
+                    },
+                )
+            print(
+                f"relabel: {recipe.epochs} epochs of labels for {len(images)} images in {output}", flush=True
+            )
 
 
 def _begin(store, recipe, teacher, images, force):
@@ -51,11 +63,13 @@ def _begin(store, recipe, teacher, images, force):
     return finished if devices.rank() == 0 else bool(store.manifest().get("complete"))
 
 
-# ---- loop ------------------------------------------------------------------------------------------------------------------------
+# ---- loop ----------------------------------------------------------------------------------------
 
 
 def _label(store, teacher, images, recipe):
-    mine = [epoch for epoch in range(devices.rank(), recipe.epochs, devices.world_size()) if not store.has(epoch)]
+    mine = [
+        epoch for epoch in range(devices.rank(), recipe.epochs, devices.world_size()) if not store.has(epoch)
+    ]
     started = time.time()
     with training.Progress("relabel", len(mine), "epoch") as progress:
         for number, epoch in enumerate(mine, 1):

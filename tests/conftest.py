@@ -21,7 +21,9 @@ os.chdir(ROOT)
 if "GUARD_TESTS" not in os.environ:  # else a process that a test has forked, which imports this again
     os.environ["GUARD_TESTS"] = os.environ["GUARD_CACHE"] = tempfile.mkdtemp(prefix="guard-tests-")
     atexit.register(shutil.rmtree, os.environ["GUARD_CACHE"], ignore_errors=True)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # started in a shell's background the tests ignore it, and so would what they start
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # started in a shell's background the tests ignore it, and so would what they start
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -32,9 +34,18 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def network():
-    """A small network with batch norm in float64, on normalized 8x8 images, with running statistics that are not trivial."""
+    """A small network with batch norm in float64, on normalized 8x8 images, with running statistics that
+    are not trivial.
+    """
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(), nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU()]
+    layers = [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Softplus(),
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+    ]
     made = nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(20, 3)).double()
     for _ in range(3):
         made(torch.randn(16, 3, 8, 8, dtype=torch.float64))
@@ -53,7 +64,9 @@ def pixel_model(network, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=8):
     return PixelModel(network, mean, std, size).to(next(network.parameters()).dtype).eval()
 
 
-def write_folder(root, name="toy", classes=("cat", "dog"), count=6, size=20, splits=("train", "val"), suffix="png", seed=0):
+def write_folder(
+    root, name="toy", classes=("cat", "dog"), count=6, size=20, splits=("train", "val"), suffix="png", seed=0
+):
     """ROOT/NAME/SPLIT/CLASS/*.png of coloured noise that tells the classes apart."""
     random = numpy.random.default_rng(seed)
     for split in splits:
@@ -75,13 +88,17 @@ def command(module, *arguments):
     except SystemExit as end:
         return end.code or 0
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a command that was interrupted ignores what comes after
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a command that was interrupted ignores what comes after
     return 0
 
 
 @pytest.fixture
 def refused(capsys):
-    """refused(module, *arguments): the one line on stderr with which the command ends, after checking the form of that end."""
+    """refused(module, *arguments): the one line on stderr with which the command ends, after checking
+    the form of that end.
+    """
 
     def call(module, *arguments):
         capsys.readouterr()
@@ -96,7 +113,20 @@ def refused(capsys):
 
 
 TOY = {
-    "pretrain": ["--model", "convnet-32", "--image-size", "16", "--epochs", "2", "--batch-size", "4", "--curvature-images", "4", "--workers", "0"],
+    "pretrain": [
+        "--model",
+        "convnet-32",
+        "--image-size",
+        "16",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--curvature-images",
+        "4",
+        "--workers",
+        "0",
+    ],
     "recover": ["--images-per-class", "2", "--iterations", "3", "--pack-images", "2"],
     "relabel": ["--epochs", "2"],
     "train": ["--model", "convnet-32", "--workers", "0", "--protocol", "quick"],
@@ -105,11 +135,30 @@ TOY = {
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
-    """A finished toy chain over a folder data set of two classes: the folder with toy/ (data), teacher/, images/, labels/."""
+    """A finished toy chain over a folder data set of two classes: the folder with toy/ (data), teacher/,
+    images/, labels/.
+    """
     root = tmp_path_factory.mktemp("chain")
     write_folder(root)
     teacher = root / "teacher" / "checkpoint.pt"
-    assert command("pretrain", "--dataset", "toy", "--root", root, "--output", root / "teacher", *TOY["pretrain"]) == 0
+    assert (
+        command(
+            "pretrain", "--dataset", "toy", "--root", root, "--output", root / "teacher", *TOY["pretrain"]
+        )
+        == 0
+    )
     assert command("recover", "--teacher", teacher, "--output", root / "images", *TOY["recover"]) == 0
-    assert command("relabel", "--teacher", teacher, "--distilled", root / "images", "--output", root / "labels", *TOY["relabel"]) == 0
+    assert (
+        command(
+            "relabel",
+            "--teacher",
+            teacher,
+            "--distilled",
+            root / "images",
+            "--output",
+            root / "labels",
+            *TOY["relabel"],
+        )
+        == 0
+    )
     return root

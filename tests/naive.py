@@ -231,7 +231,9 @@ def curvature_along_z(network, x_i, y_i, h):
 @contextlib.contextmanager
 def batch_norm_terms(network):
     """Yields a list to which every forward adds one term per BN layer, in the order in which they run:
-    ||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2 of the layer's input over (N,H,W), biased variance (2, recover)."""
+    ||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2 of the layer's input over (N,H,W), biased
+    variance (2, recover).
+    """
     terms = []
 
     def look(module, inputs, output):
@@ -248,9 +250,7 @@ def batch_norm_terms(network):
         )
 
     handles = [
-        module.register_forward_hook(look)
-        for module in network.modules()
-        if isinstance(module, BATCH_NORMS)
+        module.register_forward_hook(look) for module in network.modules() if isinstance(module, BATCH_NORMS)
     ]
     try:
         yield terms
@@ -395,7 +395,9 @@ class LabelledViews(torch.utils.data.Dataset):
 
 
 def mixed_batches(files, labels, size, batch_size, workers):
-    """One pass over the files in shuffled batches, CutMix with Beta(1,1) on each: (images, labels) (2, relabel)."""
+    """One pass over the files in shuffled batches, CutMix with Beta(1,1) on each: (images, labels) (2,
+    relabel).
+    """
     views = LabelledViews(files, labels, size)
     loader = torch.utils.data.DataLoader(views, batch_size, shuffle=True, num_workers=workers)
     for images, classes in loader:

@@ -1,4 +1,6 @@
-"""Ways to spoil a file, for tests/test_bad_files.py; they work in the working folder, which is a copy of the toy chain."""
+"""Ways to spoil a file, for tests/test_bad_files.py; they work in the working folder, which is a copy of
+the toy chain.
+"""
 
 import pickle
 import struct
@@ -19,7 +21,9 @@ def cut(path, share=0.5):
 
 
 def flip(path, place=0.5, part=""):
-    """Flips a bit of a file; of one of torch.save, in the largest part of that name, since between its parts there are bytes without meaning."""
+    """Flips a bit of a file; of one of torch.save, in the largest part of that name, since between its
+    parts there are bytes without meaning.
+    """
     made = bytearray(path.read_bytes())
     start, size = 0, len(made)
     if path.suffix == ".pt":
@@ -64,14 +68,23 @@ def reseal(path, **changes):
 
 
 def without_batch_norm():
-    network = models.build("vit", classes=2, image_size=16, stem="standard", mean=[0.5] * 3, std=[0.5] * 3).network
+    network = models.build(
+        "vit", classes=2, image_size=16, stem="standard", mean=[0.5] * 3, std=[0.5] * 3
+    ).network
     remake(model="vit", state=checkpoint.cpu_state(network))
 
 
 def png(path, width, height):
     """A PNG file of a few bytes, whatever size it claims to have."""
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")
-    blocks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(100))),
+        (b"IEND", b""),
+    )
+    blocks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(blocks))
 
 

@@ -26,13 +26,17 @@ def test_targeted_dlr_is_its_formula(classes):
     for row, label, target, value in zip(logits.tolist(), labels.tolist(), targets.tolist(), found.tolist()):
         ordered = sorted(row, reverse=True)
         padded = ordered + [ordered[-1]] * 2
-        assert value == pytest.approx(-(row[label] - row[target]) / (ordered[0] - 0.5 * (padded[2] + padded[3])), rel=1e-9)
+        assert value == pytest.approx(
+            -(row[label] - row[target]) / (ordered[0] - 0.5 * (padded[2] + padded[3])), rel=1e-9
+        )
 
 
 def test_dlr_does_not_change_with_shift_and_scale():
     logits = torch.randn(6, 10, generator=generator("scale"), dtype=torch.float64)
     labels, targets = torch.arange(6), torch.arange(6) + 2
-    torch.testing.assert_close(apgd.targeted_dlr(5 * logits + 3, labels, targets), apgd.targeted_dlr(logits, labels, targets))
+    torch.testing.assert_close(
+        apgd.targeted_dlr(5 * logits + 3, labels, targets), apgd.targeted_dlr(logits, labels, targets)
+    )
 
 
 def test_targets_are_ranked_and_as_many_as_the_model_has_classes_for(network):
@@ -75,7 +79,10 @@ def test_projection_is_the_smallest_change_onto_the_hyperplane():
 
 
 def test_projection_onto_a_plane_that_the_box_does_not_meet_goes_as_far_as_it_can():
-    x, normal = torch.full((2, 4), 0.3, dtype=torch.float64), torch.tensor([[1.0, -2.0, 0.5, 0.0]] * 2, dtype=torch.float64)
+    x, normal = (
+        torch.full((2, 4), 0.3, dtype=torch.float64),
+        torch.tensor([[1.0, -2.0, 0.5, 0.0]] * 2, dtype=torch.float64),
+    )
     found = x + fab.project(x, normal, torch.tensor([100.0, -100.0], dtype=torch.float64))
     assert found.tolist() == [[1.0, 0.0, 1.0, 0.3], [0.0, 1.0, 0.0, 0.3]]
     assert not fab.project(x, torch.zeros_like(x), torch.ones(2, dtype=torch.float64)).any()
@@ -83,7 +90,18 @@ def test_projection_onto_a_plane_that_the_box_does_not_meet_goes_as_far_as_it_ca
 
 def test_squares_sides_follow_the_rescaled_schedule():
     sides = square_attack.sides(5000, 0.8, 32.0).tolist()
-    limits = [(5, 0.8), (25, 0.4), (100, 0.2), (250, 0.1), (500, 0.05), (1000, 0.025), (2000, 0.0125), (3000, 0.00625), (4000, 0.003125), (4999, 0.0015625)]
+    limits = [
+        (5, 0.8),
+        (25, 0.4),
+        (100, 0.2),
+        (250, 0.1),
+        (500, 0.05),
+        (1000, 0.025),
+        (2000, 0.0125),
+        (3000, 0.00625),
+        (4000, 0.003125),
+        (4999, 0.0015625),
+    ]
     for query, share in limits:
         assert sides[query] == max(round(math.sqrt(share * 1024)), 1), query
     assert all(a >= b for a, b in itertools.pairwise(sides)) and len(sides) == 5000
@@ -99,12 +117,29 @@ def test_square_starts_with_stripes_and_then_moves_one_square(network):
 
     images, _ = data(1)
     labels = model(images).argmax(1)
-    square_attack.square(watched, images, labels, epsilon=0.02, draws=lambda position: generator("s", position), batch_size=1, queries=30, p_init=0.8)
+    square_attack.square(
+        watched,
+        images,
+        labels,
+        epsilon=0.02,
+        draws=lambda position: generator("s", position),
+        batch_size=1,
+        queries=30,
+        p_init=0.8,
+    )
     change = seen[0] - images
-    assert (change == change[:, :, :1]).all() or images.min() < 0.02 or images.max() > 0.98  # the same down each column
-    torch.testing.assert_close((seen[0] - images).abs().amax(), torch.tensor(0.02, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert (
+        (change == change[:, :, :1]).all() or images.min() < 0.02 or images.max() > 0.98
+    )  # the same down each column
+    torch.testing.assert_close(
+        (seen[0] - images).abs().amax(), torch.tensor(0.02, dtype=torch.float64), rtol=1e-9, atol=0
+    )
     for query in range(1, len(seen)):
-        assert (seen[query] - images).abs().max() <= 0.02 + 1e-12 and 0 <= seen[query].min() and seen[query].max() <= 1
+        assert (
+            (seen[query] - images).abs().max() <= 0.02 + 1e-12
+            and 0 <= seen[query].min()
+            and seen[query].max() <= 1
+        )
 
 
 @pytest.mark.parametrize("norm", ["pgd100-l2"])
@@ -113,7 +148,11 @@ def test_l2_attack_stays_in_its_ball(norm, network):
     model = pixel_model(network)
     labels = model(images).argmax(1)
     found, broken = attacks.run(norm, model, images, labels, epsilon=0.3)
-    assert ((found - images).flatten(1).norm(dim=1) <= 0.3 + 1e-9).all() and 0 <= found.min() and found.max() <= 1
+    assert (
+        ((found - images).flatten(1).norm(dim=1) <= 0.3 + 1e-9).all()
+        and 0 <= found.min()
+        and found.max() <= 1
+    )
     assert (found != images).any() and torch.equal(broken, model(found).argmax(1) != labels)
 
 
@@ -121,9 +160,13 @@ def test_the_prepared_copy_is_the_same_function_and_leaves_the_model_alone(netwo
     model, (images, _) = pixel_model(network), data(9)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     copy = prepare.prepared(model, images)
-    assert copy is not model and not any(isinstance(module, torch.nn.BatchNorm2d) for module in copy.modules())
+    assert copy is not model and not any(
+        isinstance(module, torch.nn.BatchNorm2d) for module in copy.modules()
+    )
     torch.testing.assert_close(copy(images), model(images), rtol=1e-9, atol=1e-12)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()) and all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()) and all(
+        p.requires_grad for p in model.parameters()
+    )
 
 
 class Branching(torch.nn.Module):
@@ -167,5 +210,7 @@ def test_what_cannot_be_prepared_is_attacked_as_it_is(network):
     labels = plain(images).argmax(1)
     assert prepare.prepared(branching, images) is branching
     for name in ("pgd20", "apgd-ce-10"):
-        one, other = (attacks.run(name, model, images, labels, epsilon=6 / 255)[1] for model in (plain, branching))
+        one, other = (
+            attacks.run(name, model, images, labels, epsilon=6 / 255)[1] for model in (plain, branching)
+        )
         assert torch.equal(one, other)

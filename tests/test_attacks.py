@@ -1,4 +1,6 @@
-"""The attacks against naive one-image loops, in float64; what they promise about balls, draws, batches and the model."""
+"""The attacks against naive one-image loops, in float64; what they promise about balls, draws, batches
+and the model.
+"""
 
 import functools
 import math
@@ -16,7 +18,9 @@ from guard.images import Packed
 
 @pytest.fixture
 def model(network):
-    """A float64 model that gets most images of the fixture below right, with margins that attacks can cross."""
+    """A float64 model that gets most images of the fixture below right, with margins that attacks can
+    cross.
+    """
     torch.manual_seed(2)
     made = pixel_model(network).train()
     images, labels = data(256)
@@ -39,20 +43,36 @@ def short_square(monkeypatch):
 def data(count, start=0):
     """Noise whose brightest channel is the label, in float64; labels (N,)."""
     labels = (torch.arange(count) + start) % 3
-    images = torch.stack([torch.rand(3, 8, 8, generator=generator("image", i + start), dtype=torch.float64) for i in range(count)]) * 0.8
+    images = (
+        torch.stack(
+            [
+                torch.rand(3, 8, 8, generator=generator("image", i + start), dtype=torch.float64)
+                for i in range(count)
+            ]
+        )
+        * 0.8
+    )
     images[torch.arange(count), labels] += 0.08
     return images.clamp(0, 1), labels
 
 
 def starts(images, epsilon, seed, name, indices):
-    return torch.stack([(2 * torch.rand(images.shape[1:], generator=generator(seed, i, name, ""), dtype=images.dtype) - 1) * epsilon for i in indices])
+    return torch.stack(
+        [
+            (2 * torch.rand(images.shape[1:], generator=generator(seed, i, name, ""), dtype=images.dtype) - 1)
+            * epsilon
+            for i in indices
+        ]
+    )
 
 
 @pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255, 10 / 255])
 def test_pgd_is_the_naive_loop(model, epsilon):
     images, labels = data(24, 300)
     found, broken = attacks.run("pgd100", model, images, labels, epsilon=epsilon, seed=4)
-    expected, fell = naive.pgd(model, images, labels, epsilon, epsilon / 4, 100, starts(images, epsilon, 4, "pgd100", range(24)))
+    expected, fell = naive.pgd(
+        model, images, labels, epsilon, epsilon / 4, 100, starts(images, epsilon, 4, "pgd100", range(24))
+    )
     assert broken.tolist() == fell.tolist()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     if epsilon == 6 / 255:
@@ -73,7 +93,18 @@ def test_carlini_wagner_is_the_naive_loop(model, c):
     images, labels = data(16, 300)
     standing = ~attacks.wrong(model, images, labels)
     images, labels = images[standing], labels[standing]
-    found, broken = attacks.carlini_wagner(model, images, labels, epsilon=0, draws=None, batch_size=5, c=c, kappa=0.0, steps=50, learning_rate=0.01)
+    found, broken = attacks.carlini_wagner(
+        model,
+        images,
+        labels,
+        epsilon=0,
+        draws=None,
+        batch_size=5,
+        c=c,
+        kappa=0.0,
+        steps=50,
+        learning_rate=0.01,
+    )
     expected, fell = naive.cw(model, images, labels, c, 0.0, 50, 0.01)
     assert broken.tolist() == fell.tolist()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
@@ -87,9 +118,13 @@ def test_the_adversarial_images_depend_neither_on_batch_nor_on_order(name, model
     epsilon = 6 / 255
     whole = attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40)
     order = torch.randperm(40, generator=generator("order"))
-    shuffled = attacks.attack(name, model, images[order], labels[order], epsilon=epsilon, seed=1, indices=order, batch_size=7)
+    shuffled = attacks.attack(
+        name, model, images[order], labels[order], epsilon=epsilon, seed=1, indices=order, batch_size=7
+    )
     assert torch.equal(shuffled, whole[order])
-    assert torch.equal(whole, attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40))
+    assert torch.equal(
+        whole, attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40)
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, made in attacks.ATTACKS.items() if not made.parts])
@@ -99,7 +134,9 @@ def test_in_float32_batch_and_order_move_no_more_than_rounding_can(name, model):
     images = images.float()
     order = torch.randperm(500, generator=generator("order"))
     whole = attacks.run(name, model, images, labels, epsilon=3 / 255, seed=1, batch_size=500)[1]
-    shuffled = attacks.run(name, model, images[order], labels[order], epsilon=3 / 255, seed=1, indices=order, batch_size=64)[1]
+    shuffled = attacks.run(
+        name, model, images[order], labels[order], epsilon=3 / 255, seed=1, indices=order, batch_size=64
+    )[1]
     assert (whole[order] != shuffled).sum() <= 1
     assert name == "cw" or 25 < whole.sum() < 475, whole.sum()
 
@@ -132,7 +169,10 @@ BAD = {
     "epsilon NaN": ({"epsilon": math.nan}, "epsilon"),
     "epsilon infinite": ({"epsilon": math.inf}, "epsilon"),
     "normalized images": ({"images": torch.randn(4, 3, 8, 8, dtype=torch.float64)}, "pixels have to be in"),
-    "NaN images": ({"images": torch.full((4, 3, 8, 8), math.nan, dtype=torch.float64)}, "pixels have to be in"),
+    "NaN images": (
+        {"images": torch.full((4, 3, 8, 8), math.nan, dtype=torch.float64)},
+        "pixels have to be in",
+    ),
     "label too large": ({"labels": torch.tensor([0, 1, 2, 3])}, "label 3"),
     "label negative": ({"labels": torch.tensor([0, 1, 2, -1])}, "-1"),
     "other count": ({"labels": torch.tensor([0, 1])}, "expected"),
@@ -146,7 +186,9 @@ def test_bad_inputs_are_named(case, model):
     images, labels = data(4)
     arguments = {"name": "pgd100", "images": images, "labels": labels, "epsilon": 1 / 255, **changes}
     with pytest.raises(UserError, match=expected):
-        attacks.attack(arguments["name"], model, arguments["images"], arguments["labels"], epsilon=arguments["epsilon"])
+        attacks.attack(
+            arguments["name"], model, arguments["images"], arguments["labels"], epsilon=arguments["epsilon"]
+        )
 
 
 def test_a_model_in_train_mode_is_refused(model):
@@ -157,7 +199,15 @@ def test_a_model_in_train_mode_is_refused(model):
 def evaluated(model, **changes):
     images, labels = data(30, 300)
     held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
-    settings = {"protocols": ("cheap",), "epsilon": 6 / 255, "attack_batch": 4, "seed": 0, "workers": 0, "where": torch.device("cpu"), **changes}
+    settings = {
+        "protocols": ("cheap",),
+        "epsilon": 6 / 255,
+        "attack_batch": 4,
+        "seed": 0,
+        "workers": 0,
+        "where": torch.device("cpu"),
+        **changes,
+    }
     return robustness.evaluate(model.float(), held, size=8, **settings)
 
 
@@ -174,19 +224,32 @@ def test_evaluation_counts_survivors(model, cheap):
     assert 0 < attacked < clean and found["warnings"] == []
     assert clean == pytest.approx(100 * (1 - len(found["attacks"]["clean"]["broken"]) / 30))
     assert set(found["attacks"]["clean"]["broken"]) <= set(found["attacks"]["pgd100"]["broken"])
-    assert "custom (cheap at epsilon 6/255)" in found["protocols"] and "cheap" in evaluated(model, epsilon=1 / 255)["protocols"]
+    assert (
+        "custom (cheap at epsilon 6/255)" in found["protocols"]
+        and "cheap" in evaluated(model, epsilon=1 / 255)["protocols"]
+    )
     broken = set().union(*(result["broken"] for result in found["attacks"].values()))
     assert found["worst_case"] == pytest.approx(100 * (1 - len(broken) / 30))
-    assert evaluated(model, attack_batch=30)["attacks"]["pgd100"]["broken"] == found["attacks"]["pgd100"]["broken"]
+    assert (
+        evaluated(model, attack_batch=30)["attacks"]["pgd100"]["broken"]
+        == found["attacks"]["pgd100"]["broken"]
+    )
 
 
 def test_evaluation_goes_on_after_the_last_attack(model, cheap):
     saved = []
     whole = evaluated(model, save=lambda results: saved.append(dict(results)))
-    assert [list(results) for results in saved] == [["clean"], ["clean", "pgd100"], ["clean", "pgd100", "cw"], ["clean", "pgd100", "cw", "mim"]]
+    assert [list(results) for results in saved] == [
+        ["clean"],
+        ["clean", "pgd100"],
+        ["clean", "pgd100", "cw"],
+        ["clean", "pgd100", "cw", "mim"],
+    ]
     went_on = evaluated(model, finished=saved[1], save=lambda results: saved.append(dict(results)))
     assert len(saved) == 6 and went_on["attacks"]["pgd100"] == saved[1]["pgd100"]
-    assert {name: result["broken"] for name, result in went_on["attacks"].items()} == {name: result["broken"] for name, result in whole["attacks"].items()}
+    assert {name: result["broken"] for name, result in went_on["attacks"].items()} == {
+        name: result["broken"] for name, result in whole["attacks"].items()
+    }
 
 
 def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
@@ -194,7 +257,13 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
     monkeypatch.setitem(attacks.PROTOCOLS, "alone", ("two",))
     monkeypatch.setitem(attacks.PROTOCOLS, "after", ("pgd20", "two"))
     runs, function = [], attacks.ATTACKS["pgd20"].function
-    monkeypatch.setitem(attacks.ATTACKS, "pgd20", attacks.ATTACKS["pgd20"]._replace(function=lambda *words, **named: runs.append(1) or function(*words, **named)))
+    monkeypatch.setitem(
+        attacks.ATTACKS,
+        "pgd20",
+        attacks.ATTACKS["pgd20"]._replace(
+            function=lambda *words, **named: runs.append(1) or function(*words, **named)
+        ),
+    )
     alone = evaluated(model, protocols=("alone",))["attacks"]["two"]
     by_itself = len(runs)
     after = evaluated(model, protocols=("after",))["attacks"]["two"]
@@ -226,23 +295,54 @@ class Odd(torch.nn.Module):
         logits = self.inner(pixels)
         if self.kind == "random":
             return logits + torch.rand_like(logits)
-        return logits.softmax(1) if self.kind == "probabilities" else (logits * 1e6).round() if self.kind == "flat" else logits
+        return (
+            logits.softmax(1)
+            if self.kind == "probabilities"
+            else (logits * 1e6).round()
+            if self.kind == "flat"
+            else logits
+        )
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("plain", None), ("random", "random"), ("probabilities", "probabilities"), ("flat", "gradient is zero on 100 %")])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("plain", None),
+        ("random", "random"),
+        ("probabilities", "probabilities"),
+        ("flat", "gradient is zero on 100 %"),
+    ],
+)
 def test_a_model_that_hides_from_attacks_is_named(kind, expected, model):
     images, labels = data(30)
-    found = robustness.check_model(Odd(model.float(), kind).eval(), Packed((images * 255).to(torch.uint8), labels, ("a", "b", "c")), 8, torch.device("cpu"))
+    found = robustness.check_model(
+        Odd(model.float(), kind).eval(),
+        Packed((images * 255).to(torch.uint8), labels, ("a", "b", "c")),
+        8,
+        torch.device("cpu"),
+    )
     assert found == [] if expected is None else (len(found) == 1 and expected in found[0])
 
 
 def test_the_curve_falls_to_zero_and_says_so(model):
     images, labels = data(30, 300)
     held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
-    settings = {"attack": "pgd100", "size": 8, "attack_batch": 30, "seed": 0, "workers": 0, "where": torch.device("cpu")}
+    settings = {
+        "attack": "pgd100",
+        "size": 8,
+        "attack_batch": 30,
+        "seed": 0,
+        "workers": 0,
+        "where": torch.device("cpu"),
+    }
     found = robustness.curve(model.float(), held, (64 / 255, 0.0, 6 / 255), **settings)
-    assert found["epsilon"] == [0.0, 6 / 255, 64 / 255] and found["accuracy"][0] > found["accuracy"][1] > found["accuracy"][2] == 0
-    assert found["reaches_zero"] and not robustness.curve(model, held, (0.0, 1e-5), **settings)["reaches_zero"]
+    assert (
+        found["epsilon"] == [0.0, 6 / 255, 64 / 255]
+        and found["accuracy"][0] > found["accuracy"][1] > found["accuracy"][2] == 0
+    )
+    assert (
+        found["reaches_zero"] and not robustness.curve(model, held, (0.0, 1e-5), **settings)["reaches_zero"]
+    )
 
 
 def test_metrics_are_their_formulas():
@@ -250,5 +350,9 @@ def test_metrics_are_their_formulas():
     assert metrics.improved_robustness_ratio(90, [60, 30]) == pytest.approx(100 * (1 - 45 * 60 / 8100))
     assert metrics.drop_rates(90, [60, 30]) == pytest.approx([1 / 3, 2 / 3])
     assert metrics.robustness_ratio(90, [40, 40]) == 0  # equally robust to all: the known pathology
-    assert math.isnan(metrics.robustness_ratio(90, [90])) and metrics.improved_robustness_ratio(90, [90]) == 100 and metrics.improved_robustness_ratio(90, [0]) == 0
+    assert (
+        math.isnan(metrics.robustness_ratio(90, [90]))
+        and metrics.improved_robustness_ratio(90, [90]) == 100
+        and metrics.improved_robustness_ratio(90, [0]) == 0
+    )
     assert math.isnan(metrics.improved_robustness_ratio(0, [0])) and math.isnan(metrics.drop_rates(0, [0])[0])

@@ -12,15 +12,43 @@ def run_sh(*words):
     return subprocess.run(["bash", "run.sh", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def commands(dataset="digits", model="convnet-32", teacher="1", labeller=None, experiment="24", root="data/raw", output="runs", launch="python -m", *, pretrain="", recover="", relabel="", train="", common="", first=True):
+def commands(
+    dataset="digits",
+    model="convnet-32",
+    teacher="1",
+    labeller=None,
+    experiment="24",
+    root="data/raw",
+    output="runs",
+    launch="python -m",
+    *,
+    pretrain="",
+    recover="",
+    relabel="",
+    train="",
+    common="",
+    first=True,
+):
     """The four commands as run.sh -n prints them, with what the flags add to each."""
     at, folder = f"{output}/teachers/{dataset}/{model}/{teacher}", f"{output}/{experiment}"
-    made, labels = (f"--teacher {output}/teachers/{dataset}/{model}/{each}/checkpoint.pt" for each in (teacher, labeller or teacher))
+    made, labels = (
+        f"--teacher {output}/teachers/{dataset}/{model}/{each}/checkpoint.pt"
+        for each in (teacher, labeller or teacher)
+    )
     lines = [
         f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
-        f"{launch} recover --dataset {dataset} {made} --output {folder}/images --record {folder}/log.json {recover}{common}",
-        f"{launch} relabel --dataset {dataset} {labels} --distilled {folder}/images --output {folder}/labels --record {folder}/log.json {relabel}{common}",
-        f"{launch} train --dataset {dataset} --root {root} {labels} --distilled {folder}/images --labels {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}",
+        (
+            f"{launch} recover --dataset {dataset} {made} --output {folder}/images --record {folder}/log.json"
+            f" {recover}{common}"
+        ),
+        (
+            f"{launch} relabel --dataset {dataset} {labels} --distilled {folder}/images --output"
+            f" {folder}/labels --record {folder}/log.json {relabel}{common}"
+        ),
+        (
+            f"{launch} train --dataset {dataset} --root {root} {labels} --distilled {folder}/images --labels"
+            f" {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}"
+        ),
     ]
     if not first:
         lines[0] = f"# teacher: {at}/checkpoint.pt"
@@ -32,25 +60,71 @@ ON_IMAGENETTE = {"dataset": "imagenette", "model": "resnet18"}
 GOLDEN = {
     "": {"first": False},
     "-p -C": {"pretrain": "--curvature "},
-    PUBLISHED: {**ON_IMAGENETTE, "experiment": "1", "root": "/home/user/data/", "pretrain": "--curvature --h 3.0 --lambda 100 ", "recover": "--r-bn 10.0 ", "common": "--device 0 "},
+    PUBLISHED: {
+        **ON_IMAGENETTE,
+        "experiment": "1",
+        "root": "/home/user/data/",
+        "pretrain": "--curvature --h 3.0 --lambda 100 ",
+        "recover": "--r-bn 10.0 ",
+        "common": "--device 0 ",
+    },
     "-d cifar10 -p -C -i 500 -b 1 -a 0.1 -z 30 -e resnet50 -c 5": {
-        "dataset": "cifar10", "model": "resnet18", "pretrain": "--curvature ", "recover": "--iterations 500 --r-bn 1 --step-size 0.1 --images-per-class 5 ",
-        "relabel": "--epochs 30 ", "train": "--epochs 30 --model resnet50 ",
+        "dataset": "cifar10",
+        "model": "resnet18",
+        "pretrain": "--curvature ",
+        "recover": "--iterations 500 --r-bn 1 --step-size 0.1 --images-per-class 5 ",
+        "relabel": "--epochs 30 ",
+        "train": "--epochs 30 --model resnet50 ",
     },
-    "-d cifar100 -p -G -B 0.5 -v t": {"dataset": "cifar100", "model": "resnet18", "pretrain": "--gradient-regularization --beta 0.5 --adversarial t "},
-    "-d tiny-imagenet -p -C -G -v f -h 0.01": {"dataset": "tiny-imagenet", "model": "resnet18", "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 "},
-    "-d wolf -A -y 7 -x cda": {"dataset": "wolf", "model": "resnet18", "teacher": "7", "experiment": "cda", "recover": "--cda ", "first": False},
-    "-d imagenet -m resnet50 -e vit": {"dataset": "imagenet", "model": "resnet50", "train": "--model vit ", "first": False},
+    "-d cifar100 -p -G -B 0.5 -v t": {
+        "dataset": "cifar100",
+        "model": "resnet18",
+        "pretrain": "--gradient-regularization --beta 0.5 --adversarial t ",
+    },
+    "-d tiny-imagenet -p -C -G -v f -h 0.01": {
+        "dataset": "tiny-imagenet",
+        "model": "resnet18",
+        "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 ",
+    },
+    "-d wolf -A -y 7 -x cda": {
+        "dataset": "wolf",
+        "model": "resnet18",
+        "teacher": "7",
+        "experiment": "cda",
+        "recover": "--cda ",
+        "first": False,
+    },
+    "-d imagenet -m resnet50 -e vit": {
+        "dataset": "imagenet",
+        "model": "resnet50",
+        "train": "--model vit ",
+        "first": False,
+    },
     "-p -g": {
-        "pretrain": "--epochs 2 --images 2 ", "recover": "--iterations 2 --images-per-class 2 ", "relabel": "--epochs 2 ", "train": "--epochs 2 --images 2 --protocol quick ", "output": "runs/debug",
+        "pretrain": "--epochs 2 --images 2 ",
+        "recover": "--iterations 2 --images-per-class 2 ",
+        "relabel": "--epochs 2 ",
+        "train": "--epochs 2 --images 2 --protocol quick ",
+        "output": "runs/debug",
     },
-    "-y guard -Y plain -x swap": {"teacher": "guard", "labeller": "plain", "experiment": "swap", "first": False},
+    "-y guard -Y plain -x swap": {
+        "teacher": "guard",
+        "labeller": "plain",
+        "experiment": "swap",
+        "first": False,
+    },
     "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
     "-p -u 0,1 -s 3": {"launch": "python -m guard.launch 2", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
-    "-p -- relabel --teacher-mode train train --images 5": {"relabel": "--teacher-mode train ", "train": "--images 5 "},
-    "-p -- train --images 5 pretrain --epochs 3 --images 9": {"pretrain": "--epochs 3 --images 9 ", "train": "--images 5 "},
-}  # fmt: skip
+    "-p -- relabel --teacher-mode train train --images 5": {
+        "relabel": "--teacher-mode train ",
+        "train": "--images 5 ",
+    },
+    "-p -- train --images 5 pretrain --epochs 3 --images 9": {
+        "pretrain": "--epochs 3 --images 9 ",
+        "train": "--images 5 ",
+    },
+}
 
 
 @pytest.mark.parametrize("flags", GOLDEN)

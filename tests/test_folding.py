@@ -50,19 +50,29 @@ class Seen(nn.Module):
 class Untraceable(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
 
     def forward(self, x):
         return self.body(x) if x.sum() > 0 else -self.body(x)
 
 
 def plain_layers(bias, affine):
-    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine), nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=bias),
+        nn.BatchNorm2d(4, affine=affine),
+        nn.Softplus(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
 
 
 def synchronized(network):
     synchronize(network)
-    network.train = lambda mode=True: nn.Module.train(network, False)  # no group of processes here, so statistics stay as they are made
+    network.train = lambda mode=True: nn.Module.train(
+        network, False
+    )  # no group of processes here, so statistics stay as they are made
     return network
 
 
@@ -84,12 +94,18 @@ def test_the_folded_network_is_the_same_function_with_the_same_gradients_of_grad
     make, pairs = NETWORKS[name]
     network = statistics(make())
     assert len(foldable(network)) == pairs
-    x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    x = torch.randn(
+        4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ).requires_grad_()
 
     def seen():
         outputs = network(x)
         (gradient,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
-        return [outputs, gradient, *torch.autograd.grad(gradient.square().sum(), list(network.parameters()), allow_unused=True)]
+        return [
+            outputs,
+            gradient,
+            *torch.autograd.grad(gradient.square().sum(), list(network.parameters()), allow_unused=True),
+        ]
 
     expected, before = seen(), copy.deepcopy(network.state_dict())
     with folded(network):

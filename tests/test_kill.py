@@ -1,4 +1,5 @@
-"""Killed at any instant, a stage goes on when its command is given again, and ends with the same files, bit for bit.
+"""Killed at any instant, a stage goes on when its command is given again, and ends with the same files,
+bit for bit.
 
 The driver's test, which starts run.sh itself, is slow: bash tests/run.sh -m slow tests/test_kill.py
 """
@@ -20,7 +21,14 @@ from conftest import ROOT, TOY
 from guard import records
 
 KILLS = 20
-VOLATILE = {"seconds", "date", "peak bytes", "command", "commit"}  # of records: what differs between two runs of the same thing
+VOLATILE = {
+    "seconds",
+    "date",
+    "peak bytes",
+    "command",
+    "commit",
+}  # of records: what differs between two runs of the same thing
+
 
 def save_often():
     """A training state after each epoch, and four attacks to be killed in."""
@@ -59,7 +67,9 @@ def without_volatile(contents):
 
 
 def files(folder):
-    """path -> contents of every file; of records, whose seal hashes the time of day as well, all that has to be the same."""
+    """path -> contents of every file; of records, whose seal hashes the time of day as well, all that
+    has to be the same.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -79,11 +89,75 @@ def words_of(name, toy, folder):
     data = ["--dataset", "toy", "--root", toy]
     return {
         "pretrain": ["pretrain", *data, "--output", folder, *TOY["pretrain"], "--epochs", 12, "--curvature"],
-        "recover": ["recover", "--teacher", teacher, "--output", folder, "--images-per-class", 12, "--iterations", 12, "--pack-images", 2],
-        "relabel": ["relabel", "--teacher", teacher, "--distilled", distilled, "--output", folder, "--epochs", 60],
-        "train": ["train", *data, "--teacher", folder / "teacher/checkpoint.pt", "--distilled", distilled, "--labels", toy / "labels", "--output", folder / "student", "--record", folder / "log.json", *TOY["train"], "--evaluate-every", 1],
-        "evaluate": ["train.evaluate", *data, "--checkpoint", teacher, "--record", folder / "log.json", "--workers", 0, "--protocol", "quick", "--epsilon", "2/255", "--attack-batch", 2],
-        "curve": ["train.evaluate", *data, "--checkpoint", teacher, "--record", folder / "log.json", "--workers", 0, "--epsilon", "0,1/255,2/255,4/255,8/255"],
+        "recover": [
+            "recover",
+            "--teacher",
+            teacher,
+            "--output",
+            folder,
+            "--images-per-class",
+            12,
+            "--iterations",
+            12,
+            "--pack-images",
+            2,
+        ],
+        "relabel": [
+            "relabel",
+            "--teacher",
+            teacher,
+            "--distilled",
+            distilled,
+            "--output",
+            folder,
+            "--epochs",
+            60,
+        ],
+        "train": [
+            "train",
+            *data,
+            "--teacher",
+            folder / "teacher/checkpoint.pt",
+            "--distilled",
+            distilled,
+            "--labels",
+            toy / "labels",
+            "--output",
+            folder / "student",
+            "--record",
+            folder / "log.json",
+            *TOY["train"],
+            "--evaluate-every",
+            1,
+        ],
+        "evaluate": [
+            "train.evaluate",
+            *data,
+            "--checkpoint",
+            teacher,
+            "--record",
+            folder / "log.json",
+            "--workers",
+            0,
+            "--protocol",
+            "quick",
+            "--epsilon",
+            "2/255",
+            "--attack-batch",
+            2,
+        ],
+        "curve": [
+            "train.evaluate",
+            *data,
+            "--checkpoint",
+            teacher,
+            "--record",
+            folder / "log.json",
+            "--workers",
+            0,
+            "--epsilon",
+            "0,1/255,2/255,4/255,8/255",
+        ],
     }[name]
 
 
@@ -98,11 +172,15 @@ def test_stages_killed_at_random_instants_end_with_the_same_files(toy, tmp_path)
     """Two stages at a time, each in a folder of its own."""
     names = ["train", "evaluate", "pretrain", "recover", "curve", "relabel"]
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda name: kill_and_go_on(name, toy, tmp_path / name), names)) == [KILLS] * len(names)
+        assert list(pool.map(lambda name: kill_and_go_on(name, toy, tmp_path / name), names)) == [
+            KILLS
+        ] * len(names)
 
 
 def kill_and_go_on(name, toy, tmp_path):
-    """Kills a stage KILLS times; one that comes to its end before is begun anew, so that every kill hits work. Returns the kills."""
+    """Kills a stage KILLS times; one that comes to its end before is begun anew, so that every kill hits
+    work. Returns the kills.
+    """
     tmp_path.mkdir()
     folder, random_instants = tmp_path / "run", random.Random(name)
     words = words_of(name, toy, folder)
@@ -136,7 +214,35 @@ def assert_same(whole, resumed):
 
 
 def run_sh(output):
-    return ["bash", "run.sh", "-p", "-C", "-u", "cpu", "-o", str(output), "-i", "40", "-c", "2", "-z", "8", "--", "pretrain", "--epochs", "4", "--images", "10", "--curvature-images", "10", "train", "--images", "1", "--protocol", "quick"]
+    return [
+        "bash",
+        "run.sh",
+        "-p",
+        "-C",
+        "-u",
+        "cpu",
+        "-o",
+        str(output),
+        "-i",
+        "40",
+        "-c",
+        "2",
+        "-z",
+        "8",
+        "--",
+        "pretrain",
+        "--epochs",
+        "4",
+        "--images",
+        "10",
+        "--curvature-images",
+        "10",
+        "train",
+        "--images",
+        "1",
+        "--protocol",
+        "quick",
+    ]
 
 
 @pytest.mark.slow
@@ -147,10 +253,19 @@ def test_run_sh_killed_at_random_instants_ends_with_the_same_files(tmp_path):
     seconds = time.monotonic() - started
     (tmp_path / "run").rename(tmp_path / "whole")
     for _ in range(10):
-        process = subprocess.Popen(run_sh(tmp_path / "run"), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            run_sh(tmp_path / "run"),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         time.sleep(random_instants.uniform(0, 0.6 * seconds))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(run_sh(tmp_path / "run"), cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        run_sh(tmp_path / "run"), cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "whole", tmp_path / "run")

@@ -26,7 +26,9 @@ with lock.held(sys.argv[1]):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that is in tmp_path/folder."""
-    started = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "folder"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "folder"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert started.stdout.readline() == "held\n"
     yield started
     started.kill()
@@ -34,7 +36,10 @@ def holder(tmp_path):
 
 
 def test_the_second_process_is_refused_and_told_who_is_there(tmp_path, holder):
-    with pytest.raises(UserError, match=f"in use by process {holder.pid} on {os.uname().nodename};"), lock.held(tmp_path / "folder"):
+    with (
+        pytest.raises(UserError, match=f"in use by process {holder.pid} on {os.uname().nodename};"),
+        lock.held(tmp_path / "folder"),
+    ):
         pytest.fail("was let in")
 
 
@@ -85,14 +90,22 @@ for _ in range(5):
         time.sleep(0.01)
         path.write_text(str(count + 1))
 """
-    started = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "folder"], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(4)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "folder"], cwd=ROOT, stderr=subprocess.DEVNULL
+        )
+        for _ in range(4)
+    ]
     assert [process.wait(60) for process in started] == [0] * 4
     assert (tmp_path / "folder" / "count").read_text() == "20"
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file/folder"), lock.held(tmp_path / "file" / "folder"):
+    with (
+        pytest.raises(UserError, match="cannot write .*file/folder"),
+        lock.held(tmp_path / "file" / "folder"),
+    ):
         pytest.fail("was let in")
 
 
@@ -101,9 +114,44 @@ def test_a_stage_in_a_folder_that_is_in_use_ends_at_once(stage, toy, tmp_path, h
     teacher, folder = toy / "teacher/checkpoint.pt", tmp_path / "folder"
     words = {
         "recover": ["--teacher", teacher, "--output", folder, *TOY["recover"]],
-        "relabel": ["--teacher", teacher, "--distilled", toy / "images", "--output", tmp_path / "labels", "--record", folder / "log.json", *TOY["relabel"]],
-        "train": ["--dataset", "toy", "--root", toy, "--teacher", teacher, "--distilled", toy / "images", "--labels", toy / "labels", "--output", folder, *TOY["train"]],
-        "train.evaluate": ["--dataset", "toy", "--root", toy, "--checkpoint", teacher, "--record", folder / "log.json", "--protocol", "quick"],
+        "relabel": [
+            "--teacher",
+            teacher,
+            "--distilled",
+            toy / "images",
+            "--output",
+            tmp_path / "labels",
+            "--record",
+            folder / "log.json",
+            *TOY["relabel"],
+        ],
+        "train": [
+            "--dataset",
+            "toy",
+            "--root",
+            toy,
+            "--teacher",
+            teacher,
+            "--distilled",
+            toy / "images",
+            "--labels",
+            toy / "labels",
+            "--output",
+            folder,
+            *TOY["train"],
+        ],
+        "train.evaluate": [
+            "--dataset",
+            "toy",
+            "--root",
+            toy,
+            "--checkpoint",
+            teacher,
+            "--record",
+            folder / "log.json",
+            "--protocol",
+            "quick",
+        ],
     }
     assert f"process {holder.pid} on" in refused(stage, *words[stage])
     assert sorted(path.name for path in folder.iterdir()) == [".lock"] and not (tmp_path / "labels").exists()
@@ -112,17 +160,48 @@ def test_a_stage_in_a_folder_that_is_in_use_ends_at_once(stage, toy, tmp_path, h
 def test_two_trainings_of_one_teacher_make_it_once(tmp_path):
     """Also the data cache that both want."""
     write_folder(tmp_path, size=20)
-    words = [sys.executable, "-m", "pretrain", "--dataset", "toy", "--root", tmp_path, "--output", tmp_path / "t", *TOY["pretrain"]]
+    words = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "--dataset",
+        "toy",
+        "--root",
+        tmp_path,
+        "--output",
+        tmp_path / "t",
+        *TOY["pretrain"],
+    ]
     environment = {**os.environ, "GUARD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([str(word) for word in words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [
+        subprocess.Popen(
+            [str(word) for word in words],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     printed = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
-    assert sum("is finished; --force" in out for out, _ in printed) == 1 and checkpoint.load(tmp_path / "t/checkpoint.pt")
+    assert sum("is finished; --force" in out for out, _ in printed) == 1 and checkpoint.load(
+        tmp_path / "t/checkpoint.pt"
+    )
     assert not list((tmp_path / "cache").glob(".*"))
 
 
 def run_sh(folder, *words, **options):
-    return subprocess.Popen(["bash", "run.sh", "-g", "-o", str(folder), "-u", "cpu", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+    return subprocess.Popen(
+        ["bash", "run.sh", "-g", "-o", str(folder), "-u", "cpu", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
 
 
 def test_a_second_run_of_an_experiment_ends_at_once_and_is_told_who_is_there(tmp_path):
@@ -154,14 +233,39 @@ def test_while_a_stage_outlives_its_killed_run_nobody_else_comes_in(tmp_path):
 
 def test_two_records_of_one_shared_teacher_are_both_whole(toy, tmp_path):
     """Two students of one teacher, trained at the same time, evaluate it once."""
-    shared = [sys.executable, "-m", "train", "--dataset", "toy", "--root", toy, "--teacher", tmp_path / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", toy / "labels", *TOY["train"]]
+    shared = [
+        sys.executable,
+        "-m",
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--teacher",
+        tmp_path / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--labels",
+        toy / "labels",
+        *TOY["train"],
+    ]
     (tmp_path / "teacher").mkdir()
     for name in ("checkpoint.pt", "log.json"):
         (tmp_path / "teacher" / name).write_bytes((toy / "teacher" / name).read_bytes())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([str(word) for word in [*shared, "--seed", 0, "--output", tmp_path / name]], cwd=ROOT, env=environment, stderr=subprocess.PIPE) for name in "ab"]
+    started = [
+        subprocess.Popen(
+            [str(word) for word in [*shared, "--seed", 0, "--output", tmp_path / name]],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for name in "ab"
+    ]
     assert [process.wait(120) for process in started] == [0, 0]
-    evaluations = [records.read(tmp_path / name / "log.json")["evaluate teacher"] for name in ("teacher", "a", "b")]
+    evaluations = [
+        records.read(tmp_path / name / "log.json")["evaluate teacher"] for name in ("teacher", "a", "b")
+    ]
     assert evaluations[0] == evaluations[1] == evaluations[2] and evaluations[0]["complete"]
     assert set(records.read(tmp_path / "teacher/log.json")) == {"pretrain", "evaluate teacher"}
 

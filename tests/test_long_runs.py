@@ -1,4 +1,6 @@
-"""Over a thousand iterations of any stage memory does not grow, and the record is valid JSON at every instant."""
+"""Over a thousand iterations of any stage memory does not grow, and the record is valid JSON at every
+instant.
+"""
 
 import json
 import subprocess
@@ -40,7 +42,8 @@ pieces = {
     "recover": (recovering(), 10),
     "relabel": (units.label_epoch(relabel, network, held), 1),
     "train": (units.student_epoch(train, relabel, network, "cifar", "cifar10", held, where), 1),
-    "evaluate": (evaluating(), 100),  # the network is prepared for each call, of which torch.fx keeps a few entries
+    # the network is prepared for each call, of which torch.fx keeps a few entries
+    "evaluate": (evaluating(), 100),
 }
 
 def measured():
@@ -61,10 +64,16 @@ for name, (piece, times) in pieces.items():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_does_not_grow_over_a_thousand_iterations_of_any_stage():
-    done = subprocess.run([sys.executable, "-c", PIECES], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = {name: (int(grown), int(objects)) for name, grown, objects in map(str.split, done.stdout.splitlines())}
+    done = subprocess.run(
+        [sys.executable, "-c", PIECES], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = {
+        name: (int(grown), int(objects)) for name, grown, objects in map(str.split, done.stdout.splitlines())
+    }
     assert set(found) == {"pretrain", "recover", "relabel", "train", "evaluate"}
-    assert all(grown < 4_000_000 and objects < 100 for grown, objects in found.values()), found  # a kept step would be 100 kB and hundreds of objects
+    assert all(grown < 4_000_000 and objects < 100 for grown, objects in found.values()), (
+        found
+    )  # a kept step would be 100 kB and hundreds of objects
 
 
 def test_the_record_is_valid_at_every_instant(toy, tmp_path):
@@ -80,7 +89,20 @@ def test_the_record_is_valid_at_every_instant(toy, tmp_path):
     watcher.start()
     try:
         for epsilon in range(1, 6):
-            arguments = ["--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy", "--root", toy, "--record", log, "--workers", 0, "--protocol", "quick"]
+            arguments = [
+                "--checkpoint",
+                toy / "teacher/checkpoint.pt",
+                "--dataset",
+                "toy",
+                "--root",
+                toy,
+                "--record",
+                log,
+                "--workers",
+                0,
+                "--protocol",
+                "quick",
+            ]
             assert command("train.evaluate", *arguments, "--epsilon", f"{epsilon}/255") == 0
     finally:
         stop.set()
@@ -89,6 +111,9 @@ def test_the_record_is_valid_at_every_instant(toy, tmp_path):
 
 
 def test_lines_say_how_much_time_is_left(toy, tmp_path, capsys):
-    assert command("pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"]) == 0
+    assert (
+        command("pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"])
+        == 0
+    )
     lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
     assert lines[0].endswith("00:00 left") and "left" not in lines[-1]

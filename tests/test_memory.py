@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 
 
 def test_what_a_backward_keeps_is_counted():
-    """A convolution keeps its input, a ReLU its output, which the linear layer keeps as well; weights are not an image's."""
+    """A convolution keeps its input, a ReLU its output, which the linear layer keeps as well; weights
+    are not an image's.
+    """
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2))
     image, activation = 3 * 64 * 4, 4 * 64 * 4
     assert memory.kept_per_image(model, 8) in (activation + image, activation + 2 * image)
@@ -30,7 +32,11 @@ def test_what_a_backward_keeps_is_counted():
 
 def test_the_batch_is_what_the_memory_holds(network, monkeypatch):
     kept = memory.kept_per_image(network, 8)
-    for available, expected in ((10**12, memory.CPU_BATCH), (7.5 * kept * memory.OVERHEAD / memory.USABLE, 7), (1, 1)):
+    for available, expected in (
+        (10**12, memory.CPU_BATCH),
+        (7.5 * kept * memory.OVERHEAD / memory.USABLE, 7),
+        (1, 1),
+    ):
         monkeypatch.setattr(memory, "of_device", lambda where, available=available: available)
         assert memory.images_that_fit(network, 8, CPU, most=500) == expected
     monkeypatch.undo()
@@ -63,7 +69,10 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
         return recovery._recover_in_parts(settings, model, pack, 7, CPU, None, count)
 
     found = memory.halved_when_full(compute, 5, "problems")
-    assert limited.counts == [5, 2, 2, 1] and capsys.readouterr().err == "warning: no memory for 5 problems at once; going on with 2\n"
+    assert (
+        limited.counts == [5, 2, 2, 1]
+        and capsys.readouterr().err == "warning: no memory for 5 problems at once; going on with 2\n"
+    )
     for one, other in zip(found, whole):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
@@ -77,7 +86,10 @@ def test_an_attack_without_memory_goes_on_with_half_of_the_images(network, tmp_p
     limited = full_above(6, attacks.run)
     monkeypatch.setattr(attacks, "run", limited)
     found = robustness.evaluate(model, held, attack_batch=10, **settings)["attacks"]["pgd20"]
-    assert limited.counts == [10, 5] and "no memory for 10 images at once; going on with 5" in capsys.readouterr().err
+    assert (
+        limited.counts == [10, 5]
+        and "no memory for 10 images at once; going on with 5" in capsys.readouterr().err
+    )
     assert found["broken"] == whole["broken"]
 
 
@@ -88,7 +100,11 @@ def test_what_is_no_lack_of_memory_or_stays_one_is_raised():
         tried.append(count)
         raise problem
 
-    for problem, counts in ((torch.OutOfMemoryError("CUDA out of memory"), [4, 2]), (RuntimeError("DefaultCPUAllocator: can't allocate memory"), [4, 2]), (RuntimeError("shapes"), [4])):
+    for problem, counts in (
+        (torch.OutOfMemoryError("CUDA out of memory"), [4, 2]),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), [4, 2]),
+        (RuntimeError("shapes"), [4]),
+    ):
         tried.clear()
         with pytest.raises(RuntimeError, match=str(problem)):
             memory.halved_when_full(functools.partial(fail, problem), 4, "images")
@@ -97,7 +113,9 @@ def test_what_is_no_lack_of_memory_or_stays_one_is_raised():
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs the GNU C library")
 def test_freed_memory_is_kept_for_what_comes_next():
-    """Large tensors that come and go touch new pages at first and then no more; with the library's own settings each touches thousands."""
+    """Large tensors that come and go touch new pages at first and then no more; with the library's own
+    settings each touches thousands.
+    """
     code = """
 import resource, sys, torch
 from guard.device import keep_freed_memory
@@ -108,5 +126,12 @@ before = faults()
 for _ in range(20): torch.ones(10_000_000)
 print(faults() - before)
 """
-    kept, given_back = (int(subprocess.run([sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, check=True).stdout) for word in ("kept", "given back"))
+    kept, given_back = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for word in ("kept", "given back")
+    )
     assert kept < 1000 and given_back > 20000

@@ -1,4 +1,6 @@
-"""The pixel cache: the same views as from the files, made once, made again when the files change, done without where it must be."""
+"""The pixel cache: the same views as from the files, made once, made again when the files change, done
+without where it must be.
+"""
 
 import os
 import shutil
@@ -45,18 +47,30 @@ def streamed(root, split="train"):
 @pytest.mark.parametrize("augmentation", ["resized-crop", "pad-crop", "none"])
 def test_the_views_are_those_of_the_files(augmentation, root):
     same_size = root.parent / "2"
-    for held, expected, kind in ((train_of(root), streamed(root), images.Mapped), (train_of(same_size), streamed(same_size), images.Packed)):
+    for held, expected, kind in (
+        (train_of(root), streamed(root), images.Mapped),
+        (train_of(same_size), streamed(same_size), images.Packed),
+    ):
         assert isinstance(held, kind)
         for epoch in range(3):
-            made = [images.TrainingEpoch(each, augmentation=augmentation, batch_size=5, size=16, seed=3, epoch=epoch) for each in (held, expected)]
+            made = [
+                images.TrainingEpoch(
+                    each, augmentation=augmentation, batch_size=5, size=16, seed=3, epoch=epoch
+                )
+                for each in (held, expected)
+            ]
             for number in range(len(made[0])):
                 (found, labels), (wanted, same) = (each[number] for each in made)
                 assert torch.equal(labels, same)
-                torch.testing.assert_close(augment.as_float(found), augment.as_float(wanted), rtol=0, atol=1.01 / 255)  # files are resized in 8 bit
+                torch.testing.assert_close(
+                    augment.as_float(found), augment.as_float(wanted), rtol=0, atol=1.01 / 255
+                )  # files are resized in 8 bit
 
 
 def test_a_crop_has_the_geometry_that_torchvision_gives_on_the_original(root):
-    """On the CPU to 8 bits, and in the batches that go to a GPU to float32's rounding; also where the crop reaches beyond the image."""
+    """On the CPU to 8 bits, and in the batches that go to a GPU to float32's rounding; also where the
+    crop reaches beyond the image.
+    """
     held, files = train_of(root), datasets.find("toy", root, "train").files
     boxes = torch.tensor([[1, 2, 9, 11], [0, 0, 18, 40], [3, 17, 15, 20], [-3, 2, 18, 40]])
     views = augment.Views(boxes, torch.tensor([False, True, False, False]))
@@ -76,7 +90,9 @@ def test_the_validation_views_are_those_of_the_files(root):
     held = images.load(datasets.find("toy", root, "val"), 16)
     everything = torch.arange(len(held))
     assert isinstance(held, images.Packed) and held.pixels.shape == (13, 3, 16, 16)
-    assert torch.equal(held.validation(everything, 16), augment.as_float(streamed(root, "val").validation(everything, 16)))
+    assert torch.equal(
+        held.validation(everything, 16), augment.as_float(streamed(root, "val").validation(everything, 16))
+    )
     assert torch.equal(train_of(root).validation(everything, 16), streamed(root).validation(everything, 16))
 
 
@@ -122,7 +138,12 @@ def test_without_room_the_files_are_read_each_time_and_a_line_says_so(root, monk
     monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda path: room)
     assert isinstance(train_of(root), images.Streamed)
     printed = capsys.readouterr().err
-    assert printed.startswith("note: ") and "1.0 GiB left" in printed and "GUARD_CACHE" in printed and printed.count("\n") == 1
+    assert (
+        printed.startswith("note: ")
+        and "1.0 GiB left" in printed
+        and "GUARD_CACHE" in printed
+        and printed.count("\n") == 1
+    )
     monkeypatch.undo()
     monkeypatch.setenv("GUARD_CACHE", "/dev/null/nowhere")
     assert isinstance(train_of(root), images.Streamed) and "cannot be written" in capsys.readouterr().err

@@ -5,25 +5,101 @@ import pytest
 from guard.recipes import as_dict, recipe, relabel_batch_size
 
 IMAGENET_FAMILY = {
-    "pretrain": {"model": "resnet18", "image_size": 224, "augmentation": "resized-crop", "epochs": 50, "batch_size": 32, "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 1e-4, "stem": "standard"},
-    "recover": {"r_bn": 0.01, "step_size": 0.25, "iterations": 2000, "beta1": 0.5, "beta2": 0.9, "first_layer_weight": 10.0, "crop": True, "crop_scale": 0.08, "roll": 32, "cda": False, "cda_milestone": 1.0, "cda_schedule": "cosine", "classes_per_problem": 100, "image_format": "png", "images_per_class": 10},
-    "relabel": {"epochs": 300, "augmentation": "resized-crop", "mix": "cutmix", "mix_alpha": 1.0, "teacher_mode": "eval", "batch_size": 0},
+    "pretrain": {
+        "model": "resnet18",
+        "image_size": 224,
+        "augmentation": "resized-crop",
+        "epochs": 50,
+        "batch_size": 32,
+        "learning_rate": 0.025,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "stem": "standard",
+    },
+    "recover": {
+        "r_bn": 0.01,
+        "step_size": 0.25,
+        "iterations": 2000,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "first_layer_weight": 10.0,
+        "crop": True,
+        "crop_scale": 0.08,
+        "roll": 32,
+        "cda": False,
+        "cda_milestone": 1.0,
+        "cda_schedule": "cosine",
+        "classes_per_problem": 100,
+        "image_format": "png",
+        "images_per_class": 10,
+    },
+    "relabel": {
+        "epochs": 300,
+        "augmentation": "resized-crop",
+        "mix": "cutmix",
+        "mix_alpha": 1.0,
+        "teacher_mode": "eval",
+        "batch_size": 0,
+    },
     "train": {"model": "resnet18", "temperature": 20.0, "learning_rate": 1e-3, "weight_decay": 0.01},
     "evaluate": {"protocol": "paper", "epsilon": 1 / 255},
-}  # fmt: skip
-TINY = {"pretrain": {"stem": "tiny", "image_size": 224}, "recover": {"r_bn": 1.0, "step_size": 0.1, "iterations": 2000}, "relabel": {"batch_size": 100}}
+}
+TINY = {
+    "pretrain": {"stem": "tiny", "image_size": 224},
+    "recover": {"r_bn": 1.0, "step_size": 0.1, "iterations": 2000},
+    "relabel": {"batch_size": 100},
+}
 CIFAR = {
-    "pretrain": {"image_size": 32, "stem": "cifar", "augmentation": "pad-crop", "epochs": 200, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4, "momentum": 0.9},
-    "recover": {"r_bn": 0.01, "step_size": 0.25, "iterations": 1000, "crop": False, "roll": 4, "crop_scale": 0.4},
-    "relabel": {"epochs": 400, "augmentation": "pad-crop", "mix": "mixup", "mix_alpha": 0.8, "batch_size": 128},
+    "pretrain": {
+        "image_size": 32,
+        "stem": "cifar",
+        "augmentation": "pad-crop",
+        "epochs": 200,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+        "momentum": 0.9,
+    },
+    "recover": {
+        "r_bn": 0.01,
+        "step_size": 0.25,
+        "iterations": 1000,
+        "crop": False,
+        "roll": 4,
+        "crop_scale": 0.4,
+    },
+    "relabel": {
+        "epochs": 400,
+        "augmentation": "pad-crop",
+        "mix": "mixup",
+        "mix_alpha": 0.8,
+        "batch_size": 128,
+    },
     "train": {"temperature": 30.0, "learning_rate": 1e-3, "weight_decay": 0.01},
-}  # fmt: skip
-REGULARIZER = {"pretrain": {"regularizer": "gradient-norm", "lambda": 100.0, "h": 3.0, "beta": 1e-4, "curvature": False, "gradient_regularization": False, "adversarial": "none", "clip_grad_norm": 0.0}}
+}
+REGULARIZER = {
+    "pretrain": {
+        "regularizer": "gradient-norm",
+        "lambda": 100.0,
+        "h": 3.0,
+        "beta": 1e-4,
+        "curvature": False,
+        "gradient_regularization": False,
+        "adversarial": "none",
+        "clip_grad_norm": 0.0,
+    }
+}
 EXPECTED = {
-    "imagenette": [IMAGENET_FAMILY, REGULARIZER], "wolf": [IMAGENET_FAMILY, REGULARIZER],
-    "imagenet": [{**IMAGENET_FAMILY, "relabel": {**IMAGENET_FAMILY["relabel"], "batch_size": 100}}, REGULARIZER],
-    "tiny-imagenet": [TINY, REGULARIZER], "cifar10": [CIFAR, REGULARIZER], "cifar100": [CIFAR, REGULARIZER],
-}  # fmt: skip
+    "imagenette": [IMAGENET_FAMILY, REGULARIZER],
+    "wolf": [IMAGENET_FAMILY, REGULARIZER],
+    "imagenet": [
+        {**IMAGENET_FAMILY, "relabel": {**IMAGENET_FAMILY["relabel"], "batch_size": 100}},
+        REGULARIZER,
+    ],
+    "tiny-imagenet": [TINY, REGULARIZER],
+    "cifar10": [CIFAR, REGULARIZER],
+    "cifar100": [CIFAR, REGULARIZER],
+}
 
 
 @pytest.mark.parametrize("dataset", EXPECTED)
@@ -35,10 +111,25 @@ def test_defaults_are_the_published_ones(dataset):
 
 
 def test_normalization():
-    assert (recipe("imagenette").mean, recipe("imagenette").std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == (recipe("tiny-imagenet").mean, recipe("tiny-imagenet").std)
-    assert (recipe("cifar10").mean, recipe("cifar10").std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-    assert (recipe("cifar100").mean, recipe("cifar100").std) == ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+    assert (
+        (recipe("imagenette").mean, recipe("imagenette").std)
+        == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        == (recipe("tiny-imagenet").mean, recipe("tiny-imagenet").std)
+    )
+    assert (recipe("cifar10").mean, recipe("cifar10").std) == (
+        (0.4914, 0.4822, 0.4465),
+        (0.2023, 0.1994, 0.2010),
+    )
+    assert (recipe("cifar100").mean, recipe("cifar100").std) == (
+        (0.5071, 0.4867, 0.4408),
+        (0.2675, 0.2565, 0.2761),
+    )
 
 
 def test_label_batches():
-    assert [relabel_batch_size(0, per_class) for per_class in (1, 9, 10, 50)] == [10, 90, 100, 100] and relabel_batch_size(128, 1) == 128
+    assert [relabel_batch_size(0, per_class) for per_class in (1, 9, 10, 50)] == [
+        10,
+        90,
+        100,
+        100,
+    ] and relabel_batch_size(128, 1) == 128

@@ -18,7 +18,9 @@ from guard.errors import UserError
 from guard.recipes import recipe
 from recover import recovery
 
-SETTINGS = dataclasses.replace(recipe("imagenette").recover, iterations=12, r_bn=0.3, roll=2, images_per_class=3)
+SETTINGS = dataclasses.replace(
+    recipe("imagenette").recover, iterations=12, r_bn=0.3, roll=2, images_per_class=3
+)
 
 
 def test_statistics_are_of_each_layers_input_with_biased_variance(network, batch):
@@ -32,7 +34,15 @@ def test_statistics_are_of_each_layers_input_with_biased_variance(network, batch
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("changes", [{}, {"crop": False, "crop_scale": 0.4}, {"cda": True, "cda_milestone": 0.5}, {"crop": False, "cda": True, "crop_scale": 0.4, "cda_schedule": "linear"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"crop": False, "crop_scale": 0.4},
+        {"cda": True, "cda_milestone": 0.5},
+        {"crop": False, "cda": True, "crop_scale": 0.4, "cda_schedule": "linear"},
+    ],
+)
 def test_packed_problems_equal_the_naive_loop_one_by_one(changes, network):
     settings, model, seed = dataclasses.replace(SETTINGS, **changes), pixel_model(network), 7
     problems = recovery.problems_of(3, 3, classes_per_problem=100)
@@ -42,10 +52,15 @@ def test_packed_problems_equal_the_naive_loop_one_by_one(changes, network):
         torch.testing.assert_close(found, alone[0], rtol=0, atol=1e-9)
         views, rolls = recovery.draw_views(settings, problem, seed, 8)
         uncropped = not (settings.crop or settings.cda)
-        plan = [(None if uncropped else tuple(box), bool(flip), tuple(roll)) for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())]
+        plan = [
+            (None if uncropped else tuple(box), bool(flip), tuple(roll))
+            for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())
+        ]
         noise = torch.randn(3, 3, 8, 8, generator=generator(*problem.key(seed), "noise"), dtype=torch.float64)
         mean, std = model.mean.flatten(), model.std.flatten()
-        naively = naive.recover(model.network, torch.arange(3), noise, plan, mean, std, settings.r_bn, settings.step_size)
+        naively = naive.recover(
+            model.network, torch.arange(3), noise, plan, mean, std, settings.r_bn, settings.step_size
+        )
         torch.testing.assert_close(model.normalize(found), naively, rtol=0, atol=1e-6)
     assert not torch.equal(packed[0], packed[1]) and 0 <= packed.min() and packed.max() <= 1
 
@@ -60,17 +75,32 @@ def test_float64_recovery_depends_on_noise_views_and_seed(network):
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
 @pytest.mark.parametrize("milestone", [1.0, 0.5, 0.1])
 def test_cdas_schedule_is_the_naive_one(schedule, milestone):
-    found = [recovery.crop_scale_at(t, 40, schedule=schedule, milestone=milestone, lowest=0.08) for t in range(40)]
-    assert found == pytest.approx([naive.crop_scale_lower_bound(t, 40, schedule, milestone, 0.08) for t in range(40)])
+    found = [
+        recovery.crop_scale_at(t, 40, schedule=schedule, milestone=milestone, lowest=0.08) for t in range(40)
+    ]
+    assert found == pytest.approx(
+        [naive.crop_scale_lower_bound(t, 40, schedule, milestone, 0.08) for t in range(40)]
+    )
     assert found[0] == 1.0 and all(a >= b for a, b in itertools.pairwise(found))
 
 
 def test_packs_depend_on_the_recipe_alone():
     packs = recovery.packs_of(recovery.problems_of(10, 12, 100), 100)
-    assert [len(pack) for pack in packs] == [10, 2] and all(problem.classes == tuple(range(10)) for pack in packs for problem in pack)
+    assert [len(pack) for pack in packs] == [10, 2] and all(
+        problem.classes == tuple(range(10)) for pack in packs for problem in pack
+    )
     many = recovery.packs_of(recovery.problems_of(250, 2, 100), 100)
-    assert [[len(problem.classes) for problem in pack] for pack in many] == [[100], [100], [50], [100], [100], [50]]
-    covered = sorted((problem.number, label) for pack in many for problem in pack for label in problem.classes)
+    assert [[len(problem.classes) for problem in pack] for pack in many] == [
+        [100],
+        [100],
+        [50],
+        [100],
+        [100],
+        [50],
+    ]
+    covered = sorted(
+        (problem.number, label) for pack in many for problem in pack for label in problem.classes
+    )
     assert covered == [(number, label) for number in range(2) for label in range(250)]
 
 
@@ -94,7 +124,9 @@ def test_manifest_names_every_file_and_its_bytes(toy):
     from guard.checkpoint import file_fingerprint, load
 
     assert manifest["complete"] and len(manifest["files"]) == 4 and manifest["classes"] == ["cat", "dog"]
-    assert all(file_fingerprint(toy / "images" / name) == digest for name, digest in manifest["files"].items())
+    assert all(
+        file_fingerprint(toy / "images" / name) == digest for name, digest in manifest["files"].items()
+    )
     assert manifest["teacher"] == load(toy / "teacher" / "checkpoint.pt").fingerprint
 
 
@@ -103,17 +135,33 @@ def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):
 
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "manifest.json").write_text("{")
-    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"][:-2]]
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        tmp_path / "images",
+        *TOY["recover"][:-2],
+    ]
     assert "manifest.json" in refused(*arguments)
     assert command(*arguments, "--force") == 0
     manifest = tmp_path / "images" / "manifest.json"
-    assert records.read_sealed(manifest, "manifest")["settings"]["pack_images"] == 100  # as many as the memory holds, on the CPU at most 100
+    assert (
+        records.read_sealed(manifest, "manifest")["settings"]["pack_images"] == 100
+    )  # as many as the memory holds, on the CPU at most 100
 
 
 def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, monkeypatch):
     from conftest import TOY, command
 
-    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"][:-2]]
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        tmp_path / "images",
+        *TOY["recover"][:-2],
+    ]
     assert command(*arguments) == 0
     (tmp_path / "images" / "cat" / "cat_0.png").unlink()
     monkeypatch.setattr(recovery.memory, "images_that_fit", lambda *_, **__: 1)  # a machine with less memory
@@ -125,7 +173,17 @@ def test_an_image_that_was_half_written_when_its_process_was_killed_does_not_sta
 
     shutil.copytree(toy / "images", tmp_path / "images")
     (tmp_path / "images" / "cat" / "cat_0.png").rename(tmp_path / "images" / "cat" / ".cat_0.png.77.part")
-    assert command("recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", tmp_path / "images", *TOY["recover"]) == 0
+    assert (
+        command(
+            "recover",
+            "--teacher",
+            toy / "teacher" / "checkpoint.pt",
+            "--output",
+            tmp_path / "images",
+            *TOY["recover"],
+        )
+        == 0
+    )
     assert {path.name for path in (tmp_path / "images" / "cat").iterdir()} == {"cat_0.png", "cat_1.png"}
 
 
@@ -133,9 +191,33 @@ def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
     from conftest import TOY, command
 
     teacher = tmp_path / "teacher"
-    plain = [*TOY["pretrain"][2:], "--model", "resnet18", "--image-size", "32", "--stem", "cifar", "--epochs", "1"]
+    plain = [
+        *TOY["pretrain"][2:],
+        "--model",
+        "resnet18",
+        "--image-size",
+        "32",
+        "--stem",
+        "cifar",
+        "--epochs",
+        "1",
+    ]
     assert command("pretrain", "--dataset", "toy", "--root", toy, "--output", teacher, *plain) == 0
-    assert command("recover", "--teacher", teacher / "checkpoint.pt", "--output", tmp_path / "images", "--iterations", 2, "--images-per-class", 1, "--cda") == 0
+    assert (
+        command(
+            "recover",
+            "--teacher",
+            teacher / "checkpoint.pt",
+            "--output",
+            tmp_path / "images",
+            "--iterations",
+            2,
+            "--images-per-class",
+            1,
+            "--cda",
+        )
+        == 0
+    )
     assert len(list((tmp_path / "images").glob("*/*.png"))) == 2
 
 
@@ -144,7 +226,14 @@ def test_an_image_damaged_before_the_recovery_was_finished_is_named(toy, tmp_pat
     from conftest import TOY, command
 
     folder = tmp_path / "images"
-    arguments = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--output", folder, *TOY["recover"]]
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        folder,
+        *TOY["recover"],
+    ]
     stop = recovery._finish
     try:
         recovery._finish = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)

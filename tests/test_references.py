@@ -1,4 +1,5 @@
-"""Strength against torchattacks on two networks trained here: never more than a point above its robust accuracy.
+"""Strength against torchattacks on two networks trained here: never more than a point above its robust
+accuracy.
 
 The fast comparison is of a few attacks on few images; `bash tests/run.sh -m slow` makes the whole one.
 """
@@ -39,9 +40,19 @@ def test_sequences_of_ten_steps_as_strong_as_the_reference(which, networks, digi
     """AutoAttack as published, but for the queries of Square, which are cut to 100 on both sides."""
     from functools import partial
 
-    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(function=partial(attacks.square, queries=100, p_init=0.8)))
-    steps = [("APGD", {"steps": 10, "seed": 0}), ("APGDT", {"steps": 10, "seed": 0, "n_classes": 10}), ("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True})]
-    monkeypatch.setitem(bench.REFERENCES, "autoattack-paper", [*steps, ("Square", {"n_queries": 100, "seed": 0})])
+    monkeypatch.setitem(
+        attacks.ATTACKS,
+        "square",
+        attacks.ATTACKS["square"]._replace(function=partial(attacks.square, queries=100, p_init=0.8)),
+    )
+    steps = [
+        ("APGD", {"steps": 10, "seed": 0}),
+        ("APGDT", {"steps": 10, "seed": 0, "n_classes": 10}),
+        ("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True}),
+    ]
+    monkeypatch.setitem(
+        bench.REFERENCES, "autoattack-paper", [*steps, ("Square", {"n_queries": 100, "seed": 0})]
+    )
     images, labels = (each[:200] for each in digits)
     row = bench.compare("autoattack-paper", networks[which], images, labels, 8 / 255)
     assert abs(row["ours accuracy"] - row["reference accuracy"]) <= 1.0, row

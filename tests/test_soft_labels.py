@@ -1,4 +1,6 @@
-"""Soft labels: what the student sees is what the teacher labelled, bit for bit; stores that do not belong are refused by name."""
+"""Soft labels: what the student sees is what the teacher labelled, bit for bit; stores that do not
+belong are refused by name.
+"""
 
 import copy
 import dataclasses
@@ -16,7 +18,18 @@ from guard.images import Packed
 from guard.recipes import Train, recipe
 from train import student
 
-RECIPE = soft_labels.LabelRecipe(epochs=3, batch_size=4, augmentation="resized-crop", mix="cutmix", mix_alpha=1.0, teacher_mode="eval", precision="fp32", channels_last=False, compile=False, seed=5)
+RECIPE = soft_labels.LabelRecipe(
+    epochs=3,
+    batch_size=4,
+    augmentation="resized-crop",
+    mix="cutmix",
+    mix_alpha=1.0,
+    teacher_mode="eval",
+    precision="fp32",
+    channels_last=False,
+    compile=False,
+    seed=5,
+)
 
 
 @pytest.fixture
@@ -37,7 +50,9 @@ class Watched(torch.nn.Module):
         return self.inner(pixels)
 
 
-@pytest.mark.parametrize("changes", [{}, {"mix": "mixup", "augmentation": "pad-crop"}, {"mix": "none", "augmentation": "shift"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mix": "mixup", "augmentation": "pad-crop"}, {"mix": "none", "augmentation": "shift"}]
+)
 def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tmp_path):
     wanted = dataclasses.replace(RECIPE, **changes)
     teacher, learner = Watched(pixel_model(network.float())), Watched(pixel_model(copy.deepcopy(network)))
@@ -48,7 +63,10 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     with store.finishing(len(images)):
         assert not store.manifest()["complete"]
     again = soft_labels.LabelStore(tmp_path)
-    optimizer, recipe = torch.optim.SGD(learner.parameters(), 0.0), again.open(images.fingerprint, images.classes)
+    optimizer, recipe = (
+        torch.optim.SGD(learner.parameters(), 0.0),
+        again.open(images.fingerprint, images.classes),
+    )
     for epoch in range(3):
         rows = again.read(epoch, 10, 3)
         student.epoch_of(Train(), learner, optimizer, rows, recipe, images, (0, epoch), torch.device("cpu"))
@@ -70,31 +88,70 @@ def test_an_epoch_can_be_made_again_alone(images, network):
 
 def test_teacher_mode_train_uses_the_batchs_statistics_and_keeps_the_running_ones(images, network):
     teacher = pixel_model(network.float())
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items() if "num_batches" not in name}
+    before = {
+        name: tensor.clone() for name, tensor in teacher.state_dict().items() if "num_batches" not in name
+    }
     wanted = dataclasses.replace(RECIPE, teacher_mode="train", mix="none", augmentation="none")
     rows = soft_labels.make_epoch(teacher, images, wanted, 0)
-    assert all(torch.equal(teacher.state_dict()[name], tensor) for name, tensor in before.items()) and not any(m.training for m in teacher.modules())
+    assert all(
+        torch.equal(teacher.state_dict()[name], tensor) for name, tensor in before.items()
+    ) and not any(m.training for m in teacher.modules())
     batch = images.pixels[torch.from_numpy(rows["image"][:4].astype("int64"))].float() / 255
     expected = teacher.train()(batch).half()
     assert numpy.array_equal(rows["logits"][:4], expected.detach().numpy())
     teacher.eval()
-    assert not numpy.array_equal(rows["logits"], soft_labels.make_epoch(teacher, images, dataclasses.replace(wanted, teacher_mode="eval"), 0)["logits"])
+    assert not numpy.array_equal(
+        rows["logits"],
+        soft_labels.make_epoch(teacher, images, dataclasses.replace(wanted, teacher_mode="eval"), 0)[
+            "logits"
+        ],
+    )
 
 
 def test_student_loss_is_the_formula():
     one, other = torch.randn(2, 6, 5, generator=generator("logits"), dtype=torch.float64)
-    assert student.student_loss(one, other, 20.0).item() == pytest.approx(naive.student_loss(other, one, 20.0).item(), rel=1e-12)
+    assert student.student_loss(one, other, 20.0).item() == pytest.approx(
+        naive.student_loss(other, one, 20.0).item(), rel=1e-12
+    )
 
 
 def test_online_labels_give_the_same_student_as_the_store(toy, tmp_path):
     from conftest import command
 
-    common = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", "--images", 2, *TOY["train"]]
+    common = [
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--images",
+        2,
+        *TOY["train"],
+    ]
     assert command("train", *common, "--labels", toy / "labels", "--output", tmp_path / "stored") == 0
-    assert command("train", *common, "--labels", "online", "--epochs", 2, "--output", tmp_path / "online") == 0
+    assert (
+        command("train", *common, "--labels", "online", "--epochs", 2, "--output", tmp_path / "online") == 0
+    )
     stored, online = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("stored", "online"))
     assert stored.fingerprint == online.fingerprint
-    assert command("train", *common, "--labels", "online", "--epochs", 2, "--mix", "none", "--output", tmp_path / "other") == 0
+    assert (
+        command(
+            "train",
+            *common,
+            "--labels",
+            "online",
+            "--epochs",
+            2,
+            "--mix",
+            "none",
+            "--output",
+            tmp_path / "other",
+        )
+        == 0
+    )
     assert checkpoint.load(tmp_path / "other" / "checkpoint.pt").fingerprint != stored.fingerprint
 
 
@@ -118,7 +175,10 @@ SPOILED = {
     "no recipe": (lambda chain: edit_manifest(chain, recipe={}), "no recipe"),
     "manifest of something else": (lambda chain: edit_manifest(chain, format="x"), "manifest.json"),
     "no manifest": (lambda chain: (chain / "labels/manifest.json").unlink(), "manifest.json"),
-    "epoch of another size": (lambda chain: numpy.save(chain / "labels/epoch_0000.npy", numpy.zeros(3)), "epoch_0000.npy"),
+    "epoch of another size": (
+        lambda chain: numpy.save(chain / "labels/epoch_0000.npy", numpy.zeros(3)),
+        "epoch_0000.npy",
+    ),
 }
 
 
@@ -128,16 +188,35 @@ def test_labels_that_do_not_belong_are_refused(case, toy, tmp_path, refused):
     shutil.copytree(toy, chain := tmp_path / "chain")
     spoil(chain)
     line = refused(
-        "train", "--dataset", "toy", "--root", chain, "--teacher", chain / "teacher/checkpoint.pt", "--distilled", chain / "images",
-        "--labels", chain / "labels", "--output", chain / "student", *TOY["train"],
-    )  # fmt: skip
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        chain,
+        "--teacher",
+        chain / "teacher/checkpoint.pt",
+        "--distilled",
+        chain / "images",
+        "--labels",
+        chain / "labels",
+        "--output",
+        chain / "student",
+        *TOY["train"],
+    )
     assert expected in line
     assert not (chain / "student" / "checkpoint.pt").exists()
 
 
 def test_relabel_refuses_a_folder_of_other_labels(toy, tmp_path, refused):
     shutil.copytree(toy, chain := tmp_path / "chain")
-    arguments = ["--teacher", chain / "teacher/checkpoint.pt", "--distilled", chain / "images", "--output", chain / "labels"]
+    arguments = [
+        "--teacher",
+        chain / "teacher/checkpoint.pt",
+        "--distilled",
+        chain / "images",
+        "--output",
+        chain / "labels",
+    ]
     assert "another recipe" in refused("relabel", *arguments, "--epochs", 2, "--mix", "mixup")
     assert "another recipe" in refused("relabel", *arguments, "--epochs", 3)
     spoil_images(chain)
@@ -146,7 +225,9 @@ def test_relabel_refuses_a_folder_of_other_labels(toy, tmp_path, refused):
 
 def test_batch_size_follows_the_images_per_class(images):
     wanted = recipe("imagenette").relabel
-    assert soft_labels.label_recipe(wanted, images, 0).batch_size == 40  # 10 images of 3 classes: 4 of the largest
+    assert (
+        soft_labels.label_recipe(wanted, images, 0).batch_size == 40
+    )  # 10 images of 3 classes: 4 of the largest
     assert soft_labels.label_recipe(dataclasses.replace(wanted, batch_size=7), images, 0).batch_size == 7
     many = Packed(torch.zeros(300, 3, 4, 4, dtype=torch.uint8), torch.arange(300) % 3, ("a", "b", "c"))
     assert soft_labels.label_recipe(wanted, many, 0).batch_size == 100
@@ -168,5 +249,14 @@ def test_labels_that_mix_with_images_outside_their_batch_are_refused(toy, tmp_pa
     manifest = records.read_sealed(tmp_path / "labels" / "manifest.json", "manifest")
     manifest["files"]["epoch_0000.npy"] = checkpoint.file_fingerprint(path)
     records.write_sealed(manifest, tmp_path / "labels" / "manifest.json")
-    words = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", "--labels", tmp_path / "labels", "--output", tmp_path / "student"]
+    words = [
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--labels",
+        tmp_path / "labels",
+        "--output",
+        tmp_path / "student",
+    ]
     assert "not in their batch" in refused("train", "--dataset", "toy", "--root", toy, *words, *TOY["train"])

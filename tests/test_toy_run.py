@@ -10,7 +10,9 @@ from guard import records
 
 
 def run_sh(*arguments):
-    return subprocess.run(["bash", "run.sh", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "run.sh", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 def test_toy_run_of_all_stages(tmp_path):
@@ -38,4 +40,8 @@ def test_toy_run_of_all_stages(tmp_path):
     again = run_sh("-g", "-p", "-C", "-o", tmp_path, "-u", "cpu")
     assert again.returncode == 0 and again.stdout.count("finished") == 4
     other = run_sh("-g", "-p", "-o", tmp_path, "-u", "cpu")
-    assert other.returncode == 2 and "another curvature" in other.stderr and len(other.stderr.strip().splitlines()) == 1
+    assert (
+        other.returncode == 2
+        and "another curvature" in other.stderr
+        and len(other.stderr.strip().splitlines()) == 1
+    )

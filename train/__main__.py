@@ -19,7 +19,9 @@ def main(argv):
     cli.add_data(parser)
     cli.add_workers(parser)
     parser.add_argument("--distilled", required=True, metavar="DIR", help="folder of the distilled images")
-    parser.add_argument("--labels", required=True, metavar="DIR", help="folder of the soft labels, or 'online'")
+    parser.add_argument(
+        "--labels", required=True, metavar="DIR", help="folder of the soft labels, or 'online'"
+    )
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the student")
     options = parser.parse_args(argv)
@@ -27,7 +29,9 @@ def main(argv):
     if for_labels and options.labels != "online":
         parser.error(f"{for_labels[0]} goes with --labels online; a folder of labels has its own")
     if isinstance(options.epsilon, tuple):
-        parser.error("--epsilon takes one number here; python -m train.evaluate takes several and draws the curve")
+        parser.error(
+            "--epsilon takes one number here; python -m train.evaluate takes several and draws the curve"
+        )
     if options.check:
         return
     settings = [cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")]
@@ -36,10 +40,20 @@ def main(argv):
         from train import student
 
         student.train(
-            *settings, epochs=options.epochs, dataset=options.dataset, root=options.root, distilled=options.distilled, labels=options.labels,
-            teacher_path=options.teacher, output=options.output, log=options.record, seed=options.seed, device=options.device, workers=options.workers,
+            *settings,
+            epochs=options.epochs,
+            dataset=options.dataset,
+            root=options.root,
+            distilled=options.distilled,
+            labels=options.labels,
+            teacher_path=options.teacher,
+            output=options.output,
+            log=options.record,
+            seed=options.seed,
+            device=options.device,
+            workers=options.workers,
             force=options.force,
-        )  # fmt: skip
+        )
 
     cli.run(work)
 

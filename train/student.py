@@ -7,39 +7,42 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from guard import (
-    checkpoint,
-    datasets,
-    lock,
-    models,
-    recipes,
-    records,
-    report,
-    training,
-)
+from guard import checkpoint, datasets, lock, models, recipes, records, report, training
 from guard import device as devices
 from guard import images as pictures
 from guard.checkpoint import Checkpoint
 from guard.errors import UserError
-from guard.soft_labels import (
-    LabelStore,
-    batches_of,
-    check_classes,
-    label_recipe,
-    look,
-    make_epoch,
-)
+from guard.soft_labels import LabelStore, batches_of, check_classes, label_recipe, look, make_epoch
 from train import evaluate
 
-# ---- setup -----------------------------------------------------------------------------------------------------------------------
+# ---- setup ---------------------------------------------------------------------------------------
 
 
-def train(settings, label_settings, attack_settings, *, epochs, dataset, root, distilled, labels, teacher_path, output, log, seed, device, workers, force):
-    """Trains a student by `settings` (recipes.Train), attacks it and its teacher by `attack_settings` (recipes.Evaluate), reports.
+def train(
+    settings,
+    label_settings,
+    attack_settings,
+    *,
+    epochs,
+    dataset,
+    root,
+    distilled,
+    labels,
+    teacher_path,
+    output,
+    log,
+    seed,
+    device,
+    workers,
+    force,
+):
+    """Trains a student by `settings` (recipes.Train), attacks it and its teacher by `attack_settings`
+    (recipes.Evaluate), reports.
 
-    labels: a folder of soft labels, or 'online' for labels made on the fly by `label_settings` (recipes.Relabel). epochs: of
-    training, as many as were labelled where it is None. A finished student with the same settings is left as it is, an interrupted
-    one goes on. Raises UserError for artifacts that do not belong together.
+    labels: a folder of soft labels, or 'online' for labels made on the fly by `label_settings`
+    (recipes.Relabel). epochs: of training, as many as were labelled where it is None. A finished student
+    with the same settings is left as it is, an interrupted one goes on. Raises UserError for artifacts
+    that do not belong together.
     """
     output = Path(output)
     log = Path(log or output / "log.json")
@@ -49,12 +52,20 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
         check_classes(teacher, images, distilled)
         source = datasets.find(dataset, root, "val")
         if list(source.classes) != list(teacher.classes):
-            raise UserError(f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set it was trained on, {teacher.dataset}")
+            raise UserError(
+                f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set"
+                f" it was trained on, {teacher.dataset}"
+            )
         recipe, epoch_rows = _labels(labels, label_settings, teacher, images, seed, epochs)
         key = {
-            "dataset": dataset, "seed": seed, "epochs": epochs or recipe.epochs, "images": images.fingerprint, "teacher": teacher.fingerprint,
-            "labels": asdict(recipe), **recipes.as_dict(settings),
-        }  # fmt: skip
+            "dataset": dataset,
+            "seed": seed,
+            "epochs": epochs or recipe.epochs,
+            "images": images.fingerprint,
+            "teacher": teacher.fingerprint,
+            "labels": asdict(recipe),
+            **recipes.as_dict(settings),
+        }
         teacher_log = Path(teacher_path).parent / "log.json"
         for needed_later in (teacher_log, log):
             records.read(needed_later)  # a damaged one is told before the work
@@ -64,13 +75,34 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
             labeller = teacher.build(where)
             devices.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
             rows = epoch_rows(labeller, images.to(where))
-            _train_and_save(settings, key, rows, recipe, images.to(where), val, teacher, output, log, where, workers, force)
+            _train_and_save(
+                settings,
+                key,
+                rows,
+                recipe,
+                images.to(where),
+                val,
+                teacher,
+                output,
+                log,
+                where,
+                workers,
+                force,
+            )
         devices.barrier()
-        data = {"dataset": dataset, "root": root, "seed": seed, "where": where, "workers": workers, "force": force}
+        data = {
+            "dataset": dataset,
+            "root": root,
+            "seed": seed,
+            "where": where,
+            "workers": workers,
+            "force": force,
+        }
         evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, shared=True, **data)
         evaluate.evaluate_network(checkpoint.load(output / "checkpoint.pt"), attack_settings, log=log, **data)
         if devices.rank() == 0:
-            # The experiment's record is whole, although teachers are shared; one that came without its log has no entry 'pretrain'.
+            # The experiment's record is whole, although teachers are shared; one that came without its
+            # log has no entry 'pretrain'.
             for entry in {"pretrain", "evaluate teacher"} & set(shared := records.read(teacher_log)):
                 records.update(log, entry, shared[entry])
             print(report.write(log, distilled), flush=True)
@@ -78,7 +110,9 @@ def train(settings, label_settings, attack_settings, *, epochs, dataset, root, d
 
 
 def _labels(labels, label_settings, teacher, images, seed, epochs):
-    """(LabelRecipe, function (teacher model, images) -> function epoch -> rows), from the store or made on the fly."""
+    """(LabelRecipe, function (teacher model, images) -> function epoch -> rows), from the store or made
+    on the fly.
+    """
     count, classes = len(images), len(images.classes)
     if labels == "online":
         recipe = label_recipe(replace(label_settings, epochs=epochs or label_settings.epochs), images, seed)
@@ -86,26 +120,37 @@ def _labels(labels, label_settings, teacher, images, seed, epochs):
     store = LabelStore(labels)
     recipe = store.open(images.fingerprint, images.classes, teacher.fingerprint)
     if epochs and epochs > recipe.epochs:
-        raise UserError(f"{labels} holds labels for {recipe.epochs} epochs, --epochs asks for {epochs}; make more with python -m relabel --epochs {epochs}")
+        raise UserError(
+            f"{labels} holds labels for {recipe.epochs} epochs, --epochs asks for {epochs}; make more with"
+            f" python -m relabel --epochs {epochs}"
+        )
     return recipe, lambda model, pixels: lambda epoch: store.read(epoch, count, classes)
 
 
-# ---- loss ------------------------------------------------------------------------------------------------------------------------
+# ---- loss ----------------------------------------------------------------------------------------
 
 
 def student_loss(student_logits, teacher_logits, temperature):
     """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor T^2 (SRe2L's)."""
-    return F.kl_div(F.log_softmax(student_logits / temperature, 1), F.log_softmax(teacher_logits / temperature, 1), reduction="batchmean", log_target=True)
+    return F.kl_div(
+        F.log_softmax(student_logits / temperature, 1),
+        F.log_softmax(teacher_logits / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
 
 
-# ---- loop ------------------------------------------------------------------------------------------------------------------------
+# ---- loop ----------------------------------------------------------------------------------------
 
 
 def optimizer_of(model, settings):
     """AdamW with weight decay on weights with more than one dimension only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, settings.learning_rate)
 
 
@@ -113,16 +158,42 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     epochs, seed = key["epochs"], key["seed"]
     resume = training.Resume(output / "resume.pt", key, force)
     devices.seed_everything(seed, "student", "weights")
-    model = models.build(settings.model, classes=len(teacher.classes), image_size=teacher.image_size, stem=teacher.stem, mean=teacher.mean, std=teacher.std).to(where)
-    devices.arrange(model.network, channels_last=settings.channels_last, compile=settings.compile, sync_batch_norm=settings.sync_batch_norm)
+    model = models.build(
+        settings.model,
+        classes=len(teacher.classes),
+        image_size=teacher.image_size,
+        stem=teacher.stem,
+        mean=teacher.mean,
+        std=teacher.std,
+    ).to(where)
+    devices.arrange(
+        model.network,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        sync_batch_norm=settings.sync_batch_norm,
+    )
     optimizer = optimizer_of(model, settings)
     done, history = resume.restore(model, optimizer)
     with training.Progress("student", epochs, "epoch", done) as progress:
         for epoch in range(done, epochs):
             training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
-            row = {"epoch": epoch + 1, "loss": epoch_of(settings, model, optimizer, rows_of(epoch), recipe, images, (seed, "student", epoch), where)}
+            row = {
+                "epoch": epoch + 1,
+                "loss": epoch_of(
+                    settings,
+                    model,
+                    optimizer,
+                    rows_of(epoch),
+                    recipe,
+                    images,
+                    (seed, "student", epoch),
+                    where,
+                ),
+            }
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
-                row["val accuracy"] = training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
+                row["val accuracy"] = training.accuracy(
+                    model, val, teacher.image_size, workers=workers, where=where
+                )
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
@@ -155,18 +226,37 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
     return mean
 
 
-# ---- save ------------------------------------------------------------------------------------------------------------------------
+# ---- save ----------------------------------------------------------------------------------------
 
 
 def _save(settings, key, model, history, teacher, output, log, where, seconds):
     results = {"val accuracy": history[-1]["val accuracy"]}
     student = Checkpoint(
-        role="student", dataset=key["dataset"], model=settings.model, stem=teacher.stem, image_size=teacher.image_size, mean=teacher.mean,
-        std=teacher.std, classes=teacher.classes, seed=key["seed"], settings=key, state=checkpoint.cpu_state(model.network), results=results,
-    )  # fmt: skip
+        role="student",
+        dataset=key["dataset"],
+        model=settings.model,
+        stem=teacher.stem,
+        image_size=teacher.image_size,
+        mean=teacher.mean,
+        std=teacher.std,
+        classes=teacher.classes,
+        seed=key["seed"],
+        settings=key,
+        state=checkpoint.cpu_state(model.network),
+        results=results,
+    )
     with student.saving(output / "checkpoint.pt"):
-        records.update(log, "train", {
-            "settings": key, "seed": key["seed"], "results": results, "history": history, "seconds": seconds,
-            "fingerprint": student.fingerprint, "environment": records.environment(where),
-        })  # fmt: skip
+        records.update(
+            log,
+            "train",
+            {
+                "settings": key,
+                "seed": key["seed"],
+                "results": results,
+                "history": history,
+                "seconds": seconds,
+                "fingerprint": student.fingerprint,
+                "environment": records.environment(where),
+            },
+        )
     print(f"student: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)

@@ -1,4 +1,6 @@
-"""Auto-PGD (Croce and Hein, ICML 2020, algorithm 1): PGD with momentum whose step size adapts to each image's progress."""
+"""Auto-PGD (Croce and Hein, ICML 2020, algorithm 1): PGD with momentum whose step size adapts to each
+image's progress.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,8 @@ import torch.nn.functional as F
 from guard.attacks.slots import Slots
 
 MOMENTUM = 0.75  # weight of the new step in x_{k+1} = x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})
-PROGRESS = 0.75  # rho: the step is halved where fewer than this share of the steps since the last look raised the loss
+# rho: the step is halved where fewer than this share of the steps since the last look raised the loss
+PROGRESS = 0.75
 
 
 def cross_entropy(logits, labels, targets):
@@ -14,9 +17,11 @@ def cross_entropy(logits, labels, targets):
 
 
 def targeted_dlr(logits, labels, targets):
-    """Targeted difference-of-logits ratio: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), z_1 >= z_2 >= ... the sorted logits.
+    """Targeted difference-of-logits ratio: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), z_1 >= z_2 >= ... the
+    sorted logits.
 
-    With three classes z_4 is taken for z_3, and with two z_1 - z_2 is the denominator, which the published formula leaves open.
+    With three classes z_4 is taken for z_3, and with two z_1 - z_2 is the denominator, which the
+    published formula leaves open.
     """
     ordered = logits.sort(dim=1, descending=True).values
     third, fourth = ordered[:, min(2, ordered.shape[1] - 1)], ordered[:, min(3, ordered.shape[1] - 1)]
@@ -25,11 +30,16 @@ def targeted_dlr(logits, labels, targets):
 
 
 def looks(steps):
-    """(steps + 1,) int64: at the iterations at which the step size is looked at, the number of iterations since the last look, else 0.
+    """(steps + 1,) int64: at the iterations at which the step size is looked at, the number of
+    iterations since the last look, else 0.
 
     The first interval is 22 % of the steps, each next one 3 % shorter, but at least 6 %.
     """
-    interval, shortest, shorter = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
+    interval, shortest, shorter = (
+        max(int(0.22 * steps), 1),
+        max(int(0.06 * steps), 1),
+        max(int(0.03 * steps), 1),
+    )
     table, at = torch.zeros(steps + 1, dtype=torch.int64), 0
     while at + interval <= steps:
         at += interval
@@ -38,11 +48,15 @@ def looks(steps):
     return table
 
 
-def auto_pgd(model, images, labels, *, epsilon, draws, batch_size, steps, loss=cross_entropy, targets=None, part=""):
-    """`steps` steps of APGD on `loss`, within epsilon (L-inf) and [0,1], from a random start; (adversarial, broken).
+def auto_pgd(
+    model, images, labels, *, epsilon, draws, batch_size, steps, loss=cross_entropy, targets=None, part=""
+):
+    """`steps` steps of APGD on `loss`, within epsilon (L-inf) and [0,1], from a random start;
+    (adversarial, broken).
 
-    targets: (N,) classes for a targeted loss. part: told to `draws`, so that several runs start differently. An image is broken by its
-    first misclassified iterate and left alone from then on; the forward that judges an iterate is the one its gradient is taken of.
+    targets: (N,) classes for a targeted loss. part: told to `draws`, so that several runs start
+    differently. An image is broken by its first misclassified iterate and left alone from then on; the
+    forward that judges an iterate is the one its gradient is taken of.
     """
     adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
@@ -50,14 +64,29 @@ def auto_pgd(model, images, labels, *, epsilon, draws, batch_size, steps, loss=c
 
     def start(entering):
         x = images[entering]
-        noise = torch.stack([2 * torch.rand(x.shape[1:], generator=draws(i, part), dtype=x.dtype) - 1 for i in entering.tolist()]).to(x.device)
+        noise = torch.stack(
+            [
+                2 * torch.rand(x.shape[1:], generator=draws(i, part), dtype=x.dtype) - 1
+                for i in entering.tolist()
+            ]
+        ).to(x.device)
         x = (x + epsilon * noise / noise.abs().amax((1, 2, 3), keepdim=True)).clamp(0, 1)
         fresh = x.new_full((len(x),), -torch.inf)
         return {
-            "x": x, "before": x, "best": x, "low": low[entering], "high": high[entering], "gradient": torch.zeros_like(x), "done": torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            "step": x.new_full((len(x), 1, 1, 1), 2 * epsilon), "loss": fresh, "best_loss": fresh, "looked": fresh,
-            "rises": torch.zeros(len(x), dtype=torch.int64, device=x.device), "halved": torch.ones(len(x), dtype=torch.bool, device=x.device),
-        }  # fmt: skip
+            "x": x,
+            "before": x,
+            "best": x,
+            "low": low[entering],
+            "high": high[entering],
+            "gradient": torch.zeros_like(x),
+            "done": torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            "step": x.new_full((len(x), 1, 1, 1), 2 * epsilon),
+            "loss": fresh,
+            "best_loss": fresh,
+            "looked": fresh,
+            "rises": torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            "halved": torch.ones(len(x), dtype=torch.bool, device=x.device),
+        }
 
     slots = Slots(len(images), batch_size, start, images.device)
     while slots.refill():
@@ -89,14 +118,18 @@ def _keep_best(state, losses, gradient):
     state["loss"] = losses
     better = losses > state["best_loss"]
     state["best"] = torch.where(_rows(better), state["x"], state["best"])
-    state["gradient_here"], state["gradient"] = gradient, torch.where(_rows(better), gradient, state["gradient"])
+    state["gradient_here"], state["gradient"] = (
+        gradient,
+        torch.where(_rows(better), gradient, state["gradient"]),
+    )
     state["best_loss"] = torch.where(better, losses, state["best_loss"])
     state["looked"] = torch.where(started, state["looked"], losses)
 
 
 def _look(state, intervals):
-    """At a look: where the loss rose too seldom, or its best has not changed since a look that did not halve, halve the step and go
-    back to the best image."""
+    """At a look: where the loss rose too seldom, or its best has not changed since a look that did not
+    halve, halve the step and go back to the best image.
+    """
     interval = intervals[state["done"]]
     look = interval > 0
     state["direction"] = state.pop("gradient_here").sign()
@@ -123,14 +156,17 @@ def _step(state):
 
 
 def ranked_targets(model, images, batch_size, count):
-    """(N, count') classes by falling logit of the clean image, the first one left out; count' = min(count, classes - 1)."""
+    """(N, count') classes by falling logit of the clean image, the first one left out; count' =
+    min(count, classes - 1).
+    """
     with torch.no_grad():
         logits = torch.cat([model(part) for part in images.split(batch_size)])
     return logits.argsort(dim=1, descending=True)[:, 1 : 1 + min(count, logits.shape[1] - 1)]
 
 
 def each_target(attack, model, images, labels, *, targets, draws, **settings):
-    """Runs a targeted attack for one target rank after the other, each on the images that still stand; (adversarial, broken).
+    """Runs a targeted attack for one target rank after the other, each on the images that still stand;
+    (adversarial, broken).
 
     targets: most targets per image; a model with k classes has k - 1.
     """
@@ -145,6 +181,14 @@ def each_target(attack, model, images, labels, *, targets, draws, **settings):
         def drawn(position, part, own=own):
             return draws(own[position], part)
 
-        found, fell = attack(model, images[standing], labels[standing], targets=ranked[standing, rank], draws=drawn, part=f"target {rank}", **settings)
+        found, fell = attack(
+            model,
+            images[standing],
+            labels[standing],
+            targets=ranked[standing, rank],
+            draws=drawn,
+            part=f"target {rank}",
+            **settings,
+        )
         adversarial[standing[fell]], broken[standing[fell]] = found[fell], True
     return adversarial, broken

@@ -9,11 +9,13 @@ BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 
 def carlini_wagner(model, images, labels, *, epsilon, draws, batch_size, c, kappa, steps, learning_rate):
-    """Minimizes ||x' - x||_2^2 + c * max(z_y - max_{j != y} z_j, -kappa) over x' = (tanh w + 1) / 2; (adversarial, broken).
+    """Minimizes ||x' - x||_2^2 + c * max(z_y - max_{j != y} z_j, -kappa) over x' = (tanh w + 1) / 2;
+    (adversarial, broken).
 
-    Adam for `steps` iterations, no search over c, no bound on the distance (epsilon and draws, which other attacks need, play no
-    part). Of an image's misclassified iterates the nearest is kept. Early abort, judged for each image alone: every tenth of the
-    steps, an image whose loss has grown since the last look is left as it is.
+    Adam for `steps` iterations, no search over c, no bound on the distance (epsilon and draws, which
+    other attacks need, play no part). Of an image's misclassified iterates the nearest is kept. Early
+    abort, judged for each image alone: every tenth of the steps, an image whose loss has grown since the
+    last look is left as it is.
     """
     del epsilon, draws
     adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -24,7 +26,14 @@ def carlini_wagner(model, images, labels, *, epsilon, draws, batch_size, c, kapp
         w = torch.atanh((2 * x - 1).clamp(-1 + BORDER, 1 - BORDER))
         endless = torch.full((len(entering),), torch.inf, dtype=x.dtype, device=x.device)
         done = torch.zeros(len(entering), dtype=torch.int64, device=x.device)
-        return {"w": w, "mean": torch.zeros_like(w), "square": torch.zeros_like(w), "done": done, "nearest": endless, "looked": endless}
+        return {
+            "w": w,
+            "mean": torch.zeros_like(w),
+            "square": torch.zeros_like(w),
+            "done": done,
+            "nearest": endless,
+            "looked": endless,
+        }
 
     slots = Slots(len(images), batch_size, start, images.device)
     while slots.refill():

@@ -4,10 +4,11 @@ import torch
 
 
 class Slots:
-    """At most `batch_size` of `count` images, each with its own state and step count; those that leave make room for those that wait.
+    """At most `batch_size` of `count` images, each with its own state and step count; those that leave
+    make room for those that wait.
 
-    start(indices): dict of state tensors, one row per image, for images that enter. Between calls of `refill`, `index` (k,) holds
-    the numbers of the images at work and `state` their rows.
+    start(indices): dict of state tensors, one row per image, for images that enter. Between calls of
+    `refill`, `index` (k,) holds the numbers of the images at work and `state` their rows.
 
         while slots.refill():
             ... look at slots.index and slots.state, set slots.state ...
@@ -26,7 +27,10 @@ class Slots:
         if len(self.waiting) and (room >= max(1, self.batch_size // 4) or not len(self.index)):
             entering, self.waiting = self.waiting[:room], self.waiting[room:]
             fresh = self.start(entering)
-            self.state = {name: torch.cat([self.state[name], rows]) if self.state else rows for name, rows in fresh.items()}
+            self.state = {
+                name: torch.cat([self.state[name], rows]) if self.state else rows
+                for name, rows in fresh.items()
+            }
             self.index = torch.cat([self.index, entering])
         return len(self.index) > 0
 

@@ -1,11 +1,13 @@
 """Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
 
-    python -m guard.bench all                                                   every stage against the plain way of tests/naive.py
-    python -m guard.bench teacher --scale paper --precision bf16                one of them, at the paper's shapes
-    python -m guard.bench overhead --output results/overhead.json               a teacher's step with each regularizer, a recovery's iteration
-    python -m guard.bench growth --output results/growth.json                   seconds against images per class, classes, image size; and a plot
-    python -m guard.bench attacks --output results/attacks-speed.json           seconds of our attacks against torchattacks'
-    python -m guard.bench strength --output results/attacks-strength.json       robust accuracies of both, at 1, 4 and 8 over 255
+python -m guard.bench all                                                   every stage against the plain
+way of tests/naive.py python -m guard.bench teacher --scale paper --precision bf16                one of
+them, at the paper's shapes python -m guard.bench overhead --output results/overhead.json               a
+teacher's step with each regularizer, a recovery's iteration python -m guard.bench growth --output
+results/growth.json                   seconds against images per class, classes, image size; and a plot
+python -m guard.bench attacks --output results/attacks-speed.json           seconds of our attacks
+against torchattacks' python -m guard.bench strength --output results/attacks-strength.json       robust
+accuracies of both, at 1, 4 and 8 over 255
 """
 
 import sys
@@ -18,16 +20,36 @@ STAGES = ("teacher", "recover", "relabel", "student", "data")
 
 
 COLUMNS = {
-    "stages": ("stage", "case", "images per second", "TFLOP/s", "share of product rate", "plain steps", "times as fast as naive", "peak bytes"),
+    "stages": (
+        "stage",
+        "case",
+        "images per second",
+        "TFLOP/s",
+        "share of product rate",
+        "plain steps",
+        "times as fast as naive",
+        "peak bytes",
+    ),
     "overhead": ("case", "step", "seconds", "seconds_std", "plain steps", "peak bytes"),
     "growth": ("stage", "images per class", "classes", "image size", "seconds", "images per second"),
-    "attacks": ("attack", "epsilon", "ours accuracy", "reference accuracy", "ours seconds", "reference seconds", "times as fast", "target"),
+    "attacks": (
+        "attack",
+        "epsilon",
+        "ours accuracy",
+        "reference accuracy",
+        "ours seconds",
+        "reference seconds",
+        "times as fast",
+        "target",
+    ),
     "strength": ("network", "attack", "epsilon", "ours accuracy", "reference accuracy"),
 }
 
 
 def report(rows, columns, about, where, output):
-    """Prints a table as it grows, and keeps all rows as JSON, with what `about` says of them; returns them."""
+    """Prints a table as it grows, and keeps all rows as JSON, with what `about` says of them; returns
+    them.
+    """
     from guard import records
 
     print(f"{', '.join(f'{name}: {value}' for name, value in about.items())}\n")
@@ -52,17 +74,56 @@ def _shown(name, value):
 
 
 def main(argv):
-    parser = cli.Parser(prog="python -m guard.bench", description="Measures speed against a reference, in one run.")
-    parser.add_argument("what", choices=(*STAGES, "attacks", "all", "overhead", "growth", "strength"), help="what to measure; all is the stages and attacks")
-    parser.add_argument("--scale", choices=("paper", "small"), help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]")
-    parser.add_argument("--precision", choices=recipes.PRECISIONS, default="fp32", help="of the networks in stages, overhead and growth [fp32]")
-    parser.add_argument("--channels-last", action="store_true", help="layout of the networks in stages, overhead and growth")
-    parser.add_argument("--device", type=cli.device_ids, default="auto", metavar="ID", help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]")
+    parser = cli.Parser(
+        prog="python -m guard.bench", description="Measures speed against a reference, in one run."
+    )
+    parser.add_argument(
+        "what",
+        choices=(*STAGES, "attacks", "all", "overhead", "growth", "strength"),
+        help="what to measure; all is the stages and attacks",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("paper", "small"),
+        help="shapes of the stages' cases: the paper's, or some for a CPU [paper on a GPU, else small]",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=recipes.PRECISIONS,
+        default="fp32",
+        help="of the networks in stages, overhead and growth [fp32]",
+    )
+    parser.add_argument(
+        "--channels-last", action="store_true", help="layout of the networks in stages, overhead and growth"
+    )
+    parser.add_argument(
+        "--device",
+        type=cli.device_ids,
+        default="auto",
+        metavar="ID",
+        help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]",
+    )
     known = dict.fromkeys((*attack_speed.REFERENCES, *attack_speed.STRENGTH, attack_speed.OFFICIAL))
-    parser.add_argument("--attack", action="append", choices=known, metavar="NAME", help=f"attacks, strength: only this one, may be repeated [{', '.join(known)}]")
+    parser.add_argument(
+        "--attack",
+        action="append",
+        choices=known,
+        metavar="NAME",
+        help=f"attacks, strength: only this one, may be repeated [{', '.join(known)}]",
+    )
     parser.add_argument("--network", choices=("plain", "GUARD"), help="strength: only against this one")
-    parser.add_argument("--images", type=cli.number(int, low=1, high=1797), metavar="N", help="attacks, strength: images to attack [200; strength 500]")
-    parser.add_argument("--repeats", type=cli.number(int, low=1), metavar="N", help="repeats, of which the median is taken; strength has none [3; overhead 5]")
+    parser.add_argument(
+        "--images",
+        type=cli.number(int, low=1, high=1797),
+        metavar="N",
+        help="attacks, strength: images to attack [200; strength 500]",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=cli.number(int, low=1),
+        metavar="N",
+        help="repeats, of which the median is taken; strength has none [3; overhead 5]",
+    )
     parser.add_argument("--output", metavar="FILE", help="the record to write; with all, of the stages")
     options = parser.parse_args(argv)
 
@@ -78,7 +139,13 @@ def main(argv):
         about = {"precision": options.precision, "channels last": options.channels_last, "repeats": repeats}
         if options.what in (*STAGES, "all"):
             rows = stages.run(STAGES if options.what == "all" else [options.what], conditions)
-            report(rows, COLUMNS["stages"], {"what": "stages against tests/naive.py, alternating in one run, medians", **about}, where, options.output)
+            report(
+                rows,
+                COLUMNS["stages"],
+                {"what": "stages against tests/naive.py, alternating in one run, medians", **about},
+                where,
+                options.output,
+            )
         if options.what == "overhead":
             report(overhead.run(conditions), COLUMNS["overhead"], about, where, options.output)
         if options.what == "growth":
@@ -90,12 +157,32 @@ def main(argv):
         if options.what in ("attacks", "all"):
             count = options.images or 200
             rows = attack_speed.speeds(options.attack or list(attack_speed.REFERENCES), count, repeats, where)
-            what = f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon that breaks half of them, alternating in one run, medians"
-            report(rows, COLUMNS["attacks"], {"what": what, "repeats": repeats}, where, options.output if options.what == "attacks" else None)
+            what = (
+                f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon"
+                " that breaks half of them, alternating in one run, medians"
+            )
+            report(
+                rows,
+                COLUMNS["attacks"],
+                {"what": what, "repeats": repeats},
+                where,
+                options.output if options.what == "attacks" else None,
+            )
         if options.what == "strength":
             names = options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
-            rows = attack_speed.strengths(names, options.images or 500, [options.network] if options.network else ["plain", "GUARD"], where)
-            report(rows, COLUMNS["strength"], {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"}, where, options.output)
+            rows = attack_speed.strengths(
+                names,
+                options.images or 500,
+                [options.network] if options.network else ["plain", "GUARD"],
+                where,
+            )
+            report(
+                rows,
+                COLUMNS["strength"],
+                {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"},
+                where,
+                options.output,
+            )
 
     cli.run(work)
 

@@ -1,7 +1,7 @@
 """Speed and strength of the attacks against torchattacks, alternating in one run.
 
-The references are test-only dependencies: pip install --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 (the first wants scipy and
-requests as well).
+The references are test-only dependencies: pip install --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
+(the first wants scipy and requests as well).
 """
 
 import time
@@ -9,7 +9,8 @@ from statistics import median
 
 from guard.errors import UserError
 
-# attack -> how the reference is built: class, settings; of a sequence, several that each go on where the one before ended
+# attack -> how the reference is built: class, settings; of a sequence, several that each go on where the
+# one before ended
 REFERENCES = {
     "fgsm": [("FGSM", {})],
     "pgd100": [("PGD", {"alpha": 0.25, "steps": 100})],
@@ -27,10 +28,20 @@ STRENGTH = {  # the parts of both AutoAttacks, from which these follow
     "apgd-dlr-10": [("APGDT", {"steps": 10, "seed": 0, "n_classes": 10})],
     "fab-10": [("FAB", {"steps": 10, "seed": 0, "n_classes": 10, "multi_targeted": True})],
 }
-REFERENCES["autoattack"] = [*REFERENCES["apgd-ce"], *REFERENCES["apgd-dlr"], *REFERENCES["fab"], *REFERENCES["square"]]
+REFERENCES["autoattack"] = [
+    *REFERENCES["apgd-ce"],
+    *REFERENCES["apgd-dlr"],
+    *REFERENCES["fab"],
+    *REFERENCES["square"],
+]
 OFFICIAL = "autoattack-official"  # our autoattack against its authors' implementation
 OURS = {OFFICIAL: "autoattack"}
-TARGETS = {OFFICIAL: 3.0, "pgd100": 1.5, "square": 2.0, "autoattack": 3.0}  # how many times as fast as the reference ours are meant to be
+TARGETS = {
+    OFFICIAL: 3.0,
+    "pgd100": 1.5,
+    "square": 2.0,
+    "autoattack": 3.0,
+}  # how many times as fast as the reference ours are meant to be
 
 
 def official_autoattack(model, images, labels, epsilon):
@@ -38,27 +49,38 @@ def official_autoattack(model, images, labels, epsilon):
     try:
         from pyautoattack import AutoAttack
     except ImportError as problem:
-        raise UserError(f"pyautoattack cannot be imported ({problem}); pip install --no-deps pyautoattack==0.2.0") from None
+        raise UserError(
+            f"pyautoattack cannot be imported ({problem}); pip install --no-deps pyautoattack==0.2.0"
+        ) from None
     import torch
 
-    attack = AutoAttack(model, norm="Linf", eps=epsilon, version="standard", seed=0, device=str(images.device))
+    attack = AutoAttack(
+        model, norm="Linf", eps=epsilon, version="standard", seed=0, device=str(images.device)
+    )
     found, _ = attack.run_standard_evaluation(images, labels, batch_size=250)
     with torch.no_grad():
         return model(found).argmax(1) != labels
 
 
 def reference_attack(name, model, images, labels, epsilon):
-    """(N,) bool: broken by torchattacks' version of attack `name`; the last iterates are judged, as that library does."""
+    """(N,) bool: broken by torchattacks' version of attack `name`; the last iterates are judged, as that
+    library does.
+    """
     if name == OFFICIAL:
         return official_autoattack(model, images, labels, epsilon)
     try:
         import torchattacks
     except ImportError as problem:
-        raise UserError(f"torchattacks cannot be imported ({problem}); pip install --no-deps torchattacks==3.5.1, and scipy and requests, which it wants") from None
+        raise UserError(
+            f"torchattacks cannot be imported ({problem}); pip install --no-deps torchattacks==3.5.1, and"
+            " scipy and requests, which it wants"
+        ) from None
     import torch
 
     with torch.no_grad():
-        broken = model(images).argmax(1) != labels  # as ours does, an image that is wrong anyway is not attacked
+        broken = (
+            model(images).argmax(1) != labels
+        )  # as ours does, an image that is wrong anyway is not attacked
     for kind, settings in {**STRENGTH, **REFERENCES}[name]:
         standing = (~broken).nonzero().squeeze(1)
         if not len(standing):
@@ -93,7 +115,10 @@ def compare(name, model, images, labels, epsilon, repeats=1):
             seconds[side].append(time.perf_counter() - started)
     row = {"attack": name, "epsilon": epsilon, "images": len(images), "repeats": repeats}
     for side in sides:
-        row |= {f"{side} accuracy": 100 * (~broken[side]).double().mean().item(), f"{side} seconds": median(seconds[side])}
+        row |= {
+            f"{side} accuracy": 100 * (~broken[side]).double().mean().item(),
+            f"{side} seconds": median(seconds[side]),
+        }
     return {**row, "times as fast": row["reference seconds"] / row["ours seconds"]}
 
 
@@ -110,15 +135,36 @@ def small_networks(epochs=8, seed=0):
     train = images.load(datasets.find("digits", ".", "train"), settings.image_size)
     for name in ("plain", "GUARD"):
         device.seed_everything(seed, "bench")
-        model = models.build(settings.model, classes=10, image_size=settings.image_size, stem=settings.stem, mean=digits.mean, std=digits.std).train()
-        optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        model = models.build(
+            settings.model,
+            classes=10,
+            image_size=settings.image_size,
+            stem=settings.stem,
+            mean=digits.mean,
+            std=digits.std,
+        ).train()
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
         for epoch in range(epochs):
-            batches = images.TrainingEpoch(train, augmentation="shift", batch_size=settings.batch_size, size=settings.image_size, seed=seed, epoch=epoch)
+            batches = images.TrainingEpoch(
+                train,
+                augmentation="shift",
+                batch_size=settings.batch_size,
+                size=settings.image_size,
+                seed=seed,
+                epoch=epoch,
+            )
             for pixels, labels in images.batches(batches, 0, torch.device("cpu")):
                 x = model.normalize(pixels)
                 loss = F.cross_entropy(model.network(x), labels)
                 if name == "GUARD":
-                    loss = loss + curvature.penalty(model.network, x, labels, regularizer="gradient-norm", lambda_=10.0, h=settings.h)
+                    loss = loss + curvature.penalty(
+                        model.network, x, labels, regularizer="gradient-norm", lambda_=10.0, h=settings.h
+                    )
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,13 +191,17 @@ def halving_epsilon(model, images, labels):
     from guard import attacks
 
     def distance(epsilon):
-        return abs((~attacks.run("pgd20", model, images, labels, epsilon=epsilon)[1]).double().mean().item() - 0.5)
+        return abs(
+            (~attacks.run("pgd20", model, images, labels, epsilon=epsilon)[1]).double().mean().item() - 0.5
+        )
 
     return min((step / 255 for step in range(2, 25, 2)), key=distance)
 
 
 def speeds(names, count, repeats, where):
-    """Yields a row per attack on `count` digits and the plain network, at the epsilon that breaks half of the images."""
+    """Yields a row per attack on `count` digits and the plain network, at the epsilon that breaks half
+    of the images.
+    """
     model = small_networks()["plain"].to(where)
     images, labels = (each.to(where) for each in digits_images(count))
     epsilon = halving_epsilon(model, images, labels)
@@ -160,7 +210,9 @@ def speeds(names, count, repeats, where):
 
 
 def strengths(names, count, networks, where):
-    """Yields a row per network, epsilon and attack: robust accuracies of ours and the reference's on `count` digits."""
+    """Yields a row per network, epsilon and attack: robust accuracies of ours and the reference's on
+    `count` digits.
+    """
     images, labels = (each.to(where) for each in digits_images(count))
     made = small_networks()
     for network in networks:
@@ -170,8 +222,10 @@ def strengths(names, count, networks, where):
 
 
 def strength(names, model, images, labels, epsilon):
-    """A row per attack: robust accuracy of ours and of the reference. A sequence whose parts were all run is not run again: it breaks
-    what any of them does, with ours since their draws are their own, with the reference since it is given all images there."""
+    """A row per attack: robust accuracy of ours and of the reference. A sequence whose parts were all
+    run is not run again: it breaks what any of them does, with ours since their draws are their own,
+    with the reference since it is given all images there.
+    """
     from guard import attacks
 
     broken = {}
@@ -180,6 +234,15 @@ def strength(names, model, images, labels, epsilon):
         if parts and set(parts) <= set(broken):
             broken[name] = [sum(broken[part][side] for part in parts).bool() for side in (0, 1)]
         else:
-            broken[name] = [attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1].int(), reference_attack(name, model, images, labels, epsilon).int()]
+            broken[name] = [
+                attacks.run(OURS.get(name, name), model, images, labels, epsilon=epsilon)[1].int(),
+                reference_attack(name, model, images, labels, epsilon).int(),
+            ]
         ours, theirs = (100 * (1 - each.double().mean().item()) for each in broken[name])
-        yield {"attack": name, "epsilon": epsilon, "images": len(images), "ours accuracy": ours, "reference accuracy": theirs}
+        yield {
+            "attack": name,
+            "epsilon": epsilon,
+            "images": len(images),
+            "ours accuracy": ours,
+            "reference accuracy": theirs,
+        }

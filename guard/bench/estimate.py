@@ -14,11 +14,21 @@ START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
 MOST = 100  # images of a timed recovery or labelling; more are multiplied
 # passes forward, and forward and backward, over each image that stands
-PASSES = {"pgd20": (0, 20), "pgd100": (0, 100), "mim": (0, 20), "cw": (0, 50), "square": (5000, 0), "autoattack-paper": (0, 280), "autoattack": (0, 2800)}
+PASSES = {
+    "pgd20": (0, 20),
+    "pgd100": (0, 100),
+    "mim": (0, 20),
+    "cw": (0, 50),
+    "square": (5000, 0),
+    "autoattack-paper": (0, 280),
+    "autoattack": (0, 2800),
+}
 
 
 def stages_of(words):
-    """{stage: options} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's own line."""
+    """{stage: options} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's
+    own line.
+    """
     place = words.index("--") if "--" in words else len(words)
     done = subprocess.run([*words[:place], "-n", *words[place:]], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -59,15 +69,33 @@ def seconds_of(words, teachers):
     if pretrain and teacher not in teachers:
         teachers.add(teacher)
         trained = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]
-        total += pretrain.epochs * (trained / pretrain.batch_size) * _teacher(pretrain, train.dataset, classes, where)
+        total += (
+            pretrain.epochs
+            * (trained / pretrain.batch_size)
+            * _teacher(pretrain, train.dataset, classes, where)
+        )
     recover, relabel = (cli.resolve(stages[stage], train.dataset, stage) for stage in ("recover", "relabel"))
     student, evaluate = (cli.resolve(train, train.dataset, stage) for stage in ("train", "evaluate"))
     of_recovery, of_labels, of_student, forward, both = _rest(
-        dataclasses.replace(recover, iterations=1, images_per_class=max(1, min(recover.images_per_class, MOST // classes)), pack_images=MOST),
-        relabel, student, train.dataset, shape.model, shape.image_size, shape.stem, classes, where,
-    )  # fmt: skip
+        dataclasses.replace(
+            recover,
+            iterations=1,
+            images_per_class=max(1, min(recover.images_per_class, MOST // classes)),
+            pack_images=MOST,
+        ),
+        relabel,
+        student,
+        train.dataset,
+        shape.model,
+        shape.image_size,
+        shape.stem,
+        classes,
+        where,
+    )
     distilled = recover.images_per_class * classes
-    total += recover.iterations * distilled * of_recovery + relabel.epochs * distilled * (of_labels + of_student)
+    total += recover.iterations * distilled * of_recovery + relabel.epochs * distilled * (
+        of_labels + of_student
+    )
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
     protocols = ("paper", "standard") if evaluate.protocol == "both" else (evaluate.protocol,)
     names = dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol])
@@ -78,7 +106,9 @@ def seconds_of(words, teachers):
 
 @functools.cache
 def _count(source):
-    return len(source.labels or images.load(source, image_size=8))  # only class folders are listed before they are read
+    return len(
+        source.labels or images.load(source, image_size=8)
+    )  # only class folders are listed before they are read
 
 
 @functools.cache
@@ -88,14 +118,24 @@ def _teacher(settings, dataset, classes, where):
 
 @functools.cache
 def _rest(recover, relabel, student, dataset, model, size, stem, classes, where):
-    """Seconds for each image: a recovery's iteration, an epoch of labels, one of the student, a pass forward, and one forward and back."""
+    """Seconds for each image: a recovery's iteration, an epoch of labels, one of the student, a pass
+    forward, and one forward and back.
+    """
     teacher = units.network(dataset, model, size, stem, classes, where).eval()
     held = units.random_images(min(MOST, recover.images_per_class * classes), classes, size, where)
     pixels, labels = held.pixels.float() / 255, held.labels.to(where)
-    found = units.seconds({
-        "recover": units.recover_iterations(recover, teacher, classes, where), "relabel": units.label_epoch(relabel, teacher, held),
-        "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, where),
-        "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
-    }, 2, where)  # fmt: skip
-    each = {name: value / (recover.images_per_class * classes if name == "recover" else len(held)) for name, value in found.items()}
+    found = units.seconds(
+        {
+            "recover": units.recover_iterations(recover, teacher, classes, where),
+            "relabel": units.label_epoch(relabel, teacher, held),
+            "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, where),
+            "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
+        },
+        2,
+        where,
+    )
+    each = {
+        name: value / (recover.images_per_class * classes if name == "recover" else len(held))
+        for name, value in found.items()
+    }
     return each["recover"], each["relabel"], each["student"], each["forward"], each["recover"]

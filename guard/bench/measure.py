@@ -1,4 +1,6 @@
-"""How things are timed: alternating in one run, synchronized, medians of repeats after a warm-up, beside what the machine can do."""
+"""How things are timed: alternating in one run, synchronized, medians of repeats after a warm-up, beside
+what the machine can do.
+"""
 
 import itertools
 import os
@@ -16,7 +18,9 @@ from guard.device import computing
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which something is timed. scale: 'paper' shapes or 'small' ones; precision, channels_last: of the networks."""
+    """Under which something is timed. scale: 'paper' shapes or 'small' ones; precision, channels_last:
+    of the networks.
+    """
 
     where: torch.device
     scale: str
@@ -45,16 +49,30 @@ def peak_of(step, where):
         synchronize(where)
         return torch.cuda.max_memory_allocated(where) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's complaint that there is no GPU
-    with warnings.catch_warnings(action="ignore"), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profiler,
+    ):
         step()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
     return max(itertools.accumulate((change for _, change in changes), initial=0))
 
 
 def alternating(steps, repeats, where, memory=False):
-    """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of `repeats` rounds in which each has its turn,
-    after a call of each that does not count; with `memory` that call tells 'peak bytes' (see peak_of), which takes its time."""
-    found = {name: {"all seconds": [], **({"peak bytes": peak_of(step, where)} if memory else {})} for name, step in steps.items()}
+    """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of
+    `repeats` rounds in which each has its turn, after a call of each that does not count; with `memory`
+    that call tells 'peak bytes' (see peak_of), which takes its time.
+    """
+    found = {
+        name: {"all seconds": [], **({"peak bytes": peak_of(step, where)} if memory else {})}
+        for name, step in steps.items()
+    }
     for number in range(memory, repeats + 1):
         for name, step in steps.items():
             synchronize(where)
@@ -67,7 +85,9 @@ def alternating(steps, repeats, where, memory=False):
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up what torch's table of operations says of each call. (torch's own FlopCounterMode can't look into autograd.grad.)"""
+    """Adds up what torch's table of operations says of each call. (torch's own FlopCounterMode can't
+    look into autograd.grad.)
+    """
 
     total = 0
 
@@ -79,7 +99,9 @@ class _Counter(TorchDispatchMode):
 
 
 def operations(step):
-    """Floating-point operations of matrix products and convolutions in one call, a multiplication and an addition counted as two."""
+    """Floating-point operations of matrix products and convolutions in one call, a multiplication and an
+    addition counted as two.
+    """
     with _Counter() as counter:
         step()
     return counter.total

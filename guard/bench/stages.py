@@ -1,4 +1,5 @@
-"""Steady-state speed of each stage beside the plain way of tests/naive.py, which shares no pass and decodes image by image.
+"""Steady-state speed of each stage beside the plain way of tests/naive.py, which shares no pass and
+decodes image by image.
 
 The one part of guard that imports stages: it times them.
 """
@@ -34,7 +35,9 @@ def naive():
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network at a size. dataset: whose recipe counts; batch: images per step; classes: of the recovery's problems."""
+    """A network at a size. dataset: whose recipe counts; batch: images per step; classes: of the
+    recovery's problems.
+    """
 
     dataset: str
     model: str
@@ -46,7 +49,15 @@ class Case:
         return f"{self.model} at {self.size}, batch {self.batch}"
 
     def build(self, where, channels_last=False):
-        return units.network(self.dataset, self.model, self.size, recipe(self.dataset).pretrain.stem, self.classes, where, channels_last)
+        return units.network(
+            self.dataset,
+            self.model,
+            self.size,
+            recipe(self.dataset).pretrain.stem,
+            self.classes,
+            where,
+            channels_last,
+        )
 
     def data(self, where):
         draws = torch.Generator().manual_seed(0)
@@ -54,18 +65,40 @@ class Case:
         return pixels.to(where), torch.randint(self.classes, (self.batch,), generator=draws).to(where)
 
 
-PAPER = {"teacher": [Case("cifar10", "resnet18", 32, 128), Case("imagenette", "resnet18", 224, 32)], "recover": [Case("cifar10", "resnet18", 32, 100), Case("imagenette", "resnet18", 224, 100), Case("tiny-imagenet", "resnet18", 224, 100, classes=100)]}
-SMALL = {"teacher": [Case("cifar10", "convnet", 32, 64), Case("imagenette", "resnet18", 224, 8)], "recover": [Case("cifar10", "convnet", 32, 100), Case("imagenette", "resnet18", 64, 40)]}
+PAPER = {
+    "teacher": [Case("cifar10", "resnet18", 32, 128), Case("imagenette", "resnet18", 224, 32)],
+    "recover": [
+        Case("cifar10", "resnet18", 32, 100),
+        Case("imagenette", "resnet18", 224, 100),
+        Case("tiny-imagenet", "resnet18", 224, 100, classes=100),
+    ],
+}
+SMALL = {
+    "teacher": [Case("cifar10", "convnet", 32, 64), Case("imagenette", "resnet18", 224, 8)],
+    "recover": [Case("cifar10", "convnet", 32, 100), Case("imagenette", "resnet18", 64, 40)],
+}
 
 
 def row_of(stage, case, ours, plain, count, operations, rate, **more):
-    """What a bench reports of one case: `ours` and `plain` as of measure.alternating, for `count` images each."""
+    """What a bench reports of one case: `ours` and `plain` as of measure.alternating, for `count` images
+    each.
+    """
     row = {
-        "stage": stage, "case": str(case), "seconds": ours["seconds"], "images per second": count / ours["seconds"], "peak bytes": ours["peak bytes"],
-        "naive seconds": plain["seconds"], "naive peak bytes": plain["peak bytes"], "times as fast as naive": plain["seconds"] / ours["seconds"], **more,
-    }  # fmt: skip
+        "stage": stage,
+        "case": str(case),
+        "seconds": ours["seconds"],
+        "images per second": count / ours["seconds"],
+        "peak bytes": ours["peak bytes"],
+        "naive seconds": plain["seconds"],
+        "naive peak bytes": plain["peak bytes"],
+        "times as fast as naive": plain["seconds"] / ours["seconds"],
+        **more,
+    }
     if operations:
-        row |= {"TFLOP/s": operations / ours["seconds"] / 1e12, "share of product rate": operations / ours["seconds"] / rate}
+        row |= {
+            "TFLOP/s": operations / ours["seconds"] / 1e12,
+            "share of product rate": operations / ours["seconds"] / rate,
+        }
     return row
 
 
@@ -73,12 +106,18 @@ EVERY = 4  # the steps of --curvature-every that are timed
 
 
 def _teacher_loss(base, model, pixels, labels, regularizer, every, step):
-    settings = dataclasses.replace(base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0, curvature_every=every)
-    return teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=step, draws=None)[0]
+    settings = dataclasses.replace(
+        base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0, curvature_every=every
+    )
+    return teacher.teacher_loss(
+        settings, model, pixels, labels, batch_size=len(labels), step=step, draws=None
+    )[0]
 
 
 def bench_teacher(cases, conditions, rate):
-    """A training step, without and with each of the two published regularizers; `plain steps` is the cost in steps without one."""
+    """A training step, without and with each of the two published regularizers; `plain steps` is the
+    cost in steps without one.
+    """
     plainly, names, where = naive(), (None, "gradient-norm", "loss"), conditions.where
     for case in cases:
         model, (pixels, labels) = case.build(where, conditions.channels_last).train(), case.data(where)
@@ -86,31 +125,54 @@ def bench_teacher(cases, conditions, rate):
         steps = {}
         for name in names:
             ours = functools.partial(_teacher_loss, settings, model, pixels, labels, name, 1, 0)
-            theirs = functools.partial(plainly.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0)
-            steps["ours", name], steps["naive", name] = (units.optimizing(optimizer, [loss], conditions.precision, where) for loss in (ours, theirs))
+            theirs = functools.partial(
+                plainly.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0
+            )
+            steps["ours", name], steps["naive", name] = (
+                units.optimizing(optimizer, [loss], conditions.precision, where) for loss in (ours, theirs)
+            )
         counted = {name: measure.operations(steps["ours", name]) for name in names}
-        several = [functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number) for number in range(EVERY)]
+        several = [
+            functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number)
+            for number in range(EVERY)
+        ]
         steps["every"] = units.optimizing(optimizer, several, conditions.precision, where)
         found = measure.alternating(steps, conditions.repeats, where, memory=True)
         plain = found["ours", None]["seconds"]
         for name in names:
             yield row_of(
-                f"teacher, {name or 'no regularizer'}", case, found["ours", name], found["naive", name], case.batch, counted[name], rate,
-                **{"plain steps": found["ours", name]["seconds"] / plain, "naive plain steps": found["naive", name]["seconds"] / plain},
-            )  # fmt: skip
+                f"teacher, {name or 'no regularizer'}",
+                case,
+                found["ours", name],
+                found["naive", name],
+                case.batch,
+                counted[name],
+                rate,
+                **{
+                    "plain steps": found["ours", name]["seconds"] / plain,
+                    "naive plain steps": found["naive", name]["seconds"] / plain,
+                },
+            )
         seconds = found["every"]["seconds"] / EVERY
         yield {
-            "stage": f"teacher, gradient-norm at each {EVERY}th step", "case": str(case), "seconds": seconds, "images per second": case.batch / seconds,
+            "stage": f"teacher, gradient-norm at each {EVERY}th step",
+            "case": str(case),
+            "seconds": seconds,
+            "images per second": case.batch / seconds,
             "plain steps": seconds / plain,
-        }  # fmt: skip
+        }
 
 
 def bench_recover(cases, conditions, rate, iterations=3):
-    """A few iterations on `batch` images, all problems together, against one problem after the other with gradients of the weights."""
+    """A few iterations on `batch` images, all problems together, against one problem after the other
+    with gradients of the weights.
+    """
     plainly, where = naive(), conditions.where
     for case in cases:
         model = case.build(where, conditions.channels_last).eval()
-        settings = dataclasses.replace(recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision)
+        settings = dataclasses.replace(
+            recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision
+        )
         problems = recovery.problems_of(case.classes, case.batch // case.classes, 100)
         fitting = memory.images_that_fit(model, case.size, where, recovery.MOST_IMAGES)
         packs = recovery.packs_of(problems, fitting)
@@ -119,8 +181,19 @@ def bench_recover(cases, conditions, rate, iterations=3):
         for problem in problems:
             views, rolls = recovery.draw_views(settings, problem, 0, case.size)
             whole = not (settings.crop or settings.cda)
-            noise = torch.randn(len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")).to(where)
-            plans.append((torch.tensor(problem.classes), noise, [(None if whole else tuple(box), bool(flip), tuple(roll)) for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())]))
+            noise = torch.randn(
+                len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")
+            ).to(where)
+            plans.append(
+                (
+                    torch.tensor(problem.classes),
+                    noise,
+                    [
+                        (None if whole else tuple(box), bool(flip), tuple(roll))
+                        for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())
+                    ],
+                )
+            )
 
         def ours(model=model, settings=settings, packs=packs):
             for pack in packs:
@@ -129,14 +202,25 @@ def bench_recover(cases, conditions, rate, iterations=3):
         def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
             with computing(conditions.precision, where):
                 for labels, noise, views in plans:
-                    plainly.recover(model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size)
+                    plainly.recover(
+                        model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size
+                    )
 
         counted = measure.operations(ours)
         found = measure.alternating({"ours": ours, "naive": theirs}, conditions.repeats, where, memory=True)
         yield row_of(
-            f"recover, {case.classes} classes", case, found["ours"], found["naive"], case.batch * iterations, counted, rate,
-            **{"images together": len(packs[0]) * case.classes, "seconds per iteration": found["ours"]["seconds"] / iterations},
-        )  # fmt: skip
+            f"recover, {case.classes} classes",
+            case,
+            found["ours"],
+            found["naive"],
+            case.batch * iterations,
+            counted,
+            rate,
+            **{
+                "images together": len(packs[0]) * case.classes,
+                "seconds per iteration": found["ours"]["seconds"] / iterations,
+            },
+        )
 
 
 class _NoNetwork(nn.Module):
@@ -162,7 +246,9 @@ def _folder(root, split, count, sizes, suffix):
 
 
 def _without_network(stage, repeats, where, size, count):
-    """Epochs of labels of `count` distilled images, network apart: `stage` relabel makes and stores them, student reads and looks."""
+    """Epochs of labels of `count` distilled images, network apart: `stage` relabel makes and stores
+    them, student reads and looks.
+    """
     plainly, workers = naive(), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as root:
         _folder(root, "train", count, [(size, size)], "png")
@@ -181,7 +267,9 @@ def _without_network(stage, repeats, where, size, count):
                 torch.from_numpy(batch["logits"].astype("float32")).to(where)
 
         def theirs():
-            for number, (pixels, _) in enumerate(plainly.mixed_batches(source.files, source.labels, size, settings.batch_size, workers)):
+            for number, (pixels, _) in enumerate(
+                plainly.mixed_batches(source.files, source.labels, size, settings.batch_size, workers)
+            ):
                 path = Path(root) / f"batch_{number}.pt"
                 if stage == "relabel":
                     torch.save({"logits": network(pixels.to(where)).half()}, path)
@@ -191,12 +279,25 @@ def _without_network(stage, repeats, where, size, count):
 
         relabel()
         torch.save({"logits": torch.zeros(count, 10).half()}, Path(root) / "batch_0.pt")
-        found = measure.alternating({"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where, memory=True)
-    return row_of(f"{stage}, without the network", f"{count} images at {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
+        found = measure.alternating(
+            {"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where, memory=True
+        )
+    return row_of(
+        f"{stage}, without the network",
+        f"{count} images at {size}",
+        found["ours"],
+        found["naive"],
+        count,
+        0,
+        0,
+        **{"naive workers": workers},
+    )
 
 
 def bench_data(repeats, where, size=224, count=256):
-    """An epoch of the teacher's batches, from JPEGs of about 500x375: from the pixel cache, and decoded by workers."""
+    """An epoch of the teacher's batches, from JPEGs of about 500x375: from the pixel cache, and decoded
+    by workers.
+    """
     plainly, workers = naive(), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as root:
         _folder(root, "train", count, [(375, 500), (500, 375), (480, 480), (333, 500)], "jpg")
@@ -205,7 +306,9 @@ def bench_data(repeats, where, size=224, count=256):
         held = images.Mapped(pixels, sizes, torch.tensor(source.labels), source.classes).to(where)
 
         def ours():
-            epoch = images.TrainingEpoch(held, augmentation="resized-crop", batch_size=32, size=size, seed=0, epoch=0)
+            epoch = images.TrainingEpoch(
+                held, augmentation="resized-crop", batch_size=32, size=size, seed=0, epoch=0
+            )
             for _ in images.batches(epoch, 0, where):
                 pass
 
@@ -217,7 +320,16 @@ def bench_data(repeats, where, size=224, count=256):
         found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where, memory=True)
         for stale in pixel_cache.folder().glob("bench-train-*.npy"):
             stale.unlink()
-    yield row_of("data", f"{count} JPEGs of about 500x375 to {size}", found["ours"], found["naive"], count, 0, 0, **{"naive workers": workers})
+    yield row_of(
+        "data",
+        f"{count} JPEGs of about 500x375 to {size}",
+        found["ours"],
+        found["naive"],
+        count,
+        0,
+        0,
+        **{"naive workers": workers},
+    )
 
 
 def run(stages, conditions):

@@ -27,7 +27,9 @@ def random_images(count, classes, size, where):
     """guard.images.Packed of noise, classes in turn."""
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), generator=draws, dtype=torch.uint8)
-    return images.Packed(pixels, torch.arange(count) % classes, tuple(str(label) for label in range(classes))).to(where)
+    return images.Packed(
+        pixels, torch.arange(count) % classes, tuple(str(label) for label in range(classes))
+    ).to(where)
 
 
 def optimizing(optimizer, losses, precision, where):
@@ -45,20 +47,29 @@ def optimizing(optimizer, losses, precision, where):
 
 def teacher_step(settings, dataset, classes, where):
     """A training step of the teacher by `settings` (recipes.Pretrain)."""
-    model = network(dataset, settings.model, settings.image_size, settings.stem, classes, where, settings.channels_last).train()
+    model = network(
+        dataset, settings.model, settings.image_size, settings.stem, classes, where, settings.channels_last
+    ).train()
     held = random_images(settings.batch_size, classes, settings.image_size, where)
     pixels, labels = held.pixels.float() / 255, held.labels.to(where)
     draws = torch.Generator().manual_seed(0)
 
     def loss():
-        return teacher.teacher_loss(settings, model, pixels, labels, batch_size=len(labels), step=0, draws=draws)[0]
+        return teacher.teacher_loss(
+            settings, model, pixels, labels, batch_size=len(labels), step=0, draws=draws
+        )[0]
 
     return optimizing(torch.optim.SGD(model.parameters(), 1e-6), [loss], settings.precision, where)
 
 
 def recover_iterations(settings, model, classes, where):
-    """`settings.iterations` iterations on every image of `settings` (recipes.Recover), pack after pack, with a teacher `model`."""
-    packs = recovery.packs_of(recovery.problems_of(classes, settings.images_per_class, settings.classes_per_problem), settings.pack_images)
+    """`settings.iterations` iterations on every image of `settings` (recipes.Recover), pack after pack,
+    with a teacher `model`.
+    """
+    packs = recovery.packs_of(
+        recovery.problems_of(classes, settings.images_per_class, settings.classes_per_problem),
+        settings.pack_images,
+    )
 
     def run():
         for pack in packs:
@@ -69,15 +80,35 @@ def recover_iterations(settings, model, classes, where):
 
 def label_epoch(settings, model, held):
     """An epoch of labels by `settings` (recipes.Relabel) for the images `held`."""
-    return functools.partial(soft_labels.make_epoch, model, held, soft_labels.label_recipe(settings, held, 0), 0)
+    return functools.partial(
+        soft_labels.make_epoch, model, held, soft_labels.label_recipe(settings, held, 0), 0
+    )
 
 
 def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, where):
     """An epoch of the student by `settings` (recipes.Train) on labels that are there already."""
     labelling = soft_labels.label_recipe(label_settings, held, 0)
     rows = soft_labels.make_epoch(teacher_model, held, labelling, 0)
-    model = network(dataset, settings.model, teacher_model.image_size, stem, len(held.classes), where, settings.channels_last)
-    return functools.partial(student.epoch_of, settings, model, student.optimizer_of(model, settings), rows, labelling, held, (0, "student", 0), where)
+    model = network(
+        dataset,
+        settings.model,
+        teacher_model.image_size,
+        stem,
+        len(held.classes),
+        where,
+        settings.channels_last,
+    )
+    return functools.partial(
+        student.epoch_of,
+        settings,
+        model,
+        student.optimizer_of(model, settings),
+        rows,
+        labelling,
+        held,
+        (0, "student", 0),
+        where,
+    )
 
 
 def seconds(steps, repeats, where):
@@ -86,8 +117,9 @@ def seconds(steps, repeats, where):
 
 
 def with_regularizer(settings, name):
-    """recipes.Pretrain settings with a regularizer, an adversarial way or neither: 'plain', a form's name, 'gradient regularization', 'adversarial
-    t' or 'adversarial f' (within 8/255)."""
+    """recipes.Pretrain settings with a regularizer, an adversarial way or neither: 'plain', a form's
+    name, 'gradient regularization', 'adversarial t' or 'adversarial f' (within 8/255).
+    """
     if name == "plain":
         return settings
     if name == "gradient regularization":

@@ -1,7 +1,7 @@
 """Cells: the records of single runs under results/cells, read, checked and gathered over seeds.
 
-A cell is one run of one arm at one size with one seed: results/cells/SCALE/DATASET-ipcN-ARM-seedS.json, and beside it, under the same
-name, a PNG with the first distilled image of up to ten classes in a row.
+A cell is one run of one arm at one size with one seed: results/cells/SCALE/DATASET-ipcN-ARM-seedS.json,
+and beside it, under the same name, a PNG with the first distilled image of up to ten classes in a row.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,22 @@ from guard.errors import UserError
 from guard.plan import ARMS, FORMAT, SCALES
 
 STAGES = ("pretrain", "recover", "relabel", "train")
-FIELDS = {"scale": str, "dataset": str, "images per class": int, "arm": str, "seed": int, "images from": str, "labels from": str, "record": dict}
+FIELDS = {
+    "scale": str,
+    "dataset": str,
+    "images per class": int,
+    "arm": str,
+    "seed": int,
+    "images from": str,
+    "labels from": str,
+    "record": dict,
+}
 NEEDED = {
-    "pretrain": ("model", "image_size", "epochs", "batch_size", "learning_rate"), "recover": ("iterations", "r_bn", "step_size"),
-    "relabel": ("epochs",), "train": ("model", "temperature"),
-}  # fmt: skip
+    "pretrain": ("model", "image_size", "epochs", "batch_size", "learning_rate"),
+    "recover": ("iterations", "r_bn", "step_size"),
+    "relabel": ("epochs",),
+    "train": ("model", "temperature"),
+}
 EVALUATION = {"protocols": list, "epsilon": (int, float), "images": int, "attacks": dict}
 # settings that name what a run was made from, not how: they differ between seeds as they must
 OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
@@ -46,7 +57,9 @@ class Cell:
 
 
 def read(results):
-    """Every cell under results/cells, in the order of size, arm and seed. Raises UserError for a file there that is no cell."""
+    """Every cell under results/cells, in the order of size, arm and seed. Raises UserError for a file
+    there that is no cell.
+    """
     folder, cells = Path(results) / "cells", {}
     for path in sorted(folder.rglob("*")):
         if path.is_dir() or path.name.startswith("."):  # a hidden file is one that is being written
@@ -56,7 +69,14 @@ def read(results):
         if path.suffix != ".json" or path.parent.parent != folder:
             raise UserError(f"{path} is no record of a run; remove it from {folder}")
         cell = _cell(path)
-        key = (list(SCALES).index(cell.scale), cell.dataset, cell.images_per_class, rank(cell.arm), cell.arm, cell.seed)
+        key = (
+            list(SCALES).index(cell.scale),
+            cell.dataset,
+            cell.images_per_class,
+            rank(cell.arm),
+            cell.arm,
+            cell.seed,
+        )
         if key in cells:
             raise UserError(f"{path} and {cells[key].path} are the same run; remove one of them")
         cells[key] = cell
@@ -75,21 +95,36 @@ def _cell(path):
         raise UserError(f"{path} is no record of a run ({problem}); remove it and make it again")
     strip = path.with_suffix(".png")
     return Cell(
-        path=path, scale=contents["scale"], dataset=contents["dataset"], images_per_class=contents["images per class"], arm=contents["arm"],
-        seed=contents["seed"], images_from=contents["images from"], labels_from=contents["labels from"], record=contents["record"],
-        curve=contents.get("curve"), strip=strip if strip.exists() else None,
-    )  # fmt: skip
+        path=path,
+        scale=contents["scale"],
+        dataset=contents["dataset"],
+        images_per_class=contents["images per class"],
+        arm=contents["arm"],
+        seed=contents["seed"],
+        images_from=contents["images from"],
+        labels_from=contents["labels from"],
+        record=contents["record"],
+        curve=contents.get("curve"),
+        strip=strip if strip.exists() else None,
+    )
 
 
 def _problem(contents, path):
     """What keeps a file from being a cell, or None."""
     if contents.get("format") != FORMAT:
         return f"its format is {contents.get('format')!r}, not {FORMAT!r}"
-    wrong = [name for name, kind in FIELDS.items() if not isinstance(contents.get(name), kind) or isinstance(contents.get(name), bool)]
+    wrong = [
+        name
+        for name, kind in FIELDS.items()
+        if not isinstance(contents.get(name), kind) or isinstance(contents.get(name), bool)
+    ]
     if wrong:
         return f"'{wrong[0]}' is missing or of the wrong kind"
     if contents["scale"] not in SCALES or contents["scale"] != path.parent.name:
-        return f"its scale is {contents['scale']!r} in the folder {path.parent.name!r}; scales are {' and '.join(SCALES)}"
+        return (
+            f"its scale is {contents['scale']!r} in the folder {path.parent.name!r}; scales are"
+            f" {' and '.join(SCALES)}"
+        )
     return problem_of_record(contents["record"]) or _problem_of_curve(contents.get("curve"))
 
 
@@ -102,7 +137,12 @@ def problem_of_record(record):
         return f"its record has no entry '{missing[0]}'"
     for stage, names in NEEDED.items():
         settings = record[stage].get("settings")
-        wrong = [name for name in names if not isinstance(settings, dict) or not isinstance(settings.get(name), str if name == "model" else (int, float))]
+        wrong = [
+            name
+            for name in names
+            if not isinstance(settings, dict)
+            or not isinstance(settings.get(name), str if name == "model" else (int, float))
+        ]
         if wrong:
             return f"the settings of '{stage}' have no {wrong[0]}, or one of the wrong kind"
     evaluated = record["evaluate student"]
@@ -121,15 +161,27 @@ def _problem_of_accuracies(record, network):
     attacks = entry.get("attacks", {}) if isinstance(entry, dict) else None
     if not isinstance(attacks, dict):
         return f"the evaluation of its {network} holds no attacks"
-    wrong = [name for name, attack in attacks.items() if not isinstance(attack, dict) or not _percent(attack.get("accuracy"))]
+    wrong = [
+        name
+        for name, attack in attacks.items()
+        if not isinstance(attack, dict) or not _percent(attack.get("accuracy"))
+    ]
     return f"the {network}'s accuracy under {wrong[0]} is no percentage" if wrong else None
 
 
 def _problem_of_curve(curve):
     if curve is None:
         return None
-    fine = isinstance(curve, dict) and isinstance(curve.get("epsilon"), list) and isinstance(curve.get("accuracy"), list)
-    if not fine or len(curve["epsilon"]) != len(curve["accuracy"]) or not all(map(_percent, curve["accuracy"])):
+    fine = (
+        isinstance(curve, dict)
+        and isinstance(curve.get("epsilon"), list)
+        and isinstance(curve.get("accuracy"), list)
+    )
+    if (
+        not fine
+        or len(curve["epsilon"]) != len(curve["accuracy"])
+        or not all(map(_percent, curve["accuracy"]))
+    ):
         return "its curve is no list of epsilons with as many percentages"
     return None
 
@@ -138,7 +190,7 @@ def _percent(value):
     return isinstance(value, (int, float)) and 0 <= value <= 100
 
 
-# ---- runs that differ in their seeds alone -----------------------------------------------------------------------------------------
+# ---- runs that differ in their seeds alone -------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,7 +224,9 @@ def groups(cells):
 
 
 def average(values):
-    """(mean, standard deviation over runs or None for one run); None where a run has no value, as a mean over others would mix."""
+    """(mean, standard deviation over runs or None for one run); None where a run has no value, as a mean
+    over others would mix.
+    """
     if not values or any(value is None for value in values):
         return None
     return mean(values), stdev(values) if len(values) > 1 else None
@@ -189,7 +243,9 @@ def accuracies(runs, network, attack):
 
 
 def robust_attack(groups):
-    """The attack that stands for robustness where one number has to: PGD100, or PGD20 where no run met that."""
+    """The attack that stands for robustness where one number has to: PGD100, or PGD20 where no run met
+    that.
+    """
     return "pgd100" if any(accuracies(group.records, "student", "pgd100") for group in groups) else "pgd20"
 
 
@@ -202,7 +258,9 @@ def curvature(record, name):
 
 
 def settings(record):
-    """Every setting of a run, apart from its seed and from the fingerprints that follow from it: 'stage name' -> value."""
+    """Every setting of a run, apart from its seed and from the fingerprints that follow from it: 'stage
+    name' -> value.
+    """
     found = {}
     for stage in STAGES:
         for name, value in record[stage]["settings"].items():
@@ -216,7 +274,9 @@ def settings(record):
 
 
 def differences(runs):
-    """What differs between the settings of records that should differ in their seeds alone: 'stage name (8, 4)', one for each."""
+    """What differs between the settings of records that should differ in their seeds alone: 'stage name
+    (8, 4)', one for each.
+    """
     told = []
     held = [settings(record) for record in runs]
     for name in dict.fromkeys(name for one in held for name in one):

@@ -4,7 +4,9 @@ MISSING = "-"
 
 
 def number(found, form=".2f"):
-    """'57.12 ± 0.50' from a mean and a standard deviation, '57.12' where there is one run, a dash where there is none."""
+    """'57.12 ± 0.50' from a mean and a standard deviation, '57.12' where there is one run, a dash where
+    there is none.
+    """
     if found is None:
         return MISSING
     mean, deviation = found

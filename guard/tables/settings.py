@@ -1,4 +1,6 @@
-"""How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine, versions and data."""
+"""How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine,
+versions and data.
+"""
 
 from math import sqrt
 from pathlib import Path
@@ -11,9 +13,19 @@ from guard.tables import cells
 def described(record):
     """Everything that a table's reader must know of a run but for its regularizer, in one line."""
     pretrain, recover, relabel, train = (record[stage]["settings"] for stage in cells.STAGES)
-    images = f"the first {pretrain['images']} training images of each class" if pretrain.get("images") else "all training images"
-    teacher = f"teacher {pretrain['model']} at {pretrain['image_size']} pixels, {pretrain['epochs']} epochs on {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g}"
-    recovery = f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size {recover['step_size']:.4g}"
+    images = (
+        f"the first {pretrain['images']} training images of each class"
+        if pretrain.get("images")
+        else "all training images"
+    )
+    teacher = (
+        f"teacher {pretrain['model']} at {pretrain['image_size']} pixels, {pretrain['epochs']} epochs on"
+        f" {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g}"
+    )
+    recovery = (
+        f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size"
+        f" {recover['step_size']:.4g}"
+    )
     student = f"student {train['model']}, {relabel['epochs']} epochs, temperature {train['temperature']:.4g}"
     return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
 
@@ -24,12 +36,18 @@ def dataset(record):
 
 
 def evaluation(record):
-    """On how many images a student was attacked, with which standard error at most (that of a share of one half), how, and with which epsilon."""
+    """On how many images a student was attacked, with which standard error at most (that of a share of
+    one half), how, and with which epsilon.
+    """
     evaluated = record["evaluate student"]
     first = evaluated.get("key", {}).get("images per class")
     part = f" (the first {first} of each class)" if first else ""
     error = 50 / sqrt(evaluated["images"])
-    return f"evaluated on {evaluated['images']} validation images{part}, which leaves a standard error of up to {error:.1f} points, epsilon {evaluated['epsilon'] * 255:.4g}/255, protocol {' and '.join(evaluated['protocols'])}"
+    return (
+        f"evaluated on {evaluated['images']} validation images{part}, which leaves a standard error of up to"
+        f" {error:.1f} points, epsilon {evaluated['epsilon'] * 255:.4g}/255, protocol"
+        f" {' and '.join(evaluated['protocols'])}"
+    )
 
 
 def unlike_the_protocol(record):
@@ -43,12 +61,19 @@ def regularized(record):
     """What was added to the teacher's loss and to the recovery."""
     pretrain, found = record["pretrain"]["settings"], []
     if pretrain.get("curvature"):
-        coefficient = f"beta {pretrain['beta']:.4g}" if pretrain["regularizer"] == "loss" else f"lambda {pretrain['lambda']:.4g}"
+        coefficient = (
+            f"beta {pretrain['beta']:.4g}"
+            if pretrain["regularizer"] == "loss"
+            else f"lambda {pretrain['lambda']:.4g}"
+        )
         found.append(f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}")
     if pretrain.get("gradient_regularization"):
         found.append(f"gradient regularization, beta {pretrain['beta']:.4g}")
     if pretrain.get("adversarial", "none") != "none":
-        style = {"t": f"TRADES style, beta {pretrain['beta']:.4g}", "f": f"ten sign steps within {pretrain['h'] * 255:.4g}/255"}
+        style = {
+            "t": f"TRADES style, beta {pretrain['beta']:.4g}",
+            "f": f"ten sign steps within {pretrain['h'] * 255:.4g}/255",
+        }
         found.append(f"adversarial training, {style.get(pretrain['adversarial'], pretrain['adversarial'])}")
     if record["recover"]["settings"].get("cda"):
         found.append("recovery with CDA")
@@ -56,7 +81,9 @@ def regularized(record):
 
 
 def lines(groups):
-    """Markdown: how the runs of these groups were made, one line for each setting that occurs, then what each arm added."""
+    """Markdown: how the runs of these groups were made, one line for each setting that occurs, then what
+    each arm added.
+    """
     settings, added = {}, {}
     for group in groups:
         settings.setdefault(described(group.records[0]), []).append(group)
@@ -79,7 +106,7 @@ def _named(groups):
     return ", ".join(f"{' / '.join(held)} at {size}" for size, held in sizes.items()) + " images per class"
 
 
-# ---- where, with what, on what -----------------------------------------------------------------------------------------------------
+# ---- where, with what, on what -------------------------------------------------------------------
 
 COLUMNS = ("device", "torch", "precision", "data", "commit", "uncommitted changes")
 
@@ -91,7 +118,9 @@ def copies(results):
         return {}
     found = records.read_json(path, "list of copies").get("copies")
     if not isinstance(found, dict):
-        raise UserError(f"{path} has no object 'copies'; take the repository's own again: git checkout {path}")
+        raise UserError(
+            f"{path} has no object 'copies'; take the repository's own again: git checkout {path}"
+        )
     return found
 
 
@@ -99,17 +128,25 @@ def environment(runs, known):
     """One cell for each of COLUMNS, from all stages of all records. known: as of `copies`."""
     found = {name: {} for name in COLUMNS}
     for record in runs:
-        for where in (entry.get("environment", {}) for name, entry in record.items() if name in cells.STAGES or name.startswith("evaluate ")):
+        for where in (
+            entry.get("environment", {})
+            for name, entry in record.items()
+            if name in cells.STAGES or name.startswith("evaluate ")
+        ):
             commit = where.get("commit")
             found["device"][where.get("device")] = None
             found["torch"][where.get("torch")] = None
             found["commit"][commit.removesuffix("-dirty") if commit else None] = None
-            found["uncommitted changes"][("yes" if commit.endswith("-dirty") else "no") if commit else None] = None
+            found["uncommitted changes"][
+                ("yes" if commit.endswith("-dirty") else "no") if commit else None
+            ] = None
         for stage in cells.STAGES:
             found["precision"][record[stage]["settings"].get("precision")] = None
         data = record["pretrain"]["settings"].get("data")
         found["data"][data[:12] + (f" ({known[data]})" if data in known else "") if data else None] = None
-    return [", ".join(sorted(str(value) for value in values if value)) + _gap(values) for values in found.values()]
+    return [
+        ", ".join(sorted(str(value) for value in values if value)) + _gap(values) for values in found.values()
+    ]
 
 
 def _gap(values):
