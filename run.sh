@@ -169,15 +169,15 @@ needed=()
 for each in ${needed[@]+"${needed[@]}"}; do
     [ -f "$each/checkpoint.pt" ] || { echo "error: there is no teacher $each/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2; exit 2; }
 done
-"$light" -m guard.datasets "$dataset" --root "$root" --quiet
+"$light" -m guard.data.find "$dataset" --root "$root" --quiet
 if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
     echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
 fi
 set_up requirements.txt
-[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.models "$dataset" "${models[@]}"
+[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}"
 mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; choose another folder with -o"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; choose another folder with -o"
-"$light" -m guard.lock "$folder" $lock $$
+"$light" -m guard.run.lock "$folder" $lock $$
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 for stage in pretrain recover relabel train; do
     [ $stage != pretrain ] || [ $train_teacher = yes ] || continue

@@ -26,7 +26,8 @@ from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
 
-from guard import cli, datasets, recipes
+from guard import cli, ending, recipes
+from guard.data import find
 from guard.errors import UserError
 
 NAMES = ("imagenette", "cifar10", "cifar100", "tiny-imagenet")
@@ -55,11 +56,7 @@ def prepare(name, root, archives=(), size=SIZES[0]):
     """
     root, archives = Path(root), [Path(each) for each in archives]
     there = next(
-        (
-            each
-            for each in (root / name, root / datasets.CIFAR_FOLDERS.get(name, name))
-            if os.path.lexists(each)
-        ),
+        (each for each in (root / name, root / find.CIFAR_FOLDERS.get(name, name)) if os.path.lexists(each)),
         None,
     )
     if there:
@@ -95,7 +92,7 @@ def subset(name, source, classes, root):
         raise UserError(
             f"{name!r} is no name for a data set; choose one without / and without a dot in front"
         )
-    if name in {*recipes.RECIPES, *datasets.SOURCES, *NAMES}:
+    if name in {*recipes.RECIPES, *find.SOURCES, *NAMES}:
         raise UserError(f"'{name}' is the name of another data set; choose a name of its own for the subset")
     if os.path.lexists(root / name):
         raise UserError(f"{root / name} is there already; remove it or choose another name")
@@ -104,12 +101,12 @@ def subset(name, source, classes, root):
         raise UserError(f"--classes names {', '.join(repeated)} more than once; name each class once")
     folders = {
         split: next((source / each for each in names if (source / each).is_dir()), None)
-        for split, names in datasets.SPLITS.items()
+        for split, names in find.SPLITS.items()
     }
     for split, folder in folders.items():
         if folder is None:
             raise UserError(
-                f"{source} has no folder {' or '.join(datasets.SPLITS[split])}; --from takes the folder of a"
+                f"{source} has no folder {' or '.join(find.SPLITS[split])}; --from takes the folder of a"
                 " data set with train/CLASS and val/CLASS"
             )
         unknown = sorted(set(classes) - {entry.name for entry in os.scandir(folder) if entry.is_dir()})
@@ -132,8 +129,8 @@ def check(name, root):
     whole: a split missing or empty, an empty class, other classes in val than in train, a file of CIFAR
     that has not its published md5.
     """
-    train, val = (datasets.find(name, root, split) for split in datasets.SPLITS)
-    datasets.check_pair(train, val)
+    train, val = (find.find(name, root, split) for split in find.SPLITS)
+    find.check_pair(train, val)
     place, sizes = train.path.parent, [len(train.files), len(val.files)]
     if train.kind == "cifar":
         import torchvision
@@ -145,7 +142,7 @@ def check(name, root):
             ]
         except RuntimeError:  # its own text advises a flag that isn't ours
             raise UserError(
-                f"{place / datasets.CIFAR_FOLDERS[name]} lacks files or has damaged ones; make it again"
+                f"{place / find.CIFAR_FOLDERS[name]} lacks files or has damaged ones; make it again"
             ) from None
     return f"{len(train.classes)} classes, {sizes[0]} train and {sizes[1]} val images", place
 
@@ -210,7 +207,7 @@ def _download(name, size, folder):
             f"cannot download {name} ({_reason(problem)}); --archive FILE makes it from a file at hand"
         ) from None
     top = next(each for each in unpacked.iterdir() if each.is_dir())
-    place = folder / name / top.name if name in datasets.CIFAR_FOLDERS else folder / name
+    place = folder / name / top.name if name in find.CIFAR_FOLDERS else folder / name
     place.parent.mkdir(exist_ok=True)
     top.rename(place)
 
@@ -294,7 +291,7 @@ def _place(name, member):
     no part of the data set.
     """
     parts = [part for part in member.split("/") if part not in ("", ".")]
-    roots = {"train", "val", "test", datasets.CIFAR_FOLDERS.get(name)}
+    roots = {"train", "val", "test", find.CIFAR_FOLDERS.get(name)}
     depth = next((depth for depth, part in enumerate(parts[:2]) if part in roots), None)
     if depth is None or any(
         part.startswith(".") or part == "__MACOSX" for part in parts
@@ -432,9 +429,9 @@ def main(argv=None):
     parser.set_defaults(size=SIZES[0])
     options = parser.parse_args(argv)
     if options.name == "subset":
-        cli.run(subset, options.subset, options.source, options.classes, options.root)
+        ending.run(subset, options.subset, options.source, options.classes, options.root)
     else:
-        cli.run(prepare, options.name, options.root, options.archive, options.size)
+        ending.run(prepare, options.name, options.root, options.archive, options.size)
 
 
 if __name__ == "__main__":

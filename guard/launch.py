@@ -10,7 +10,7 @@ a user's error.
 import logging
 import sys
 
-from guard import cli
+from guard import cli, ending
 
 
 def launch(processes, stage, *flags):
@@ -37,7 +37,7 @@ def launch(processes, stage, *flags):
             )
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except (KeyboardInterrupt, SignalException) as problem:
-        print(f"\n{cli.INTERRUPTED}", file=sys.stderr)
+        print(f"\n{ending.INTERRUPTED}", file=sys.stderr)
         return 128 + getattr(problem, "sigval", 2)
     return 0
 

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field, fields, replace
 
+from guard import ending
 from guard.errors import UserError
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
@@ -370,6 +371,4 @@ def as_dict(stage_recipe):
 
 
 if __name__ == "__main__":
-    from guard import cli  # which reads this module
-
-    cli.run(_print, *sys.argv[1:])
+    ending.run(_print, *sys.argv[1:])

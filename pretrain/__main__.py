@@ -3,7 +3,7 @@
 import functools
 import sys
 
-from guard import cli
+from guard import cli, ending
 
 DESCRIPTION = """Trains a teacher, or makes one of a state_dict at hand.
 
@@ -48,7 +48,7 @@ def main(argv):
             force=options.force,
         )
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

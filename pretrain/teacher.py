@@ -8,12 +8,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from guard import augment, checkpoint, curvature, datasets, images, lock, models, recipes, records, training
-from guard import device as devices
-from guard.checkpoint import Checkpoint
+from guard import recipes
+from guard.attacks import robustness
+from guard.data import augment, find, images, loading
 from guard.errors import UserError
-from guard.weights import load_weights
-from pretrain.adversarial import adversarial_loss
+from guard.method import curvature, regularizers, schedules
+from guard.method.adversarial import adversarial_loss
+from guard.networks import checkpoint, layout, models
+from guard.networks.checkpoint import Checkpoint
+from guard.networks.weights import load_weights
+from guard.run import devices, fingerprints, lock, processes, records, seeds, stage, storage
+from guard.run.progress import Progress
 
 # ---- setup ---------------------------------------------------------------------------------------
 
@@ -27,15 +32,15 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     output = Path(output)
     log = Path(log or output / "log.json")
     second_order = settings.gradient_regularization or (
-        settings.curvature and curvature.FORMS[settings.regularizer].second_order
+        settings.curvature and regularizers.FORMS[settings.regularizer].second_order
     )
     if settings.compile and second_order:
         raise UserError(
             "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
             " --regularizer loss"
         )
-    sources = [datasets.find(dataset, root, split) for split in ("train", "val")]
-    datasets.check_pair(*sources)
+    sources = [find.find(dataset, root, split) for split in ("train", "val")]
+    find.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
     with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
@@ -43,9 +48,9 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
         records.begin(log, output / "checkpoint.pt")
         train = images.load(sources[0], settings.image_size, settings.images).to(where)
         val = images.load(sources[1], settings.image_size).to(where)
-        resume = training.Resume(output / "resume.pt", key, force)
+        resume = stage.Resume(output / "resume.pt", key, force)
         model, history = _train(settings, train, val, dataset, seed, where, workers, resume)
-        if devices.rank() == 0:
+        if processes.rank() == 0:
             teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
             _finish(
                 settings,
@@ -59,7 +64,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
                 history=history,
                 seconds=resume.elapsed(),
             )
-        devices.barrier()
+        processes.barrier()
 
 
 def adopt(settings, *, weights, dataset, root, output, log, seed, device, workers, force):
@@ -69,7 +74,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    origin = checkpoint.file_fingerprint(weights) if Path(weights).is_file() else weights
+    origin = fingerprints.of_file(weights) if Path(weights).is_file() else weights
     key = {
         "dataset": dataset,
         "weights": origin,
@@ -80,13 +85,13 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device, worker
     with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
-        source = datasets.find(dataset, root, "val")
+        source = find.find(dataset, root, "val")
         val = images.load(source, settings.image_size).to(where)
         model = _build(settings, dataset, source.classes)
         load_weights(model.network, weights, settings.model)
         model.to(where).eval()
         records.begin(log, output / "checkpoint.pt")
-        if devices.rank() == 0:
+        if processes.rank() == 0:
             teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
             _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
 
@@ -143,7 +148,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
         x = model.normalize(pixels)
     regularized = settings.curvature or settings.gradient_regularization
     if regularized and step % settings.curvature_every == 0:
-        loss = loss + settings.curvature_every * curvature.penalty(
+        loss = loss + settings.curvature_every * regularizers.penalty(
             model.network,
             x,
             labels,
@@ -161,9 +166,9 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
 
 
 def _train(settings, train, val, dataset, seed, where, workers, resume):
-    devices.seed_everything(seed, "teacher", "weights")
+    seeds.seed_everything(seed, "teacher", "weights")
     model = _build(settings, dataset, train.classes).to(where)
-    devices.arrange(
+    layout.arrange(
         model.network,
         channels_last=settings.channels_last,
         compile=settings.compile,
@@ -177,13 +182,13 @@ def _train(settings, train, val, dataset, seed, where, workers, resume):
     )
     done, history = resume.restore(model, optimizer)
     steps = -(-len(train) // settings.batch_size)
-    with training.Progress("teacher", settings.epochs * steps, "step", done * steps) as progress:
+    with Progress("teacher", settings.epochs * steps, "step", done * steps) as progress:
         for epoch in range(done, settings.epochs):
-            training.set_learning_rate(
-                optimizer, settings.learning_rate * training.cosine(epoch, settings.epochs)
+            schedules.set_learning_rate(
+                optimizer, settings.learning_rate * schedules.cosine(epoch, settings.epochs)
             )
             row = _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress)
-            row["val accuracy"] = training.accuracy(
+            row["val accuracy"] = robustness.accuracy(
                 model, val, settings.image_size, workers=workers, where=where
             )
             history.append({"epoch": epoch + 1, **row})
@@ -196,8 +201,8 @@ def _train(settings, train, val, dataset, seed, where, workers, resume):
 
 
 def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress):
-    share = (devices.rank(), devices.world_size())
-    passes = images.TrainingEpoch(
+    share = (processes.rank(), processes.world_size())
+    passes = loading.TrainingEpoch(
         train,
         augmentation=settings.augmentation,
         batch_size=settings.batch_size,
@@ -206,11 +211,11 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
         epoch=epoch,
         share=share,
     )
-    draws = devices.generator(seed, "teacher noise", epoch, devices.rank())
-    devices.seed_everything(seed, "teacher", epoch, devices.rank())  # dropout, where the network has it
+    draws = seeds.generator(seed, "teacher noise", epoch, processes.rank())
+    seeds.seed_everything(seed, "teacher", epoch, processes.rank())  # dropout, where the network has it
     model.train()
     total = torch.zeros(3, device=where, dtype=torch.float64)
-    for number, (pixels, labels) in enumerate(images.batches(passes, workers, where)):
+    for number, (pixels, labels) in enumerate(loading.batches(passes, workers, where)):
         batch_size = len(passes.batches[number])
         optimizer.zero_grad()
         loss, right = torch.zeros(2, device=where)
@@ -220,10 +225,10 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
                 loss, right = teacher_loss(
                     settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws
                 )
-                training.share_of(loss, len(labels), batch_size).backward()
+                processes.share_of(loss, len(labels), batch_size).backward()
         elif settings.curvature and step % settings.curvature_every == 0:
-            curvature.take_part(settings.regularizer, where)
-        training.add_gradients(model)
+            regularizers.take_part(settings.regularizer, where)
+        processes.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
@@ -235,8 +240,8 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
             ]
         )
         progress.step(loss=loss, epoch=epoch + 1)
-    training.average_statistics(model)
-    loss, right, seen = devices.sum_over_processes(total).tolist()
+    processes.average_statistics(model)
+    loss, right, seen = processes.sum_over_processes(total).tolist()
     if math.isnan(loss):
         raise UserError(
             f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or"
@@ -266,7 +271,7 @@ def _checkpoint(settings, model, classes, dataset, seed, key):
 
 def _finish(settings, teacher, model, val, output, log, where, workers, history, seconds):
     results = {
-        "val accuracy": training.accuracy(model, val, teacher.image_size, workers=workers, where=where)
+        "val accuracy": robustness.accuracy(model, val, teacher.image_size, workers=workers, where=where)
     }
     if settings.curvature_images:
         results["curvature"] = measure_curvature(
@@ -288,7 +293,7 @@ def _finish(settings, teacher, model, val, output, log, where, workers, history,
                 "environment": records.environment(where),
             },
         )
-    checkpoint.remove(output / "resume.pt")
+    storage.remove(output / "resume.pt")
     print(f"teacher: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
 
 
@@ -298,14 +303,14 @@ def measure_curvature(model, val, size, count, h, where, batch_size=32):
     """
     chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).round().long()
     sums = {}
-    with training.Progress("curvature", len(chosen), "image") as progress:
+    with Progress("curvature", len(chosen), "image") as progress:
         for part in chosen.split(batch_size):
             x, labels = (
                 model.normalize(augment.as_float(val.validation(part, size).to(where))),
                 val.labels[part].to(where),
             )
             measured = curvature.measure(
-                model.network, x, labels, h, generator=devices.generator("curvature", int(part[0]))
+                model.network, x, labels, h, generator=seeds.generator("curvature", int(part[0]))
             )
             for name, values in measured.items():
                 sums[name] = sums.get(name, 0.0) + values.double().sum().item()

@@ -2,7 +2,7 @@
 
 import sys
 
-from guard import cli
+from guard import cli, ending
 
 DESCRIPTION = """Recovers images from a teacher's batch-norm statistics (SRe2L), optionally with CDA's curriculum of crops.
 
@@ -37,7 +37,7 @@ def main(argv):
             force=options.force,
         )
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from guard import cli
+from guard import cli, ending
 
 DESCRIPTION = """Makes soft labels for many views of distilled images.
 
@@ -25,7 +25,7 @@ def main(argv):
         return
 
     def work():
-        from guard import checkpoint
+        from guard.networks import checkpoint
         from relabel import labelling
 
         teacher = checkpoint.load(options.teacher, "teacher")
@@ -41,7 +41,7 @@ def main(argv):
             force=options.force,
         )
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

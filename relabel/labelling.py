@@ -4,10 +4,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from guard import device as devices
-from guard import images as pictures
-from guard import lock, records, training
-from guard.soft_labels import LabelStore, check_classes, label_recipe, make_epoch
+from guard.distilled import image_folder
+from guard.distilled.label_store import LabelStore
+from guard.distilled.soft_labels import check_classes, label_recipe, make_epoch
+from guard.networks import layout
+from guard.run import devices, lock, processes, records
+from guard.run.progress import Progress
 
 # ---- setup ---------------------------------------------------------------------------------------
 
@@ -22,7 +24,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
     output = Path(output)
     log = Path(log or output / "log.json")
     with lock.held(output, log.parent), devices.joined(device) as where:
-        images = pictures.load_distilled(distilled)
+        images = image_folder.load_distilled(distilled)
         check_classes(teacher, images, distilled)
         records.read(log)
         model = teacher.build(where)  # before --force clears what is there
@@ -31,10 +33,10 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
         if _begin(store, recipe, teacher, images, force):
             return
         started = time.time()
-        devices.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
+        layout.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
         _label(store, model, images.to(where), recipe)
-        devices.barrier()
-        if devices.rank() == 0:
+        processes.barrier()
+        if processes.rank() == 0:
             with store.finishing(len(images)):
                 records.update(
                     log,
@@ -55,12 +57,12 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
 
 def _begin(store, recipe, teacher, images, force):
     finished = False
-    if devices.rank() == 0:
+    if processes.rank() == 0:
         finished = store.begin(recipe, teacher.fingerprint, images.fingerprint, images.classes, force)
         if finished:
             print(f"the soft labels in {store.folder} are finished; --force (-f in run.sh) makes them again")
-    devices.barrier()
-    return finished if devices.rank() == 0 else bool(store.manifest().get("complete"))
+    processes.barrier()
+    return finished if processes.rank() == 0 else bool(store.manifest().get("complete"))
 
 
 # ---- loop ----------------------------------------------------------------------------------------
@@ -68,10 +70,12 @@ def _begin(store, recipe, teacher, images, force):
 
 def _label(store, teacher, images, recipe):
     mine = [
-        epoch for epoch in range(devices.rank(), recipe.epochs, devices.world_size()) if not store.has(epoch)
+        epoch
+        for epoch in range(processes.rank(), recipe.epochs, processes.world_size())
+        if not store.has(epoch)
     ]
     started = time.time()
-    with training.Progress("relabel", len(mine), "epoch") as progress:
+    with Progress("relabel", len(mine), "epoch") as progress:
         for number, epoch in enumerate(mine, 1):
             store.write(epoch, make_epoch(teacher, images, recipe, epoch))
             rate = number * len(images) / (time.time() - started)

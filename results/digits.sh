@@ -16,4 +16,4 @@ source guard/environment.sh && set_up requirements.txt
 arm plain & plain=$!
 arm guard -C
 wait $plain
-"$PYTHON" -m guard.results results/digits.json --arm plain $out/plain-{0..4} --arm GUARD $out/guard-{0..4}
+"$PYTHON" -m guard.paper.results results/digits.json --arm plain $out/plain-{0..4} --arm GUARD $out/guard-{0..4}

@@ -59,7 +59,7 @@ def batch():
 
 
 def pixel_model(network, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=8):
-    from guard.models import PixelModel
+    from guard.networks.models import PixelModel
 
     return PixelModel(network, mean, std, size).to(next(network.parameters()).dtype).eval()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image, PngImagePlugin
 
-from guard import checkpoint, models, records
+from guard.networks import checkpoint, models
+from guard.run import storage
 
 TEACHER = Path("teacher/checkpoint.pt")
 
@@ -64,7 +65,7 @@ def remake_state(name, tensor):
 
 
 def reseal(path, **changes):
-    records.write_sealed({**records.read_sealed(path, "file"), **changes}, path)
+    storage.write_sealed({**storage.read_sealed(path, "file"), **changes}, path)
 
 
 def without_batch_norm():

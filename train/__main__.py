@@ -2,7 +2,7 @@
 
 import sys
 
-from guard import cli
+from guard import cli, ending
 
 DESCRIPTION = """Trains a student on distilled images and soft labels, attacks it and its teacher, and writes the report.
 
@@ -55,7 +55,7 @@ def main(argv):
             force=options.force,
         )
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

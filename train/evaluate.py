@@ -5,7 +5,7 @@ epsilon.
 import sys
 from pathlib import Path
 
-from guard import cli
+from guard import cli, ending
 
 DESCRIPTION = """Measures the clean and robust accuracy of a network.
 
@@ -21,8 +21,8 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
     too; who comes later waits and takes over what is there. Raises UserError for data with other
     classes.
     """
-    from guard import device as devices
-    from guard import lock, records, robustness
+    from guard.attacks import robustness
+    from guard.run import lock, processes, records
 
     source, held = _validation_images(network, settings, dataset, root, where)
     entry = f"evaluate {network.role}"
@@ -45,16 +45,16 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
         )
 
     def save(results):
-        if devices.rank() == 0:
+        if processes.rank() == 0:
             records.update(log, entry, {"key": key, "attacks": results, "complete": False})
 
-    result, complete = devices.of_the_first(recorded())
+    result, complete = processes.of_the_first(recorded())
     if complete:
         if shared:
             lock.tidy(Path(log).parent)
         return result
     with lock.held(*([Path(log).parent] if shared else []), wait=True):
-        begun, complete = devices.of_the_first(recorded())
+        begun, complete = processes.of_the_first(recorded())
         if complete:
             return begun
         result = robustness.evaluate(
@@ -70,13 +70,13 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
             finished=begun.get("attacks"),
             save=save,
         )
-        if devices.rank() == 0:
+        if processes.rank() == 0:
             records.update(
                 log,
                 entry,
                 {"key": key, **result, "complete": True, "environment": records.environment(where)},
             )
-        devices.barrier()
+        processes.barrier()
     return result
 
 
@@ -84,8 +84,9 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
     """Writes curve.json and curve.png beside `log`: accuracy under PGD100 against settings.epsilon, a
     tuple; returns the curve. An interrupted one goes on after its last epsilon.
     """
-    from guard import checkpoint, records, report, robustness
-    from guard import device as devices
+    from guard.attacks import robustness
+    from guard.report import pictures
+    from guard.run import processes, records, storage
 
     source, held = _validation_images(network, settings, dataset, root, where)
     path = Path(log).parent / "curve.json"
@@ -96,15 +97,15 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
         "images per class": settings.images,
         "seed": seed,
     }
-    begun = devices.of_the_first(records.read_sealed(path, "curve") if path.exists() and not force else {})
+    begun = processes.of_the_first(storage.read_sealed(path, "curve") if path.exists() and not force else {})
     begun = begun if begun.get("key") == key else {}
     if "accuracy" in begun:
         return begun
-    checkpoint.check_writable(path)
+    storage.check_writable(path)
 
     def save(broken):
-        if devices.rank() == 0:
-            records.write_sealed({"key": key, "broken": broken}, path)
+        if processes.rank() == 0:
+            storage.write_sealed({"key": key, "broken": broken}, path)
 
     found = robustness.curve(
         network.build(where),
@@ -119,7 +120,7 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
         finished=begun.get("broken"),
         save=save,
     )
-    if devices.rank() == 0:
+    if processes.rank() == 0:
         record = {
             "key": key,
             **found,
@@ -128,17 +129,17 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
             "seed": seed,
             "environment": records.environment(where),
         }
-        report.epsilon_curve(found, Path(log).parent / "curve.png")
-        records.write_sealed(record, path)  # last: what is finished is not begun again
-    devices.barrier()
+        pictures.epsilon_curve(found, Path(log).parent / "curve.png")
+        storage.write_sealed(record, path)  # last: what is finished is not begun again
+    processes.barrier()
     return found
 
 
 def _validation_images(network, settings, dataset, root, where):
-    from guard import datasets, images
+    from guard.data import find, images
     from guard.errors import UserError
 
-    source = datasets.find(dataset, root, "val")
+    source = find.find(dataset, root, "val")
     if list(source.classes) != list(network.classes):
         raise UserError(
             f"the classes of {source.path} are not those of the network; use the data set it was trained on,"
@@ -149,12 +150,14 @@ def _validation_images(network, settings, dataset, root, where):
 
 def adopted(weights, model, dataset, root, image_size, stem):
     """A Checkpoint, role 'network', of a plain state_dict; what is None comes from the data set's recipe."""
-    from guard import checkpoint, datasets, models, recipes
-    from guard.weights import load_weights
+    from guard import recipes
+    from guard.data import find
+    from guard.networks import checkpoint, models
+    from guard.networks.weights import load_weights
 
     recipe = recipes.recipe(dataset)
     size, stem = image_size or recipe.pretrain.image_size, stem or recipe.pretrain.stem
-    classes = datasets.find(dataset, root, "val").classes
+    classes = find.find(dataset, root, "val").classes
     made = models.build(
         model, classes=len(classes), image_size=size, stem=stem, mean=recipe.mean, std=recipe.std
     )
@@ -210,8 +213,9 @@ def main(argv):
     settings = cli.resolve(options, options.dataset, "evaluate")
 
     def work():
-        from guard import checkpoint, lock, report
-        from guard import device as devices
+        from guard.networks import checkpoint
+        from guard.report import text
+        from guard.run import devices, lock, processes
 
         log = Path(options.record or Path(options.checkpoint or options.weights).parent / "log.json")
         with lock.held(log.parent), devices.joined(options.device) as where:
@@ -235,18 +239,18 @@ def main(argv):
                 "workers": options.workers,
             }
             if isinstance(settings.epsilon, tuple):
-                text = (
-                    report.curve_text(curve_of(network, settings, force=options.force, **data))
+                shown = (
+                    text.curve_text(curve_of(network, settings, force=options.force, **data))
                     + f"\nin {log.parent / 'curve.json'} and {log.parent / 'curve.png'}"
                 )
             else:
-                text = report.evaluation_text(
+                shown = text.evaluation_text(
                     {network.role: evaluate_network(network, settings, force=options.force, **data)}
                 )
-            if devices.rank() == 0:
-                print(text)
+            if processes.rank() == 0:
+                print(shown)
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
-"""Stage train: a student on distilled images and soft labels, then its numbers and the report."""
+"""Stage train."""
 
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from guard import checkpoint, datasets, lock, models, recipes, records, report, training
-from guard import device as devices
-from guard import images as pictures
-from guard.checkpoint import Checkpoint
+from guard import recipes
+from guard.attacks import robustness
+from guard.data import find
+from guard.data.images import load
+from guard.distilled import image_folder
+from guard.distilled.label_store import LabelStore
+from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch
 from guard.errors import UserError
-from guard.soft_labels import LabelStore, batches_of, check_classes, label_recipe, look, make_epoch
+from guard.method import schedules
+from guard.method.losses import student_loss
+from guard.networks import checkpoint, layout, models
+from guard.networks.checkpoint import Checkpoint
+from guard.report import experiment
+from guard.run import devices, lock, processes, records, seeds, stage
+from guard.run.progress import Progress
 from train import evaluate
-
-# ---- setup ---------------------------------------------------------------------------------------
 
 
 def train(
@@ -48,9 +54,9 @@ def train(
     log = Path(log or output / "log.json")
     with lock.held(output, log.parent), devices.joined(device) as where:
         teacher = checkpoint.load(teacher_path, "teacher")
-        images = pictures.load_distilled(distilled)
+        images = image_folder.load_distilled(distilled)
         check_classes(teacher, images, distilled)
-        source = datasets.find(dataset, root, "val")
+        source = find.find(dataset, root, "val")
         if list(source.classes) != list(teacher.classes):
             raise UserError(
                 f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set"
@@ -71,9 +77,9 @@ def train(
             records.read(needed_later)  # a damaged one is told before the work
         if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
             records.begin(log, output / "checkpoint.pt")
-            val = pictures.load(source, teacher.image_size).to(where)
+            val = load(source, teacher.image_size).to(where)
             labeller = teacher.build(where)
-            devices.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
+            layout.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
             rows = epoch_rows(labeller, images.to(where))
             _train_and_save(
                 settings,
@@ -89,7 +95,7 @@ def train(
                 workers,
                 force,
             )
-        devices.barrier()
+        processes.barrier()
         data = {
             "dataset": dataset,
             "root": root,
@@ -100,13 +106,13 @@ def train(
         }
         evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, shared=True, **data)
         evaluate.evaluate_network(checkpoint.load(output / "checkpoint.pt"), attack_settings, log=log, **data)
-        if devices.rank() == 0:
+        if processes.rank() == 0:
             # The experiment's record is whole, although teachers are shared; one that came without its
             # log has no entry 'pretrain'.
             for entry in {"pretrain", "evaluate teacher"} & set(shared := records.read(teacher_log)):
                 records.update(log, entry, shared[entry])
-            print(report.write(log, distilled), flush=True)
-        devices.barrier()
+            print(experiment.write(log, distilled), flush=True)
+        processes.barrier()
 
 
 def _labels(labels, label_settings, teacher, images, seed, epochs):
@@ -127,22 +133,6 @@ def _labels(labels, label_settings, teacher, images, seed, epochs):
     return recipe, lambda model, pixels: lambda epoch: store.read(epoch, count, classes)
 
 
-# ---- loss ----------------------------------------------------------------------------------------
-
-
-def student_loss(student_logits, teacher_logits, temperature):
-    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor T^2 (SRe2L's)."""
-    return F.kl_div(
-        F.log_softmax(student_logits / temperature, 1),
-        F.log_softmax(teacher_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-
-
-# ---- loop ----------------------------------------------------------------------------------------
-
-
 def optimizer_of(model, settings):
     """AdamW with weight decay on weights with more than one dimension only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -156,8 +146,8 @@ def optimizer_of(model, settings):
 
 def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output, log, where, workers, force):
     epochs, seed = key["epochs"], key["seed"]
-    resume = training.Resume(output / "resume.pt", key, force)
-    devices.seed_everything(seed, "student", "weights")
+    resume = stage.Resume(output / "resume.pt", key, force)
+    seeds.seed_everything(seed, "student", "weights")
     model = models.build(
         settings.model,
         classes=len(teacher.classes),
@@ -166,7 +156,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
         mean=teacher.mean,
         std=teacher.std,
     ).to(where)
-    devices.arrange(
+    layout.arrange(
         model.network,
         channels_last=settings.channels_last,
         compile=settings.compile,
@@ -174,9 +164,9 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
     )
     optimizer = optimizer_of(model, settings)
     done, history = resume.restore(model, optimizer)
-    with training.Progress("student", epochs, "epoch", done) as progress:
+    with Progress("student", epochs, "epoch", done) as progress:
         for epoch in range(done, epochs):
-            training.set_learning_rate(optimizer, settings.learning_rate * training.cosine(epoch, epochs))
+            schedules.set_learning_rate(optimizer, settings.learning_rate * schedules.cosine(epoch, epochs))
             row = {
                 "epoch": epoch + 1,
                 "loss": epoch_of(
@@ -191,14 +181,14 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
                 ),
             }
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
-                row["val accuracy"] = training.accuracy(
+                row["val accuracy"] = robustness.accuracy(
                     model, val, teacher.image_size, workers=workers, where=where
                 )
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
             resume.save(epoch + 1, model, optimizer, history)
-    if devices.rank() == 0:
+    if processes.rank() == 0:
         _save(settings, key, model, history, teacher, output, log, where, resume.elapsed())
         resume.done()
 
@@ -206,8 +196,11 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
 def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
     """One pass over the labelled views; returns the mean loss."""
     model.train()
-    devices.seed_everything(*key, devices.rank())  # dropout, where the network has it
-    total, share = torch.zeros((), device=where, dtype=torch.float64), (devices.rank(), devices.world_size())
+    seeds.seed_everything(*key, processes.rank())  # dropout, where the network has it
+    total, share = (
+        torch.zeros((), device=where, dtype=torch.float64),
+        (processes.rank(), processes.world_size()),
+    )
     for batch in batches_of(rows, recipe.batch_size):
         pixels, logits = look(images, batch), torch.from_numpy(batch["logits"].astype("float32")).to(where)
         pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
@@ -215,18 +208,15 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
                 loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
-                training.share_of(loss, len(pixels), len(batch)).backward()
+                processes.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
-        training.add_gradients(model)
+        processes.add_gradients(model)
         optimizer.step()
-    training.average_statistics(model)
-    mean = devices.sum_over_processes(total).item() / len(rows)
+    processes.average_statistics(model)
+    mean = processes.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")
     return mean
-
-
-# ---- save ----------------------------------------------------------------------------------------
 
 
 def _save(settings, key, model, history, teacher, output, log, where, seconds):

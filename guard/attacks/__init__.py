@@ -20,9 +20,9 @@ from guard.attacks.fab import fast_adaptive_boundary
 from guard.attacks.gradient_signs import gradient_steps, sign_steps
 from guard.attacks.prepare import prepared
 from guard.attacks.square_attack import square
-from guard.device import generator
 from guard.errors import UserError
-from guard.models import frozen_eval
+from guard.networks.models import frozen_eval
+from guard.run.seeds import generator
 
 
 class Attack(NamedTuple):

@@ -1,7 +1,7 @@
 """Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
 
 python -m guard.bench all                                                   every stage against the plain
-way of tests/naive.py python -m guard.bench teacher --scale paper --precision bf16                one of
+way of guard.bench.reference python -m guard.bench teacher --scale paper --precision bf16                one of
 them, at the paper's shapes python -m guard.bench overhead --output results/overhead.json               a
 teacher's step with each regularizer, a recovery's iteration python -m guard.bench growth --output
 results/growth.json                   seconds against images per class, classes, image size; and a plot
@@ -13,7 +13,7 @@ accuracies of both, at 1, 4 and 8 over 255
 import sys
 from pathlib import Path
 
-from guard import cli, recipes
+from guard import cli, ending, recipes
 from guard.bench import attack_speed
 
 STAGES = ("teacher", "recover", "relabel", "student", "data")
@@ -50,7 +50,7 @@ def report(rows, columns, about, where, output):
     """Prints a table as it grows, and keeps all rows as JSON, with what `about` says of them; returns
     them.
     """
-    from guard import records
+    from guard.run import records, storage
 
     print(f"{', '.join(f'{name}: {value}' for name, value in about.items())}\n")
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
@@ -59,7 +59,7 @@ def report(rows, columns, about, where, output):
         found.append(row)
         print("| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |", flush=True)
         if output:
-            records.write_json({**about, "rows": found, "environment": records.environment(where)}, output)
+            storage.write_json({**about, "rows": found, "environment": records.environment(where)}, output)
     return found
 
 
@@ -130,7 +130,7 @@ def main(argv):
     def work():
         from guard.bench import growth, overhead, stages
         from guard.bench.measure import Conditions
-        from guard.device import ready
+        from guard.run.devices import ready
 
         where = ready(options.device)
         scale = options.scale or ("paper" if where.type == "cuda" else "small")
@@ -142,7 +142,7 @@ def main(argv):
             report(
                 rows,
                 COLUMNS["stages"],
-                {"what": "stages against tests/naive.py, alternating in one run, medians", **about},
+                {"what": "stages against guard.bench.reference, alternating in one run, medians", **about},
                 where,
                 options.output,
             )
@@ -184,7 +184,7 @@ def main(argv):
                 options.output,
             )
 
-    cli.run(work)
+    ending.run(work)
 
 
 if __name__ == "__main__":

@@ -127,14 +127,17 @@ def small_networks(epochs=8, seed=0):
     import torch
     import torch.nn.functional as F
 
-    from guard import curvature, datasets, device, images, models
+    from guard.data import find, images, loading
+    from guard.method import regularizers
+    from guard.networks import models
     from guard.recipes import recipe
+    from guard.run import seeds
 
     digits = recipe("digits")
     settings, made = digits.pretrain, {}
-    train = images.load(datasets.find("digits", ".", "train"), settings.image_size)
+    train = images.load(find.find("digits", ".", "train"), settings.image_size)
     for name in ("plain", "GUARD"):
-        device.seed_everything(seed, "bench")
+        seeds.seed_everything(seed, "bench")
         model = models.build(
             settings.model,
             classes=10,
@@ -150,7 +153,7 @@ def small_networks(epochs=8, seed=0):
             weight_decay=settings.weight_decay,
         )
         for epoch in range(epochs):
-            batches = images.TrainingEpoch(
+            batches = loading.TrainingEpoch(
                 train,
                 augmentation="shift",
                 batch_size=settings.batch_size,
@@ -158,11 +161,11 @@ def small_networks(epochs=8, seed=0):
                 seed=seed,
                 epoch=epoch,
             )
-            for pixels, labels in images.batches(batches, 0, torch.device("cpu")):
+            for pixels, labels in loading.batches(batches, 0, torch.device("cpu")):
                 x = model.normalize(pixels)
                 loss = F.cross_entropy(model.network(x), labels)
                 if name == "GUARD":
-                    loss = loss + curvature.penalty(
+                    loss = loss + regularizers.penalty(
                         model.network, x, labels, regularizer="gradient-norm", lambda_=10.0, h=settings.h
                     )
                 optimizer.zero_grad()
@@ -177,11 +180,11 @@ def digits_images(count):
     """`count` images of the digits, validation first, as (pixels in [0,1], labels)."""
     import torch
 
-    from guard import datasets, images
+    from guard.data import find, images
     from guard.recipes import recipe
 
     size = recipe("digits").pretrain.image_size
-    held = [images.load(datasets.find("digits", ".", split), size) for split in ("val", "train")]
+    held = [images.load(find.find("digits", ".", split), size) for split in ("val", "train")]
     pixels = torch.cat([each.validation(torch.arange(len(each)), size) for each in held])
     return pixels[:count], torch.cat([each.labels for each in held])[:count]
 

@@ -5,10 +5,11 @@ import functools
 import shlex
 import subprocess
 
-from guard import attacks, cli, datasets, images
+from guard import attacks, cli
 from guard.bench import units
-from guard.device import ready
+from guard.data import find, images
 from guard.errors import UserError
+from guard.run.devices import ready
 
 START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
@@ -57,7 +58,7 @@ def seconds_of(words, teachers):
     stages = stages_of(words)
     train = stages["train"]
     try:
-        sources = {split: datasets.find(train.dataset, train.root, split) for split in ("train", "val")}
+        sources = {split: find.find(train.dataset, train.root, split) for split in ("train", "val")}
     except UserError:
         return None
     counts = {split: _count(source) for split, source in sources.items()}

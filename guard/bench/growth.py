@@ -5,11 +5,11 @@ a time from a common point.
 import dataclasses
 import itertools
 
-from guard import plots
 from guard.bench import units
-from guard.checkpoint import replacing
+from guard.paper.markdown import heading, table
 from guard.recipes import recipe
-from guard.tables.markdown import heading, table
+from guard.report import plots
+from guard.run.storage import replacing
 
 IMAGES_PER_CLASS, CLASSES, SIZES = (1, 10, 50, 100), (10, 100), (32, 64, 224)
 BASE = {"images per class": 10, "classes": 10, "image size": 32}

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from guard.device import computing
+from guard.run.devices import computing
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Steady-state speed of each stage beside the plain way of tests/naive.py, which shares no pass and
+"""Steady-state speed of each stage beside the plain way of guard.bench.reference, which shares no pass and
 decodes image by image.
 
 The one part of guard that imports stages: it times them.
@@ -6,7 +6,6 @@ The one part of guard that imports stages: it times them.
 
 import dataclasses
 import functools
-import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -15,22 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from guard import datasets, images, memory, pixel_cache, soft_labels
-from guard.bench import measure, units
-from guard.device import computing, generator
+from guard.bench import measure, reference, units
+from guard.data import find, images, loading, pixel_cache
+from guard.distilled import image_folder, label_store, soft_labels
+from guard.networks import memory
 from guard.recipes import recipe
+from guard.run.devices import computing
+from guard.run.seeds import generator
 from pretrain import teacher
-from recover import recovery
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def naive():
-    """tests/naive.py as a module."""
-    found = importlib.util.spec_from_file_location("naive", ROOT / "tests" / "naive.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+from recover import sre2l
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +110,7 @@ def bench_teacher(cases, conditions, rate):
     """A training step, without and with each of the two published regularizers; `plain steps` is the
     cost in steps without one.
     """
-    plainly, names, where = naive(), (None, "gradient-norm", "loss"), conditions.where
+    names, where = (None, "gradient-norm", "loss"), conditions.where
     for case in cases:
         model, (pixels, labels) = case.build(where, conditions.channels_last).train(), case.data(where)
         optimizer, settings = torch.optim.SGD(model.parameters(), 1e-6), recipe(case.dataset).pretrain
@@ -126,7 +118,7 @@ def bench_teacher(cases, conditions, rate):
         for name in names:
             ours = functools.partial(_teacher_loss, settings, model, pixels, labels, name, 1, 0)
             theirs = functools.partial(
-                plainly.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0
+                reference.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0
             )
             steps["ours", name], steps["naive", name] = (
                 units.optimizing(optimizer, [loss], conditions.precision, where) for loss in (ours, theirs)
@@ -167,19 +159,19 @@ def bench_recover(cases, conditions, rate, iterations=3):
     """A few iterations on `batch` images, all problems together, against one problem after the other
     with gradients of the weights.
     """
-    plainly, where = naive(), conditions.where
+    where = conditions.where
     for case in cases:
         model = case.build(where, conditions.channels_last).eval()
         settings = dataclasses.replace(
             recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision
         )
-        problems = recovery.problems_of(case.classes, case.batch // case.classes, 100)
-        fitting = memory.images_that_fit(model, case.size, where, recovery.MOST_IMAGES)
-        packs = recovery.packs_of(problems, fitting)
+        problems = sre2l.problems_of(case.classes, case.batch // case.classes, 100)
+        fitting = memory.images_that_fit(model, case.size, where, sre2l.MOST_IMAGES)
+        packs = sre2l.packs_of(problems, fitting)
         mean, std = model.mean.flatten(), model.std.flatten()
         plans = []
         for problem in problems:
-            views, rolls = recovery.draw_views(settings, problem, 0, case.size)
+            views, rolls = sre2l.draw_views(settings, problem, 0, case.size)
             whole = not (settings.crop or settings.cda)
             noise = torch.randn(
                 len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")
@@ -197,12 +189,12 @@ def bench_recover(cases, conditions, rate, iterations=3):
 
         def ours(model=model, settings=settings, packs=packs):
             for pack in packs:
-                recovery.recover_pack(settings, model, pack, 0, where)
+                sre2l.recover_pack(settings, model, pack, 0, where)
 
         def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
             with computing(conditions.precision, where):
                 for labels, noise, views in plans:
-                    plainly.recover(
+                    reference.recover(
                         model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size
                     )
 
@@ -249,13 +241,13 @@ def _without_network(stage, repeats, where, size, count):
     """Epochs of labels of `count` distilled images, network apart: `stage` relabel makes and stores
     them, student reads and looks.
     """
-    plainly, workers = naive(), torch.get_num_threads()
+    workers = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as root:
         _folder(root, "train", count, [(size, size)], "png")
-        source = datasets.scan("bench", Path(root) / "bench" / "train", "train")
-        held = images.load_distilled(source.path).to(where)
+        source = find.scan("bench", Path(root) / "bench" / "train", "train")
+        held = image_folder.load_distilled(source.path).to(where)
         settings = soft_labels.label_recipe(recipe("imagenette").relabel, held, 0)
-        store, network = soft_labels.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(where)
+        store, network = label_store.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(where)
         store.begin(settings, "", "", held.classes, False)
 
         def relabel():
@@ -268,7 +260,7 @@ def _without_network(stage, repeats, where, size, count):
 
         def theirs():
             for number, (pixels, _) in enumerate(
-                plainly.mixed_batches(source.files, source.labels, size, settings.batch_size, workers)
+                reference.mixed_batches(source.files, source.labels, size, settings.batch_size, workers)
             ):
                 path = Path(root) / f"batch_{number}.pt"
                 if stage == "relabel":
@@ -298,22 +290,22 @@ def bench_data(repeats, where, size=224, count=256):
     """An epoch of the teacher's batches, from JPEGs of about 500x375: from the pixel cache, and decoded
     by workers.
     """
-    plainly, workers = naive(), torch.get_num_threads()
+    workers = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as root:
         _folder(root, "train", count, [(375, 500), (500, 375), (480, 480), (333, 500)], "jpg")
-        source = datasets.find("bench", root, "train")
+        source = find.find("bench", root, "train")
         pixels, sizes = pixel_cache.cached(source.files, ("bench", "train", root, 0, None))
         held = images.Mapped(pixels, sizes, torch.tensor(source.labels), source.classes).to(where)
 
         def ours():
-            epoch = images.TrainingEpoch(
+            epoch = loading.TrainingEpoch(
                 held, augmentation="resized-crop", batch_size=32, size=size, seed=0, epoch=0
             )
-            for _ in images.batches(epoch, 0, where):
+            for _ in loading.batches(epoch, 0, where):
                 pass
 
         def theirs():
-            views = plainly.LabelledViews(source.files, source.labels, size)
+            views = reference.LabelledViews(source.files, source.labels, size)
             for batch, _ in torch.utils.data.DataLoader(views, 32, shuffle=True, num_workers=workers):
                 batch.to(where)
 

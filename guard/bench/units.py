@@ -5,12 +5,15 @@ import functools
 
 import torch
 
-from guard import images, models, soft_labels
 from guard.bench.measure import alternating
-from guard.device import arrange, computing
+from guard.data import images
+from guard.distilled import soft_labels
+from guard.networks import models
+from guard.networks.layout import arrange
 from guard.recipes import recipe
+from guard.run.devices import computing
 from pretrain import teacher
-from recover import recovery
+from recover import sre2l
 from train import student
 
 
@@ -24,7 +27,7 @@ def network(dataset, model, size, stem, classes, where, channels_last=False):
 
 
 def random_images(count, classes, size, where):
-    """guard.images.Packed of noise, classes in turn."""
+    """guard.data.images.Packed of noise, classes in turn."""
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), generator=draws, dtype=torch.uint8)
     return images.Packed(
@@ -66,14 +69,14 @@ def recover_iterations(settings, model, classes, where):
     """`settings.iterations` iterations on every image of `settings` (recipes.Recover), pack after pack,
     with a teacher `model`.
     """
-    packs = recovery.packs_of(
-        recovery.problems_of(classes, settings.images_per_class, settings.classes_per_problem),
+    packs = sre2l.packs_of(
+        sre2l.problems_of(classes, settings.images_per_class, settings.classes_per_problem),
         settings.pack_images,
     )
 
     def run():
         for pack in packs:
-            recovery.recover_pack(settings, model, pack, 0, where)
+            sre2l.recover_pack(settings, model, pack, 0, where)
 
     return run
 

@@ -1,0 +1,191 @@
+"""name -> where a data set's images lie, its classes and labels. Only the standard library: presence is
+checked before anything is imported or trained. guard.data.images turns what is found here into pixels.
+
+A new data set in class folders needs nothing; one in a format of its own is one function here and one
+row of SOURCES (and, where its numbers differ from the ImageNet family's, a row of guard.recipes).
+
+    python -m guard.data.find cifar10 --root data/raw      what is there
+"""
+
+import argparse
+import hashlib
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard.errors import UserError, first_line
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SPLITS = {"train": ("train",), "val": ("val", "test")}  # a split's folder goes by one of these names
+EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of a data set, found but not read.
+
+    kind: 'folder' (files and labels are listed), 'cifar' (torchvision's own format at `path`) or
+    'digits' (the embedded set). classes: their names in label order.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    split: str
+    classes: tuple
+    files: tuple = ()
+    labels: tuple = ()
+
+    @property
+    def fingerprint(self):
+        """sha256 over the classes and over names and sizes of all files: which data this is, without
+        reading it.
+        """
+        files = self.files or sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
+        if self.kind == "cifar":
+            files = [path for path in files if CIFAR_FOLDERS[self.name] in path]
+        base = self.path.parent if self.path.is_file() else self.path
+        listed = [(os.path.relpath(path, base), os.stat(path).st_size) for path in files or [self.path]]
+        return hashlib.sha256(repr((self.split, self.classes, listed)).encode()).hexdigest()
+
+
+def find(name, root, split):
+    """The Source of split 'train' or 'val' of data set `name` under ROOT/name. Raises UserError when it
+    isn't there or is empty.
+    """
+    return SOURCES.get(name, _folders)(name, Path(root), split)
+
+
+def _digits(name, root, split):
+    return Source(name, "digits", EMBEDDED_DIGITS, split, tuple(str(digit) for digit in range(10)))
+
+
+def _folders(name, root, split):
+    path = root / name
+    if not path.is_dir():
+        raise UserError(
+            f"no data set '{name}' at {path}; give its parent folder with --root (-r in run.sh), or make it:"
+            " python -m data.prepare --help"
+        )
+    folder = next((path / each for each in SPLITS[split] if (path / each).is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"{path} has no folder {' or '.join(SPLITS[split])}; a data set is {name}/train/CLASS/*.jpg and"
+            f" {name}/val/CLASS/*.jpg"
+        )
+    return scan(name, folder, split)
+
+
+def scan(name, folder, split):
+    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError
+    for an empty class and for an image that is no file.
+    """
+    classes = sorted(
+        entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not classes:
+        raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
+    files, labels = [], []
+    for label, name_of_class in enumerate(classes):
+        entries = [
+            entry for entry in _entries(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+        found = sorted(entry.path for entry in entries)
+        if strange := sorted(entry.path for entry in entries if not entry.is_file()):
+            raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
+        if not found:
+            raise UserError(f"{folder / name_of_class} holds no images; remove the empty class or fill it")
+        files += found
+        labels += [label] * len(found)
+    return Source(name, "folder", Path(folder), split, tuple(classes), tuple(files), tuple(labels))
+
+
+def _entries(folder):
+    try:
+        return list(os.scandir(folder))
+    except OSError as problem:
+        raise UserError(f"cannot look into {folder} ({problem.strerror}); make it readable") from None
+
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+def _cifar(name, root, split):
+    """torchvision's format, in ROOT/NAME or, as torchvision users have it, in ROOT itself; else class
+    folders.
+    """
+    for parent in (root / name, root):
+        if (parent / CIFAR_FOLDERS[name]).is_dir():
+            return Source(
+                name,
+                "cifar",
+                parent,
+                split,
+                CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent),
+            )
+    return _folders(name, root, split)
+
+
+def _cifar100_classes(parent):
+    # The published archive's own list, in label order: a pickle of plain lists of strings.
+    path = parent / CIFAR_FOLDERS["cifar100"] / "meta"
+    try:
+        with open(path, "rb") as file:
+            names = _PlainUnpickler(file).load()["fine_label_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its fine_label_names are no list of names")
+        return tuple(names)
+    except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
+        raise UserError(
+            f"{path} is missing or damaged ({first_line(problem)}); remove {path.parent} and make it again,"
+            " see python -m data.prepare --help"
+        ) from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, dicts, strings and numbers; a pickle that names anything else, which could run code,
+    is refused.
+    """
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+SOURCES = {"digits": _digits, "cifar10": _cifar, "cifar100": _cifar}
+
+
+def check_pair(train, val):
+    """Both splits have to have the same classes. Raises UserError that names the difference."""
+    if train.classes != val.classes:
+        missing, extra = (
+            sorted(set(train.classes) - set(val.classes)),
+            sorted(set(val.classes) - set(train.classes)),
+        )
+        raise UserError(
+            f"{val.path} does not have the classes of {train.path} (missing: {missing[:5]}, unknown:"
+            f" {extra[:5]}); make the class folders match"
+        )
+
+
+def main():
+    from guard import cli, ending
+
+    parser = cli.Parser(prog="python -m guard.data.find", description="Says what is found of a data set.")
+    parser.add_argument("name", help="name of the data set")
+    parser.add_argument("--root", default="data/raw", help="folder that holds the data sets [data/raw]")
+    parser.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+
+    def check():
+        train, val = (find(options.name, options.root, split) for split in ("train", "val"))
+        check_pair(train, val)
+        if not options.quiet:
+            print(f"{options.name}: {len(train.classes)} classes, {train.kind} at {train.path}")
+
+    ending.run(check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""How every command ends."""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+from guard.errors import UserError, out_of_memory, printable
+
+INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
+
+
+def run(command, *arguments, **named):
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one
+    line for Ctrl-C, 141 without any for a reader of its output that has left, such as head.
+    """
+    try:
+        command(*arguments, **named)
+    except UserError as problem:
+        _end(2, printable(f"error: {problem}"))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _end(130, INTERRUPTED)
+    except BrokenPipeError:
+        if not _reader_left(sys.stdout):
+            raise  # a pipe of our own
+        # For what python itself still writes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except RuntimeError as problem:
+        if "gloo" in str(problem) or "Dist" in type(problem).__name__:
+            # Another process of the group has died. torchrun, which says which, is about to end this one.
+            time.sleep(60)
+        if not out_of_memory(problem):
+            raise
+        _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+
+
+def _reader_left(file):
+    poll = select.poll()
+    poll.register(file, 0)  # errors are told unasked
+    return bool(poll.poll(0))
+
+
+def _end(status, line):
+    """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose
+    came first, in the file that torchrun has for it.
+    """
+    if group := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with open(group, "w") as file:
+            json.dump({"message": line, "timestamp": int(time.time())}, file)
+    else:
+        print(("\n" if line == INTERRUPTED else "") + line, file=sys.stderr)
+    sys.exit(status)

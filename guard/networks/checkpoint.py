@@ -1,0 +1,197 @@
+"""Checkpoints of networks.
+
+A checkpoint is a dict of plain values and tensors, so that torch.load(weights_only=True) reads it and nothing in it can run."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+
+from guard.errors import UserError
+from guard.networks import models
+from guard.run.fingerprints import of_tensors
+from guard.run.processes import rank
+from guard.run.tensor_files import REMEDY, read, saving
+
+FORMAT = "guard-checkpoint-1"
+
+
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+)  # of weights and buffers
+
+
+@dataclass
+class Checkpoint:
+    """A trained network and all that is needed to use it.
+
+    role: 'teacher' or 'student'. model, stem, image_size, mean, std: what models.build takes. classes:
+    names in label order. state: the network's state_dict, without the normalization. settings: the
+    stage's settings. results: what was measured, such as accuracy.
+    """
+
+    role: str
+    dataset: str
+    model: str
+    stem: str
+    image_size: int
+    mean: list
+    std: list
+    classes: list
+    seed: int
+    settings: dict
+    state: dict
+    results: dict = field(default_factory=dict)
+    path = (  # where it was loaded from, for messages; no field, as it is no part of what is saved
+        "this checkpoint"
+    )
+
+    @property
+    def fingerprint(self):
+        """Of the network and how it sees images; what was measured or noted beside it does not count."""
+        return of_tensors(
+            self.state, self.model, self.stem, self.image_size, self.mean, self.std, self.classes
+        )
+
+    def build(self, device="cpu"):
+        """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of
+        the model that they claim to be of.
+        """
+        try:
+            model = models.build(
+                self.model,
+                classes=len(self.classes),
+                image_size=self.image_size,
+                stem=self.stem,
+                mean=self.mean,
+                std=self.std,
+            )
+            model.network.load_state_dict(self.state)
+        except UserError as problem:
+            raise UserError(
+                f"the network of {self.path} cannot be built: {str(problem).partition(';')[0]}; make it"
+                " again, or name another file"
+            ) from None
+        except RuntimeError:
+            raise UserError(
+                f"the weights in {self.path} are not those of a {self.model} of {len(self.classes)} classes;"
+                " make it again, or name another file"
+            ) from None
+        return model.to(device).eval()
+
+    def saving(self, path):
+        """As `saving` of its contents."""
+        return saving({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, path)
+
+    def save(self, path):
+        with self.saving(path):
+            pass
+
+
+def cpu_state(module):
+    """A module's state_dict on the CPU, as contiguous tensors of their own."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def load(path, role=None):
+    """A Checkpoint of ours. Raises UserError for another format or role, a missing field, or contents
+    that do not match the fingerprint stored with them.
+    """
+    contents = read(path)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a checkpoint of this project; a plain state_dict becomes one by python -m"
+            " pretrain --weights FILE"
+        )
+    missing = [f.name for f in fields(Checkpoint) if f.name not in contents]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; {REMEDY}")
+    checkpoint = Checkpoint(**{f.name: contents[f.name] for f in fields(Checkpoint)})
+    if impossible := _impossible(checkpoint):
+        raise UserError(f"{path} has an impossible {', '.join(impossible)}; {REMEDY}")
+    if checkpoint.fingerprint != contents.get("fingerprint"):
+        raise UserError(f"{path} is damaged: its weights do not match their fingerprint; {REMEDY}")
+    checkpoint.path = path
+    if role and checkpoint.role != role:
+        raise UserError(f"{path} holds a {checkpoint.role}, not a {role}; name a {role}'s checkpoint")
+    return checkpoint
+
+
+def _impossible(made):
+    """Names of the fields whose values no stage writes: a file that somebody made by hand has to be
+    refused by name, too.
+    """
+    fine = {name: type(getattr(made, name)) is str for name in ("role", "dataset", "model", "stem")}
+    fine |= {
+        "image_size": type(made.image_size) is int and made.image_size > 0,
+        "seed": type(made.seed) is int,
+    }
+    fine |= {"mean": _three_numbers(made.mean), "std": _three_numbers(made.std) and min(made.std) > 0}
+    fine["classes"] = (
+        isinstance(made.classes, list)
+        and len(made.classes) > 0
+        and all(type(name) is str for name in made.classes)
+        and len(set(made.classes)) == len(made.classes)
+    )
+    fine["state"] = isinstance(made.state, dict) and all(
+        type(name) is str and _is_plain_tensor(value) for name, value in made.state.items()
+    )
+    fine |= {name: _is_json(getattr(made, name)) for name in ("settings", "results")}
+    return [name for name, good in fine.items() if not good]
+
+
+def _three_numbers(values):
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
+
+
+def _is_plain_tensor(value):
+    """Whether a tensor has all its numbers in memory; one that repeats few of them could be of any size."""
+    plain = (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in DTYPES
+    )
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _is_json(value):
+    """Whether it is a JSON object: plain values under names."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and all(type(name) is str for name in value)
+
+
+def finished(path, role, key, force):
+    """Whether a network made with the settings `key` is at `path` already; says so. Raises UserError for
+    one with other settings, unless `force`.
+    """
+    if force or not path.exists():
+        return False
+    found = load(path, role).settings
+    difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
+    if difference:
+        raise UserError(
+            f"{path} is a {role} with another {', '.join(difference)}; choose another id (-x, -y in run.sh)"
+            " or --force (-f) to replace it"
+        )
+    if rank() == 0:
+        print(f"the {role} {path} is finished; --force (-f in run.sh) trains it again")
+    return True

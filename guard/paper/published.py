@@ -1,0 +1,115 @@
+"""The published numbers (results/published.json): which rows there are, what they are of ours, and where
+they contradict themselves.
+"""
+
+from pathlib import Path
+
+from guard.errors import UserError
+from guard.paper.markdown import size_text
+from guard.run import storage
+
+FILE = "published.json"
+# published name -> our arms; names without a row here are ours as they stand
+OURS = {
+    "sre2l+guard": ("guard",),
+    "sre2l+adv": ("adv-t", "adv-f"),
+    "mtt": (),
+    "tesla": (),
+    "dc": (),
+    "dc+guard": (),
+}
+OUR_ATTACKS = {
+    "autoattack": "autoattack-paper"
+}  # the published column of that name comes from the shorter attack
+# percentage points by which an attack may look weaker than one that it contains: its random draws are
+# others
+TOLERANCE = 0.05
+
+
+def read(results):
+    """The contents of results/published.json."""
+    path = Path(results) / FILE
+    contents = storage.read_json(path, "file of published numbers")
+    if not isinstance(contents.get("tables"), dict) or not isinstance(contents.get("attacks"), list):
+        raise UserError(
+            f"{path} holds no published tables; take the repository's own again: git checkout {path}"
+        )
+    return contents
+
+
+def arms_of(method):
+    """Our arms that a published row stands for, none where we have no such method."""
+    return OURS.get(method, (method,))
+
+
+def datasets(table):
+    """data set -> images per class -> method -> attack -> accuracy, of one published table; empty for a
+    table of costs.
+    """
+    found = {}
+    for dataset, sizes in table.items():
+        if isinstance(sizes, dict) and all(size.isdigit() for size in sizes):
+            found[dataset] = {
+                int(size): rows for size, rows in sorted(sizes.items(), key=lambda item: int(item[0]))
+            }
+    return found
+
+
+def rows(tables):
+    """(table, data set, images per class, method, {attack: accuracy}) of every published row."""
+    for name, table in tables.items():
+        for dataset, sizes in datasets(table).items():
+            for size, methods in sizes.items():
+                for method, cells in methods.items():
+                    yield name, dataset, size, method, cells
+
+
+def contradictions(tables):
+    """(names of the tables, what is wrong) for each place where the published tables contradict
+    themselves.
+    """
+    return [*_above_clean(tables), *_weak_autoattack(tables), *_differing(tables)]
+
+
+def place(dataset, size, method):
+    return f"{dataset}, {size_text(size)}, {method}"
+
+
+def _above_clean(tables):
+    for name, dataset, size, method, cells in rows(tables):
+        high = [
+            f"{attack} {value:.2f}"
+            for attack, value in cells.items()
+            if attack != "clean" and value > cells["clean"]
+        ]
+        if high:
+            yield (
+                (name,),
+                f"{place(dataset, size, method)}: {' and '.join(high)} above clean {cells['clean']:.2f}; an attack cannot repair images",
+            )
+
+
+def _weak_autoattack(tables):
+    for name, dataset, size, method, cells in rows(tables):
+        if (
+            round(cells["autoattack"] - cells["pgd100"], 6) > TOLERANCE
+        ):  # rounded, since 35.59 - 35.54 is above 0.05 in floating point
+            yield (
+                (name,),
+                f"{place(dataset, size, method)}: autoattack {cells['autoattack']:.2f} above pgd100 {cells['pgd100']:.2f}; it should be the strongest attack",
+            )
+
+
+def _differing(tables):
+    seen = {}
+    for name, dataset, size, method, cells in rows(tables):
+        same = "guard" if method == "sre2l+guard" else method
+        for attack, value in cells.items():
+            seen.setdefault((dataset, size, same, attack), {}).setdefault(value, []).append(name)
+    for (dataset, size, method, attack), values in seen.items():
+        if len(values) > 1:
+            told = " but ".join(f"{value:.2f} in {' and '.join(names)}" for value, names in values.items())
+            yield (
+                tuple(name for names in values.values() for name in names),
+                f"{place(dataset, size, method)}: {attack} is {told}",
+            )

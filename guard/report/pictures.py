@@ -1,0 +1,103 @@
+"""Pictures and plots of an experiment."""
+
+import numpy
+import torch
+from PIL import Image
+
+from guard.distilled import image_folder
+from guard.report import plots
+from guard.report.text import common_attacks
+from guard.run import storage
+
+SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
+
+
+def image_grid(distilled, path):
+    """A grid of distilled images: a row per class, its first images from left to right."""
+    held = image_folder.load_distilled(distilled)
+    shown = range(min(len(held.classes), SHOWN_CLASSES))
+    rows = [held.pixels[held.labels == label][:SHOWN_IMAGES].permute(0, 2, 3, 1).numpy() for label in shown]
+    size, columns = held.pixels.shape[2], max(len(row) for row in rows)
+    gap = max(1, size // 16)
+    grid = numpy.full((len(rows) * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, numpy.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            grid[i * (size + gap) : i * (size + gap) + size, j * (size + gap) : j * (size + gap) + size] = (
+                image
+            )
+    figure, axes = plots.figure(1.2 + 0.8 * columns, 0.4 + 0.8 * len(rows))
+    axes.imshow(grid, interpolation="nearest")
+    axes.set_yticks(
+        [i * (size + gap) + size / 2 for i in range(len(rows))], [held.classes[label] for label in shown]
+    )
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    hidden = (
+        f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
+    )
+    axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
+    plots.save(figure, path)
+
+
+def image_strip(distilled, path, count=10, side=64):
+    """The first image of each of the first `count` classes in one row, at most `side` pixels high, as a
+    plain PNG.
+    """
+    held = image_folder.load_distilled(distilled)
+    firsts = [held.pixels[held.labels == label][0] for label in range(min(count, len(held.classes)))]
+    row = Image.fromarray(torch.cat(firsts, 2).permute(1, 2, 0).numpy())
+    if row.height > side:
+        row = row.resize((side * len(firsts), side), Image.Resampling.LANCZOS)
+    with storage.replacing(path) as temporary:
+        row.save(temporary, format="PNG")
+
+
+def curves(histories, path):
+    """Loss and accuracy on val against the epoch, for each network that was trained."""
+    columns = max(len(histories), 1)
+    figure, axes = plots.figure(5 * columns, 5.5, 2, columns, squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        for row, (field, unit) in enumerate((("loss", "loss"), ("val accuracy", "accuracy on val, %"))):
+            points = [(entry["epoch"], entry[field]) for entry in history if field in entry]
+            if points:
+                axes[row][column].plot(*zip(*points), marker="." if len(points) < 40 else None)
+            axes[row][column].set(xlabel="epoch", ylabel=unit, title=name if row == 0 else None)
+            axes[row][column].grid(alpha=0.3)
+    plots.save(figure, path)
+
+
+def bars(results, path):
+    """Accuracy clean and under each attack, a group of bars per attack."""
+    names = common_attacks(results)
+    figure, axes = plots.figure(1.5 + 1.4 * len(names), 4)
+    width = 0.8 / len(results)
+    for number, (network, result) in enumerate(results.items()):
+        places = numpy.arange(len(names)) + (number - (len(results) - 1) / 2) * width
+        drawn = axes.bar(
+            places, [result["attacks"][name]["accuracy"] for name in names], width, label=network
+        )
+        axes.bar_label(drawn, fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    result = next(iter(results.values()))
+    axes.set(
+        ylim=(0, 109),
+        ylabel="accuracy, %",
+        title=f"Accuracy under attack, epsilon {result['epsilon'] * 255:.4g}/255",
+    )
+    axes.legend(loc="upper right")
+    plots.save(figure, path)
+
+
+def epsilon_curve(curve, path):
+    """Accuracy against epsilon."""
+    figure, axes = plots.figure(6, 4)
+    axes.plot([epsilon * 255 for epsilon in curve["epsilon"]], curve["accuracy"], marker="o")
+    axes.set(
+        xlabel="epsilon, 1/255",
+        ylabel="accuracy, %",
+        ylim=(0, 102),
+        title=f"Accuracy under {curve['attack']}",
+    )
+    axes.grid(alpha=0.3)
+    plots.save(figure, path)

@@ -1,0 +1,128 @@
+"""Device, arithmetic, memory and determinism."""
+
+import contextlib
+import ctypes
+import datetime
+import os
+import resource
+import signal
+import sys
+
+import torch
+import torch.distributed
+
+from guard.errors import UserError
+from guard.run.processes import local_rank, rank, world_size
+
+PR_SET_PDEATHSIG = 1  # name of a setting of Linux's prctl
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's mallopt
+
+
+def select(name):
+    """The torch.device for `name`: 'cpu', ids of GPUs, of which each process takes one, or 'auto', GPU
+    0, 1, ... process by process; without any GPU an id falls back to the CPU with a note on stderr, and
+    'auto' quietly.
+
+    Raises UserError for an id that this machine's GPUs do not have.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        if name not in ("cpu", "auto") and rank() == 0:
+            print(f"note: no GPU here, so --device {name} runs on the CPU", file=sys.stderr, flush=True)
+        return torch.device("cpu")
+    ids = range(world_size()) if name == "auto" else [int(number) for number in name.split(",")]
+    number = ids[local_rank() % len(ids)]
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"there is no GPU {number}, the machine has {torch.cuda.device_count()}; choose one with --device"
+            " (-u in run.sh)"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+@contextlib.contextmanager
+def computing(precision, where):
+    """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on
+    GPUs that have it) or in 'bf16' (autocast; weights and what is summed up stay float32).
+    """
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for switch, value in zip(switches, before):
+            switch.allow_tf32 = value
+
+
+def widened(tensor):
+    """What a network in bf16 gave, in float32, for losses and sums; other types as they are."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def keep_freed_memory():
+    """Has the C library keep what is freed for what is allocated next.
+
+    By default it hands large blocks back to the system and gets them again as pages that are zeroed at
+    first touch, which on a CPU takes longer than many of the operations that asked for them. Where the C
+    library knows no such setting nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(MALLOC_MMAP_MAX, 0)
+        library.mallopt(MALLOC_TRIM_THRESHOLD, -1)
+
+
+def peak_memory(where):
+    """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the
+    CPU.
+    """
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make_deterministic():
+    """Same seed, same device, same bits: no autotuned or order-dependent kernels, no TF32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # it finds reads of what was never written, for a tenth of the time
+    )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def ready(name):
+    """The torch.device for `name` (see `select`), with deterministic kernels and memory that is kept."""
+    make_deterministic()
+    keep_freed_memory()
+    return select(name)
+
+
+@contextlib.contextmanager
+def joined(name):
+    """The torch.device for `name`, ready, inside the torchrun group where there is one."""
+    where = ready(name)
+    if world_size() == 1:
+        yield where
+        return
+    _end_with_parent()
+    # A process without work waits as long as the others need, so that the limit is no judgement on the work.
+    backend, own = ("nccl", where) if where.type == "cuda" else ("gloo", None)
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
+    try:
+        yield where
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _end_with_parent():
+    """Has this process end when torchrun's own, which holds what is locked, is killed. Linux alone knows
+    how.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

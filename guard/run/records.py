@@ -1,0 +1,81 @@
+"""The experiment's record: log.json, one entry per stage, valid JSON at every instant."""
+
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import torch
+import torchvision
+
+from guard.errors import UserError
+from guard.run.devices import peak_memory
+from guard.run.processes import world_size
+from guard.run.storage import REMEDY, check_writable, read_sealed, write_sealed
+
+
+def read(log):
+    """All entries of a log.json; none where there is no file yet."""
+    entries = read_sealed(log, "record") if Path(log).exists() else {}
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{log} is no record; {REMEDY}")
+    return entries
+
+
+def begin(log, result):
+    """Before work whose result is a file and an entry of `log`: raises UserError where these could not
+    be written afterwards.
+    """
+    read(log)
+    for path in (log, result):
+        check_writable(path)
+
+
+def update(log, stage, record):
+    """Sets the entry of one stage, leaves the others."""
+    write_sealed({**read(log), stage: record}, log)
+
+
+def _commit(root):
+    """The repository's commit, '-dirty' where anything else than the results, which runs themselves
+    write, differs from it; None without git.
+    """
+
+    def git(*words):
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
+
+    try:
+        commit = git("rev-parse", "--verify", "--quiet", "--short=12", "HEAD").stdout.strip()
+        changed = commit and git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)results").returncode
+    except OSError:
+        return None
+    return f"{commit}-dirty" if changed else commit or None
+
+
+def _module():
+    """What python was told to run with -m."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    return started.name.removesuffix(".__main__") if started else Path(sys.argv[0]).stem
+
+
+def environment(device):
+    """Versions, commit, device, memory and command, for a record."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return {
+        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        "device": name,
+        "processes": world_size(),
+        "peak bytes": peak_memory(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,69 @@
+"""Files of tensors and plain values: written whole, and read without running anything that is in them."""
+
+import contextlib
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from guard.errors import UserError, first_line
+from guard.run.storage import replacing
+
+REMEDY = "remove it and make it again"
+
+
+@contextlib.contextmanager
+def saving(contents, path):
+    """Writes plain values and tensors beside `path`; on leaving without an error the file is renamed
+    into place.
+
+    What is done inside, such as the note of it in a record, is only done when there was room for the
+    file.
+    """
+    with replacing(path) as temporary:
+        try:
+            with open(
+                temporary, "wb"
+            ) as file:  # to a path, torch.save would write the path into the file, too
+                torch.save(contents, file)
+        except RuntimeError:  # torch's own writer reports a full disk this way, in words that do not say so
+            raise OSError("the disk is full or cannot be written") from None
+        yield
+
+
+def save(contents, path):
+    """Writes plain values and tensors to `path`, atomically."""
+    with saving(contents, path):
+        pass
+
+
+def read(path, remedy=REMEDY):
+    """What torch.save wrote, plain values and tensors only. Raises UserError, which ends with `remedy`,
+    for a missing, damaged or unsafe file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; train one first, or name another file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a second line, about the file that the one line is about
+            _check_sums(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own text tells how to load it all the same
+        raise UserError(
+            f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}"
+        ) from None
+    except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
+        raise UserError(
+            f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}"
+        ) from None
+
+
+def _check_sums(path):
+    """The checksums that torch.save writes and torch.load does not look at."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of its part {damaged.partition('/')[2]} is wrong")

@@ -1,0 +1,359 @@
+"""The attacks against naive one-image loops, in float64; what they promise about balls, draws, batches
+and the model.
+"""
+
+import functools
+import math
+
+import pytest
+import torch
+from conftest import pixel_model
+
+from guard import attacks
+from guard.attacks import metrics, robustness
+from guard.bench import reference
+from guard.data.images import Packed
+from guard.errors import UserError
+from guard.run.seeds import generator
+
+
+@pytest.fixture
+def model(network):
+    """A float64 model that gets most images of the fixture below right, with margins that attacks can
+    cross.
+    """
+    torch.manual_seed(2)
+    made = pixel_model(network).train()
+    images, labels = data(256)
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(made(images), labels).backward()
+        optimizer.step()
+    made.zero_grad()
+    return made.eval()
+
+
+@pytest.fixture(autouse=True)
+def short_square(monkeypatch):
+    """Square with 150 queries in place of 5,000: what is tested here does not depend on their number."""
+    short = functools.partial(attacks.square, queries=150, p_init=0.8)
+    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(function=short))
+
+
+def data(count, start=0):
+    """Noise whose brightest channel is the label, in float64; labels (N,)."""
+    labels = (torch.arange(count) + start) % 3
+    images = (
+        torch.stack(
+            [
+                torch.rand(3, 8, 8, generator=generator("image", i + start), dtype=torch.float64)
+                for i in range(count)
+            ]
+        )
+        * 0.8
+    )
+    images[torch.arange(count), labels] += 0.08
+    return images.clamp(0, 1), labels
+
+
+def starts(images, epsilon, seed, name, indices):
+    return torch.stack(
+        [
+            (2 * torch.rand(images.shape[1:], generator=generator(seed, i, name, ""), dtype=images.dtype) - 1)
+            * epsilon
+            for i in indices
+        ]
+    )
+
+
+@pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255, 10 / 255])
+def test_pgd_is_the_naive_loop(model, epsilon):
+    images, labels = data(24, 300)
+    found, broken = attacks.run("pgd100", model, images, labels, epsilon=epsilon, seed=4)
+    expected, fell = reference.pgd(
+        model, images, labels, epsilon, epsilon / 4, 100, starts(images, epsilon, 4, "pgd100", range(24))
+    )
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    if epsilon == 6 / 255:
+        assert 0 < broken.sum() < 24  # or the comparison would say little
+
+
+@pytest.mark.parametrize("epsilon", [2 / 255, 6 / 255])
+def test_mim_is_the_naive_loop(model, epsilon):
+    images, labels = data(24, 300)
+    found, broken = attacks.run("mim", model, images, labels, epsilon=epsilon)
+    expected, fell = reference.mim(model, images, labels, epsilon, epsilon, 20, 1.0)
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("c", [1e-4, 1.0])
+def test_carlini_wagner_is_the_naive_loop(model, c):
+    images, labels = data(16, 300)
+    standing = ~attacks.wrong(model, images, labels)
+    images, labels = images[standing], labels[standing]
+    found, broken = attacks.carlini_wagner(
+        model,
+        images,
+        labels,
+        epsilon=0,
+        draws=None,
+        batch_size=5,
+        c=c,
+        kappa=0.0,
+        steps=50,
+        learning_rate=0.01,
+    )
+    expected, fell = reference.cw(model, images, labels, c, 0.0, 50, 0.01)
+    assert broken.tolist() == fell.tolist()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    if c == 1.0:
+        assert broken.any()
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_the_adversarial_images_depend_neither_on_batch_nor_on_order(name, model):
+    images, labels = data(40, 300)
+    epsilon = 6 / 255
+    whole = attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40)
+    order = torch.randperm(40, generator=generator("order"))
+    shuffled = attacks.attack(
+        name, model, images[order], labels[order], epsilon=epsilon, seed=1, indices=order, batch_size=7
+    )
+    assert torch.equal(shuffled, whole[order])
+    assert torch.equal(
+        whole, attacks.attack(name, model, images, labels, epsilon=epsilon, seed=1, batch_size=40)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, made in attacks.ATTACKS.items() if not made.parts])
+def test_in_float32_batch_and_order_move_no_more_than_rounding_can(name, model):
+    """At most one image in 500, at an epsilon at which some fall and some stand."""
+    model, (images, labels) = model.float(), data(500, 300)
+    images = images.float()
+    order = torch.randperm(500, generator=generator("order"))
+    whole = attacks.run(name, model, images, labels, epsilon=3 / 255, seed=1, batch_size=500)[1]
+    shuffled = attacks.run(
+        name, model, images[order], labels[order], epsilon=3 / 255, seed=1, indices=order, batch_size=64
+    )[1]
+    assert (whole[order] != shuffled).sum() <= 1
+    assert name == "cw" or 25 < whole.sum() < 475, whole.sum()
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_promises(name, model):
+    images, labels = data(30, 300)
+    labels[0] = (labels[0] + 1) % 3
+    model.train()
+    model.eval()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    found, broken = attacks.run(name, model, images, labels, epsilon=6 / 255)
+    assert found.min() >= 0 and found.max() <= 1 and not found.isnan().any()
+    if attacks.ATTACKS[name].norm == "L-inf":
+        assert (found - images).abs().max() <= 6 / 255 + 1e-12
+    assert broken[0] and torch.equal(found[0], images[0])  # wrong anyway: left alone
+    assert torch.equal(attacks.wrong(model, found, labels), broken)  # what it returns is what it claims
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters()) and not model.training
+
+
+def test_epsilon_zero_changes_nothing(model):
+    images, labels = data(8)
+    for name in ("pgd100", "mim"):
+        assert torch.equal(attacks.attack(name, model, images, labels, epsilon=0.0), images)
+
+
+BAD = {
+    "negative epsilon": ({"epsilon": -0.1}, "epsilon"),
+    "epsilon NaN": ({"epsilon": math.nan}, "epsilon"),
+    "epsilon infinite": ({"epsilon": math.inf}, "epsilon"),
+    "normalized images": ({"images": torch.randn(4, 3, 8, 8, dtype=torch.float64)}, "pixels have to be in"),
+    "NaN images": (
+        {"images": torch.full((4, 3, 8, 8), math.nan, dtype=torch.float64)},
+        "pixels have to be in",
+    ),
+    "label too large": ({"labels": torch.tensor([0, 1, 2, 3])}, "label 3"),
+    "label negative": ({"labels": torch.tensor([0, 1, 2, -1])}, "-1"),
+    "other count": ({"labels": torch.tensor([0, 1])}, "expected"),
+    "unknown attack": ({"name": "nosuch"}, "no attack 'nosuch'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_inputs_are_named(case, model):
+    changes, expected = BAD[case]
+    images, labels = data(4)
+    arguments = {"name": "pgd100", "images": images, "labels": labels, "epsilon": 1 / 255, **changes}
+    with pytest.raises(UserError, match=expected):
+        attacks.attack(
+            arguments["name"], model, arguments["images"], arguments["labels"], epsilon=arguments["epsilon"]
+        )
+
+
+def test_a_model_in_train_mode_is_refused(model):
+    with pytest.raises(UserError, match="train mode"):
+        attacks.attack("pgd100", model.train(), *data(4))
+
+
+def evaluated(model, **changes):
+    images, labels = data(30, 300)
+    held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
+    settings = {
+        "protocols": ("cheap",),
+        "epsilon": 6 / 255,
+        "attack_batch": 4,
+        "seed": 0,
+        "workers": 0,
+        "where": torch.device("cpu"),
+        **changes,
+    }
+    return robustness.evaluate(model.float(), held, size=8, **settings)
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """A protocol that takes no time, and a standard one of the same attacks."""
+    monkeypatch.setitem(attacks.PROTOCOLS, "cheap", ("pgd100", "cw", "mim"))
+    monkeypatch.setitem(attacks.PROTOCOLS, "standard", ("pgd100", "cw", "mim"))
+
+
+def test_evaluation_counts_survivors(model, cheap):
+    found = evaluated(model)
+    clean, attacked = found["attacks"]["clean"]["accuracy"], found["attacks"]["pgd100"]["accuracy"]
+    assert 0 < attacked < clean and found["warnings"] == []
+    assert clean == pytest.approx(100 * (1 - len(found["attacks"]["clean"]["broken"]) / 30))
+    assert set(found["attacks"]["clean"]["broken"]) <= set(found["attacks"]["pgd100"]["broken"])
+    assert (
+        "custom (cheap at epsilon 6/255)" in found["protocols"]
+        and "cheap" in evaluated(model, epsilon=1 / 255)["protocols"]
+    )
+    broken = set().union(*(result["broken"] for result in found["attacks"].values()))
+    assert found["worst_case"] == pytest.approx(100 * (1 - len(broken) / 30))
+    assert (
+        evaluated(model, attack_batch=30)["attacks"]["pgd100"]["broken"]
+        == found["attacks"]["pgd100"]["broken"]
+    )
+
+
+def test_evaluation_goes_on_after_the_last_attack(model, cheap):
+    saved = []
+    whole = evaluated(model, save=lambda results: saved.append(dict(results)))
+    assert [list(results) for results in saved] == [
+        ["clean"],
+        ["clean", "pgd100"],
+        ["clean", "pgd100", "cw"],
+        ["clean", "pgd100", "cw", "mim"],
+    ]
+    went_on = evaluated(model, finished=saved[1], save=lambda results: saved.append(dict(results)))
+    assert len(saved) == 6 and went_on["attacks"]["pgd100"] == saved[1]["pgd100"]
+    assert {name: result["broken"] for name, result in went_on["attacks"].items()} == {
+        name: result["broken"] for name, result in whole["attacks"].items()
+    }
+
+
+def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
+    monkeypatch.setitem(attacks.ATTACKS, "two", attacks.Attack(None, "", parts=("apgd-ce-10", "pgd20")))
+    monkeypatch.setitem(attacks.PROTOCOLS, "alone", ("two",))
+    monkeypatch.setitem(attacks.PROTOCOLS, "after", ("pgd20", "two"))
+    runs, function = [], attacks.ATTACKS["pgd20"].function
+    monkeypatch.setitem(
+        attacks.ATTACKS,
+        "pgd20",
+        attacks.ATTACKS["pgd20"]._replace(
+            function=lambda *words, **named: runs.append(1) or function(*words, **named)
+        ),
+    )
+    alone = evaluated(model, protocols=("alone",))["attacks"]["two"]
+    by_itself = len(runs)
+    after = evaluated(model, protocols=("after",))["attacks"]["two"]
+    assert alone["broken"] == after["broken"] and 0 < len(alone["broken"]) < 30
+    assert by_itself and len(runs) == 2 * by_itself  # what survived it is not attacked by it again
+
+
+def test_the_gate_names_what_is_wrong():
+    fine = {"largest_change": 0.01, "out_of_range": 0.0, "not_a_number": False}
+    check = robustness.check_results
+    assert check({"clean": 90.0, "pgd100": 50.0}, {"clean": fine, "pgd100": fine}, 0.01) == []
+    too_far = check({"pgd100": 50.0}, {"pgd100": {**fine, "largest_change": 0.02}}, 0.01)
+    assert len(too_far) == 1 and "more than epsilon" in too_far[0]
+    assert "valid pixels" in check({}, {"cw": {**fine, "not_a_number": True}}, 0.01)[0]
+    assert "valid pixels" in check({}, {"cw": {**fine, "out_of_range": 0.1}}, 0.01)[0]
+    assert "above clean" in check({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
+    assert "black-box" in check({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
+    assert "masked" in check({"pgd100": 50.0, "autoattack": 60.0}, {}, 0.01)[0]
+
+
+class Odd(torch.nn.Module):
+    """A model with a property that makes attacks on it mean little."""
+
+    def __init__(self, inner, kind):
+        super().__init__()
+        self.inner, self.kind = inner, kind
+
+    def forward(self, pixels):
+        logits = self.inner(pixels)
+        if self.kind == "random":
+            return logits + torch.rand_like(logits)
+        return (
+            logits.softmax(1)
+            if self.kind == "probabilities"
+            else (logits * 1e6).round()
+            if self.kind == "flat"
+            else logits
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("plain", None),
+        ("random", "random"),
+        ("probabilities", "probabilities"),
+        ("flat", "gradient is zero on 100 %"),
+    ],
+)
+def test_a_model_that_hides_from_attacks_is_named(kind, expected, model):
+    images, labels = data(30)
+    found = robustness.check_model(
+        Odd(model.float(), kind).eval(),
+        Packed((images * 255).to(torch.uint8), labels, ("a", "b", "c")),
+        8,
+        torch.device("cpu"),
+    )
+    assert found == [] if expected is None else (len(found) == 1 and expected in found[0])
+
+
+def test_the_curve_falls_to_zero_and_says_so(model):
+    images, labels = data(30, 300)
+    held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
+    settings = {
+        "attack": "pgd100",
+        "size": 8,
+        "attack_batch": 30,
+        "seed": 0,
+        "workers": 0,
+        "where": torch.device("cpu"),
+    }
+    found = robustness.curve(model.float(), held, (64 / 255, 0.0, 6 / 255), **settings)
+    assert (
+        found["epsilon"] == [0.0, 6 / 255, 64 / 255]
+        and found["accuracy"][0] > found["accuracy"][1] > found["accuracy"][2] == 0
+    )
+    assert (
+        found["reaches_zero"] and not robustness.curve(model, held, (0.0, 1e-5), **settings)["reaches_zero"]
+    )
+
+
+def test_metrics_are_their_formulas():
+    assert metrics.robustness_ratio(90, [60, 30]) == pytest.approx(100 * (1 - 45 / 60))
+    assert metrics.improved_robustness_ratio(90, [60, 30]) == pytest.approx(100 * (1 - 45 * 60 / 8100))
+    assert metrics.drop_rates(90, [60, 30]) == pytest.approx([1 / 3, 2 / 3])
+    assert metrics.robustness_ratio(90, [40, 40]) == 0  # equally robust to all: the known pathology
+    assert (
+        math.isnan(metrics.robustness_ratio(90, [90]))
+        and metrics.improved_robustness_ratio(90, [90]) == 100
+        and metrics.improved_robustness_ratio(90, [0]) == 0
+    )
+    assert math.isnan(metrics.improved_robustness_ratio(0, [0])) and math.isnan(metrics.drop_rates(0, [0])[0])

@@ -1,0 +1,198 @@
+"""The regularizers and the measured curvature against the naive computation, finite differences and full
+Hessians, in float64.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from guard.bench import reference
+from guard.method import curvature, regularizers
+
+H = 0.7
+FORMS = {
+    "gradient-norm": lambda network, x, y: 3.0 * reference.gradient_norm(network, x, y, H),
+    "gradient-squared": lambda network, x, y: 3.0 * reference.gradient_squared(network, x, y, H),
+    "loss": lambda network, x, y: 0.5 * reference.loss_difference(network, x, y, H),
+    "gradient-regularization": lambda network, x, y: 0.5 * reference.gradient_regularization(network, x, y),
+    "both": (
+        lambda network, x, y: (
+            3.0 * reference.gradient_norm(network, x, y, H)
+            + 0.5 * reference.gradient_regularization(network, x, y)
+        )
+    ),
+}
+
+
+def ours(form, network, x, y):
+    regularizer = {"gradient-regularization": None, "both": "gradient-norm"}.get(form, form)
+    return regularizers.penalty(
+        network,
+        x,
+        y,
+        regularizer=regularizer,
+        lambda_=3.0,
+        beta=0.5,
+        h=H,
+        gradient_regularization=form in ("gradient-regularization", "both"),
+    )
+
+
+def weight_gradients(value, network):
+    return torch.autograd.grad(value, list(network.parameters()), allow_unused=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_value_and_weight_gradient_are_the_naive_ones(form, network, batch):
+    expected, found = FORMS[form](network, *batch), ours(form, network, *batch)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-10) and found.item() != 0
+    for one, other in zip(weight_gradients(found, network), weight_gradients(expected, network)):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["gradient-norm", "gradient-squared", "loss", "gradient-regularization"])
+def test_weight_gradient_is_the_finite_difference(form, network, batch):
+    """z is a constant in the derivative, so the finite differences hold z where it was."""
+    x, y = batch
+    z = reference.direction(network, x, y, H)
+
+    def gradient_at(point):
+        point = point.detach().requires_grad_()
+        return torch.autograd.grad(
+            nn.functional.cross_entropy(network(point), y, reduction="sum"), point, create_graph=False
+        )[0]
+
+    def value():
+        network.eval()
+        change = (gradient_at(x + z) - gradient_at(x)).flatten(1)
+        values = {
+            "gradient-norm": lambda: 3.0 * (change.norm(dim=1) / len(x)).mean(),
+            "gradient-squared": lambda: 3.0 * change.square().sum(1).mean(),
+            "loss": (
+                lambda: (
+                    0.5
+                    * (
+                        nn.functional.cross_entropy(network(x + z), y)
+                        - nn.functional.cross_entropy(network(x), y)
+                    ).abs()
+                )
+            ),
+            "gradient-regularization": lambda: 0.5 * (gradient_at(x).flatten(1).norm(dim=1) / len(x)).mean(),
+        }
+        return values[form]().item()
+
+    gradients = weight_gradients(ours(form, network, x, y), network)
+    step = 1e-5
+    for parameter, gradient in zip(network.parameters(), gradients):
+        for position in (0, parameter.numel() // 2):
+            flat = parameter.data.view(-1)
+            flat[position] += step
+            above = value()
+            flat[position] -= 2 * step
+            below = value()
+            flat[position] += step
+            assert gradient.flatten()[position].item() == pytest.approx(
+                (above - below) / (2 * step), rel=1e-4, abs=1e-8
+            )
+
+
+def test_statistics_modes_and_gradients_are_untouched(network, batch):
+    network.train()
+    network[1].eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    ours("both", network, *batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zero_gradient_gives_no_nan(form, network, batch):
+    with torch.no_grad():
+        network[-1].weight.zero_()
+    value = ours(form, network, *batch)
+    assert (
+        all(gradient.isfinite().all() for gradient in weight_gradients(value, network)) and value.isfinite()
+    )
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e30])
+def test_z_has_its_length_for_tiny_and_huge_gradients_in_float32(size):
+    gradient = torch.randn(2, 3, 4, 4) * size
+    gradient[1] = 0
+    z = regularizers.normalized(gradient, 3.0)
+    assert z[0].norm().item() == pytest.approx(3.0, rel=1e-5) and not z[1].any()
+    cosine = nn.functional.cosine_similarity(
+        z[0].double().flatten(), gradient[0].double().flatten() / size, dim=0
+    )
+    assert cosine.item() == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "forwards", "gradients"),
+    [
+        ("gradient-norm", 2, 2),
+        ("gradient-squared", 2, 2),
+        ("loss", 2, 1),
+        ("gradient-regularization", 1, 1),
+        ("both", 2, 2),
+    ],
+)
+def test_no_pass_is_made_twice(form, forwards, gradients, network, batch, monkeypatch):
+    """The gradient at x that gives z is the one that the penalty uses."""
+    counted = {"forward": 0, "gradient": 0}
+    network.register_forward_hook(lambda *_: counted.update(forward=counted["forward"] + 1))
+    original = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd,
+        "grad",
+        lambda *a, **k: counted.update(gradient=counted["gradient"] + 1) or original(*a, **k),
+    )
+    ours(form, network, *batch)
+    assert counted == {"forward": forwards, "gradient": gradients}
+
+
+def test_share_of_a_batch_uses_the_whole_batch_size(network, batch):
+    x, y = batch
+    whole = regularizers.penalty(
+        network, x, y, regularizer="gradient-norm", lambda_=1.0, h=H, beta=0.2, gradient_regularization=True
+    )
+    parts = [
+        regularizers.penalty(
+            network,
+            x[a:b],
+            y[a:b],
+            regularizer="gradient-norm",
+            lambda_=1.0,
+            h=H,
+            beta=0.2,
+            gradient_regularization=True,
+            batch_size=5,
+        )
+        * (b - a)
+        / 5
+        for a, b in ((0, 2), (2, 5))
+    ]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)
+
+
+def test_measured_curvature_is_the_hessians(network, batch):
+    network.eval()
+    x, y = batch
+    measured = curvature.measure(network, x, y, H, iterations=40, generator=torch.Generator().manual_seed(0))
+    z = reference.direction(network, x, y, H)
+    for i in range(len(x)):
+        assert measured["along_z"][i].item() == pytest.approx(
+            float(reference.curvature_along_z(network, x[i], y[i], H)), rel=1e-8
+        )
+        assert measured["largest_eigenvalue"][i].item() == pytest.approx(
+            torch.linalg.eigvalsh(reference.hessian(network, x[i], y[i]))[-1].item(), rel=1e-6
+        )
+
+    def gradient_at(point):
+        point = point.detach().requires_grad_()
+        return torch.autograd.grad(nn.functional.cross_entropy(network(point), y, reduction="sum"), point)[0]
+
+    change = (gradient_at(x + z) - gradient_at(x)).flatten(1).norm(dim=1) / H
+    torch.testing.assert_close(measured["gradient_change"], change)

@@ -1,0 +1,99 @@
+"""Networks by name: shapes, stems, normalization."""
+
+import pytest
+import torch
+
+from guard.errors import UserError
+from guard.networks import models
+from guard.recipes import recipe
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+
+
+def build(name, size, stem="standard", classes=7):
+    return models.build(name, classes=classes, image_size=size, stem=stem, mean=MEAN, std=STD).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "stem"),
+    [
+        ("convnet", 32, "cifar"),
+        ("convnet-32", 16, "cifar"),
+        ("resnet18", 64, "standard"),
+        ("resnet18", 32, "cifar"),
+        ("resnet18", 224, "tiny"),
+        ("resnet50", 32, "cifar"),
+        ("vit", 32, "standard"),
+        ("vits", 64, "standard"),
+        ("vitb", 32, "standard"),
+        ("mobilenet_v2", 64, "standard"),
+        ("vgg11_bn", 32, "standard"),
+    ],
+)
+def test_pixels_to_logits(name, size, stem):
+    with torch.no_grad():
+        assert build(name, size, stem)(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+def test_the_published_shapes():
+    assert sum(p.numel() for p in build("vit", 224).parameters()) == pytest.approx(
+        5.5e6, rel=0.02
+    )  # ViT-Tiny/16
+    assert sum(p.numel() for p in build("vits", 224).parameters()) == pytest.approx(21.6e6, rel=0.02)
+    convnet = build("convnet", 32, classes=10)
+    assert sum(
+        p.numel() for p in convnet.parameters()
+    ) == 3 * 128 * 9 + 2 * 128 * 128 * 9 + 3 * 128 * 3 + 10 * (128 * 16 + 1)
+    assert (
+        len(models.batch_norm_layers(convnet)) == 3 and len(models.batch_norm_layers(build("vit", 32))) == 0
+    )
+
+
+@pytest.mark.parametrize(("stem", "stride", "padding", "side"), [("cifar", 1, 1, 32), ("tiny", 2, 3, 18)])
+def test_small_stems(stem, stride, padding, side):
+    network = build("resnet18", 32, stem).network
+    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == (
+        (3, 3),
+        (stride,) * 2,
+        (padding,) * 2,
+    )
+    assert network.maxpool(network.conv1(torch.rand(1, 3, 32, 32))).shape[2:] == (side, side)
+
+
+def test_normalization_is_the_first_layer():
+    model, pixels = build("convnet-32", 16), torch.rand(2, 3, 16, 16)
+    by_hand = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(model(pixels), model.network(by_hand))
+    torch.testing.assert_close(model.denormalize(model.normalize(pixels)), pixels)
+
+
+def test_unknown_names_and_sizes_are_named():
+    with pytest.raises(UserError, match="no model 'nosuch'"):
+        build("nosuch", 32)
+    with pytest.raises(UserError, match="9 pixels"):
+        build("vitb", 9)
+
+
+def test_tiny_imagenet_at_its_native_size_takes_the_cifar_stem():
+    from guard import cli
+
+    parser = cli.stage_parser("pretrain", "", "pretrain", argv=[])
+    assert cli.resolve(parser.parse_args(["--image-size", "64"]), "tiny-imagenet", "pretrain").stem == "cifar"
+    assert (
+        cli.resolve(parser.parse_args([]), "tiny-imagenet", "pretrain").stem
+        == "tiny"
+        == recipe("tiny-imagenet").pretrain.stem
+    )
+    assert cli.resolve(parser.parse_args(["--image-size", "64"]), "imagenette", "pretrain").stem == "standard"
+
+
+def test_frozen_eval_puts_everything_back():
+    model = build("convnet-32", 16).train()
+    model.network[1].eval()
+    model.network[0].weight.requires_grad_(False)
+    with models.frozen_eval(model):
+        assert not any(m.training for m in model.modules()) and not any(
+            p.requires_grad for p in model.parameters()
+        )
+    assert model.training and not model.network[1].training and model.network[2].training
+    assert not model.network[0].weight.requires_grad and model.network[1].weight.requires_grad

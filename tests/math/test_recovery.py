@@ -1,0 +1,248 @@
+"""Recovery against the naive loop, one problem at a time, in float64."""
+
+import dataclasses
+import itertools
+import shutil
+
+import numpy
+import pytest
+import torch
+from conftest import pixel_model
+from PIL import Image
+
+from guard.bench import reference
+from guard.distilled import image_folder
+from guard.errors import UserError
+from guard.method.batch_statistics import BatchStatistics
+from guard.recipes import recipe
+from guard.run import storage
+from guard.run.seeds import generator
+from recover import recovery, sre2l
+
+SETTINGS = dataclasses.replace(
+    recipe("imagenette").recover, iterations=12, r_bn=0.3, roll=2, images_per_class=3
+)
+
+
+def test_statistics_are_of_each_layers_input_with_biased_variance(network, batch):
+    network.eval()
+    x = torch.cat([batch[0], 2 * batch[0] - 1])
+    with BatchStatistics(network, problems=2, first_layer_weight=10.0) as statistics:
+        network(x)
+        found = statistics.loss()
+    expected = torch.stack([reference.batch_norm_loss(network, part) for part in x.split(5)])
+    torch.testing.assert_close(found, expected.view(2), rtol=1e-10, atol=0)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"crop": False, "crop_scale": 0.4},
+        {"cda": True, "cda_milestone": 0.5},
+        {"crop": False, "cda": True, "crop_scale": 0.4, "cda_schedule": "linear"},
+    ],
+)
+def test_packed_problems_equal_the_naive_loop_one_by_one(changes, network):
+    settings, model, seed = dataclasses.replace(SETTINGS, **changes), pixel_model(network), 7
+    problems = sre2l.problems_of(3, 3, classes_per_problem=100)
+    packed, _ = sre2l.recover_pack(settings, model, problems, seed, torch.device("cpu"))
+    for problem, found in zip(problems, packed):
+        alone, _ = sre2l.recover_pack(settings, model, [problem], seed, torch.device("cpu"))
+        torch.testing.assert_close(found, alone[0], rtol=0, atol=1e-9)
+        views, rolls = sre2l.draw_views(settings, problem, seed, 8)
+        uncropped = not (settings.crop or settings.cda)
+        plan = [
+            (None if uncropped else tuple(box), bool(flip), tuple(roll))
+            for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())
+        ]
+        noise = torch.randn(3, 3, 8, 8, generator=generator(*problem.key(seed), "noise"), dtype=torch.float64)
+        mean, std = model.mean.flatten(), model.std.flatten()
+        naively = reference.recover(
+            model.network, torch.arange(3), noise, plan, mean, std, settings.r_bn, settings.step_size
+        )
+        torch.testing.assert_close(model.normalize(found), naively, rtol=0, atol=1e-6)
+    assert not torch.equal(packed[0], packed[1]) and 0 <= packed.min() and packed.max() <= 1
+
+
+def test_float64_recovery_depends_on_noise_views_and_seed(network):
+    model, problem = pixel_model(network), sre2l.Problem(0, (0, 1, 2))
+    one = sre2l.recover_pack(SETTINGS, model, [problem], 7, torch.device("cpu"))[0]
+    assert torch.equal(one, sre2l.recover_pack(SETTINGS, model, [problem], 7, torch.device("cpu"))[0])
+    assert not torch.equal(one, sre2l.recover_pack(SETTINGS, model, [problem], 8, torch.device("cpu"))[0])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
+@pytest.mark.parametrize("milestone", [1.0, 0.5, 0.1])
+def test_cdas_schedule_is_the_naive_one(schedule, milestone):
+    found = [
+        sre2l.crop_scale_at(t, 40, schedule=schedule, milestone=milestone, lowest=0.08) for t in range(40)
+    ]
+    assert found == pytest.approx(
+        [reference.crop_scale_lower_bound(t, 40, schedule, milestone, 0.08) for t in range(40)]
+    )
+    assert found[0] == 1.0 and all(a >= b for a, b in itertools.pairwise(found))
+
+
+def test_packs_depend_on_the_recipe_alone():
+    packs = sre2l.packs_of(sre2l.problems_of(10, 12, 100), 100)
+    assert [len(pack) for pack in packs] == [10, 2] and all(
+        problem.classes == tuple(range(10)) for pack in packs for problem in pack
+    )
+    many = sre2l.packs_of(sre2l.problems_of(250, 2, 100), 100)
+    assert [[len(problem.classes) for problem in pack] for pack in many] == [
+        [100],
+        [100],
+        [50],
+        [100],
+        [100],
+        [50],
+    ]
+    covered = sorted(
+        (problem.number, label) for pack in many for problem in pack for label in problem.classes
+    )
+    assert covered == [(number, label) for number in range(2) for label in range(250)]
+
+
+def test_no_batch_norm_is_refused_before_any_work(network):
+    with pytest.raises(UserError, match="no batch norm"):
+        BatchStatistics(torch.nn.Linear(3, 3), 1, 10.0)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("image.png", [[0, 128, 255]]), ("image.jpg", None)])
+def test_saved_pixels_are_rounded_in_png_and_truncated_in_jpeg(name, expected, tmp_path):
+    pixels = torch.tensor([0.0, 127.6 / 255, 1.0]).view(3, 1, 1).expand(3, 8, 8)
+    image_folder.write_image(pixels, tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.format == ("PNG" if expected else "JPEG")
+        found = numpy.asarray(image)[0, 0].tolist()
+    assert [found] == expected if expected else abs(found[1] - 127) <= 3
+
+
+def test_manifest_names_every_file_and_its_bytes(toy):
+    manifest = storage.read_sealed(toy / "images" / "manifest.json", "manifest")
+    from guard.networks.checkpoint import load
+    from guard.run.fingerprints import of_file
+
+    assert manifest["complete"] and len(manifest["files"]) == 4 and manifest["classes"] == ["cat", "dog"]
+    assert all(of_file(toy / "images" / name) == digest for name, digest in manifest["files"].items())
+    assert manifest["teacher"] == load(toy / "teacher" / "checkpoint.pt").fingerprint
+
+
+def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):
+    from conftest import TOY, command
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "manifest.json").write_text("{")
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        tmp_path / "images",
+        *TOY["recover"][:-2],
+    ]
+    assert "manifest.json" in refused(*arguments)
+    assert command(*arguments, "--force") == 0
+    manifest = tmp_path / "images" / "manifest.json"
+    assert (
+        storage.read_sealed(manifest, "manifest")["settings"]["pack_images"] == 100
+    )  # as many as the memory holds, on the CPU at most 100
+
+
+def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, monkeypatch):
+    from conftest import TOY, command
+
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        tmp_path / "images",
+        *TOY["recover"][:-2],
+    ]
+    assert command(*arguments) == 0
+    (tmp_path / "images" / "cat" / "cat_0.png").unlink()
+    monkeypatch.setattr(recovery.memory, "images_that_fit", lambda *_, **__: 1)  # a machine with less memory
+    assert command(*arguments) == 0 and (tmp_path / "images" / "cat" / "cat_0.png").exists()
+
+
+def test_an_image_that_was_half_written_when_its_process_was_killed_does_not_stay(toy, tmp_path):
+    from conftest import TOY, command
+
+    shutil.copytree(toy / "images", tmp_path / "images")
+    (tmp_path / "images" / "cat" / "cat_0.png").rename(tmp_path / "images" / "cat" / ".cat_0.png.77.part")
+    assert (
+        command(
+            "recover",
+            "--teacher",
+            toy / "teacher" / "checkpoint.pt",
+            "--output",
+            tmp_path / "images",
+            *TOY["recover"],
+        )
+        == 0
+    )
+    assert {path.name for path in (tmp_path / "images" / "cat").iterdir()} == {"cat_0.png", "cat_1.png"}
+
+
+def test_recovery_works_for_other_networks_with_batch_norm(toy, tmp_path):
+    from conftest import TOY, command
+
+    teacher = tmp_path / "teacher"
+    plain = [
+        *TOY["pretrain"][2:],
+        "--model",
+        "resnet18",
+        "--image-size",
+        "32",
+        "--stem",
+        "cifar",
+        "--epochs",
+        "1",
+    ]
+    assert command("pretrain", "--dataset", "toy", "--root", toy, "--output", teacher, *plain) == 0
+    assert (
+        command(
+            "recover",
+            "--teacher",
+            teacher / "checkpoint.pt",
+            "--output",
+            tmp_path / "images",
+            "--iterations",
+            2,
+            "--images-per-class",
+            1,
+            "--cda",
+        )
+        == 0
+    )
+    assert len(list((tmp_path / "images").glob("*/*.png"))) == 2
+
+
+def test_an_image_damaged_before_the_recovery_was_finished_is_named(toy, tmp_path, refused):
+    """Its pack is not made again, as its images are all there, but nobody vouches for it either."""
+    from conftest import TOY, command
+
+    folder = tmp_path / "images"
+    arguments = [
+        "recover",
+        "--teacher",
+        toy / "teacher" / "checkpoint.pt",
+        "--output",
+        folder,
+        *TOY["recover"],
+    ]
+    stop = recovery._finish
+    try:
+        recovery._finish = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        assert command(*arguments) == 130
+    finally:
+        recovery._finish = stop
+    whole = (folder / "cat" / "cat_1.png").read_bytes()
+    (folder / "cat" / "cat_1.png").write_bytes(whole[:-1] + b"x")
+    assert "cat_1.png is not as it was made" in refused(*arguments)
+    (folder / "cat" / "cat_1.png").unlink()
+    assert command(*arguments) == 0 and (folder / "cat" / "cat_1.png").read_bytes() == whole
+    assert not list(folder.glob(".pack*"))

@@ -1,0 +1,265 @@
+"""Soft labels: what the student sees is what the teacher labelled, bit for bit; stores that do not
+belong are refused by name.
+"""
+
+import copy
+import dataclasses
+import shutil
+
+import numpy
+import pytest
+import torch
+from conftest import TOY, pixel_model
+
+from guard.bench import reference
+from guard.data.images import Packed
+from guard.distilled import label_store, soft_labels
+from guard.method import losses
+from guard.networks import checkpoint
+from guard.recipes import Train, recipe
+from guard.run import storage
+from guard.run.seeds import generator
+from train import student
+
+RECIPE = soft_labels.LabelRecipe(
+    epochs=3,
+    batch_size=4,
+    augmentation="resized-crop",
+    mix="cutmix",
+    mix_alpha=1.0,
+    teacher_mode="eval",
+    precision="fp32",
+    channels_last=False,
+    compile=False,
+    seed=5,
+)
+
+
+@pytest.fixture
+def images():
+    pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=generator("images"), dtype=torch.uint8)
+    return Packed(pixels, torch.arange(10) % 3, ("a", "b", "c"))
+
+
+class Watched(torch.nn.Module):
+    """A network that remembers every batch of pixels that it saw."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, pixels):
+        self.seen.append(pixels.clone())
+        return self.inner(pixels)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"mix": "mixup", "augmentation": "pad-crop"}, {"mix": "none", "augmentation": "shift"}]
+)
+def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tmp_path):
+    wanted = dataclasses.replace(RECIPE, **changes)
+    teacher, learner = Watched(pixel_model(network.float())), Watched(pixel_model(copy.deepcopy(network)))
+    store = label_store.LabelStore(tmp_path)
+    store.begin(wanted, "teacher", images.fingerprint, images.classes, False)
+    for epoch in range(3):
+        store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch))
+    with store.finishing(len(images)):
+        assert not store.manifest()["complete"]
+    again = label_store.LabelStore(tmp_path)
+    optimizer, recipe = (
+        torch.optim.SGD(learner.parameters(), 0.0),
+        again.open(images.fingerprint, images.classes),
+    )
+    for epoch in range(3):
+        rows = again.read(epoch, 10, 3)
+        student.epoch_of(Train(), learner, optimizer, rows, recipe, images, (0, epoch), torch.device("cpu"))
+    assert len(teacher.seen) == len(learner.seen) == 9
+    assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))
+    assert not torch.equal(teacher.seen[0], teacher.seen[3])  # another epoch, other views
+    assert sorted(rows["image"].tolist()) == list(range(10))
+    logits = teacher.inner(teacher.seen[6]).half()
+    assert numpy.array_equal(rows["logits"][:4], logits.detach().numpy())
+
+
+def test_an_epoch_can_be_made_again_alone(images, network):
+    teacher = pixel_model(network.float())
+    first = [soft_labels.make_epoch(teacher, images, RECIPE, epoch) for epoch in range(3)]
+    assert soft_labels.make_epoch(teacher, images, RECIPE, 2).tobytes() == first[2].tobytes()
+    other = dataclasses.replace(RECIPE, seed=6)
+    assert soft_labels.make_epoch(teacher, images, other, 2).tobytes() != first[2].tobytes()
+
+
+def test_teacher_mode_train_uses_the_batchs_statistics_and_keeps_the_running_ones(images, network):
+    teacher = pixel_model(network.float())
+    before = {
+        name: tensor.clone() for name, tensor in teacher.state_dict().items() if "num_batches" not in name
+    }
+    wanted = dataclasses.replace(RECIPE, teacher_mode="train", mix="none", augmentation="none")
+    rows = soft_labels.make_epoch(teacher, images, wanted, 0)
+    assert all(
+        torch.equal(teacher.state_dict()[name], tensor) for name, tensor in before.items()
+    ) and not any(m.training for m in teacher.modules())
+    batch = images.pixels[torch.from_numpy(rows["image"][:4].astype("int64"))].float() / 255
+    expected = teacher.train()(batch).half()
+    assert numpy.array_equal(rows["logits"][:4], expected.detach().numpy())
+    teacher.eval()
+    assert not numpy.array_equal(
+        rows["logits"],
+        soft_labels.make_epoch(teacher, images, dataclasses.replace(wanted, teacher_mode="eval"), 0)[
+            "logits"
+        ],
+    )
+
+
+def test_student_loss_is_the_formula():
+    one, other = torch.randn(2, 6, 5, generator=generator("logits"), dtype=torch.float64)
+    assert losses.student_loss(one, other, 20.0).item() == pytest.approx(
+        reference.student_loss(other, one, 20.0).item(), rel=1e-12
+    )
+
+
+def test_online_labels_give_the_same_student_as_the_store(toy, tmp_path):
+    from conftest import command
+
+    common = [
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--images",
+        2,
+        *TOY["train"],
+    ]
+    assert command("train", *common, "--labels", toy / "labels", "--output", tmp_path / "stored") == 0
+    assert (
+        command("train", *common, "--labels", "online", "--epochs", 2, "--output", tmp_path / "online") == 0
+    )
+    stored, online = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("stored", "online"))
+    assert stored.fingerprint == online.fingerprint
+    assert (
+        command(
+            "train",
+            *common,
+            "--labels",
+            "online",
+            "--epochs",
+            2,
+            "--mix",
+            "none",
+            "--output",
+            tmp_path / "other",
+        )
+        == 0
+    )
+    assert checkpoint.load(tmp_path / "other" / "checkpoint.pt").fingerprint != stored.fingerprint
+
+
+def spoil_images(chain):
+    (chain / "images" / "manifest.json").unlink()  # or the images would be refused before the labels
+    path = next((chain / "images").glob("*/*.png"))
+    other = next(p for p in sorted((chain / "images").glob("*/*.png")) if p.read_bytes() != path.read_bytes())
+    path.write_bytes(other.read_bytes())
+
+
+def edit_manifest(chain, **changes):
+    path = chain / "labels" / "manifest.json"
+    storage.write_sealed({**storage.read_sealed(path, "manifest"), **changes}, path)
+
+
+SPOILED = {
+    "other images": (spoil_images, "other images"),
+    "other teacher": (lambda chain: edit_manifest(chain, teacher="0" * 64), "other teacher"),
+    "other classes": (lambda chain: edit_manifest(chain, classes=["cat", "cow"]), "other classes"),
+    "unfinished": (lambda chain: edit_manifest(chain, complete=False), "not complete"),
+    "no recipe": (lambda chain: edit_manifest(chain, recipe={}), "no recipe"),
+    "manifest of something else": (lambda chain: edit_manifest(chain, format="x"), "manifest.json"),
+    "no manifest": (lambda chain: (chain / "labels/manifest.json").unlink(), "manifest.json"),
+    "epoch of another size": (
+        lambda chain: numpy.save(chain / "labels/epoch_0000.npy", numpy.zeros(3)),
+        "epoch_0000.npy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_labels_that_do_not_belong_are_refused(case, toy, tmp_path, refused):
+    spoil, expected = SPOILED[case]
+    shutil.copytree(toy, chain := tmp_path / "chain")
+    spoil(chain)
+    line = refused(
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        chain,
+        "--teacher",
+        chain / "teacher/checkpoint.pt",
+        "--distilled",
+        chain / "images",
+        "--labels",
+        chain / "labels",
+        "--output",
+        chain / "student",
+        *TOY["train"],
+    )
+    assert expected in line
+    assert not (chain / "student" / "checkpoint.pt").exists()
+
+
+def test_relabel_refuses_a_folder_of_other_labels(toy, tmp_path, refused):
+    shutil.copytree(toy, chain := tmp_path / "chain")
+    arguments = [
+        "--teacher",
+        chain / "teacher/checkpoint.pt",
+        "--distilled",
+        chain / "images",
+        "--output",
+        chain / "labels",
+    ]
+    assert "another recipe" in refused("relabel", *arguments, "--epochs", 2, "--mix", "mixup")
+    assert "another recipe" in refused("relabel", *arguments, "--epochs", 3)
+    spoil_images(chain)
+    assert "another images" in refused("relabel", *arguments, "--epochs", 2)
+
+
+def test_batch_size_follows_the_images_per_class(images):
+    wanted = recipe("imagenette").relabel
+    assert (
+        soft_labels.label_recipe(wanted, images, 0).batch_size == 40
+    )  # 10 images of 3 classes: 4 of the largest
+    assert soft_labels.label_recipe(dataclasses.replace(wanted, batch_size=7), images, 0).batch_size == 7
+    many = Packed(torch.zeros(300, 3, 4, 4, dtype=torch.uint8), torch.arange(300) % 3, ("a", "b", "c"))
+    assert soft_labels.label_recipe(wanted, many, 0).batch_size == 100
+
+
+def test_labels_that_mix_with_images_outside_their_batch_are_refused(toy, tmp_path, refused):
+    """As somebody who makes the fingerprints fit could send them."""
+    import shutil
+
+    from conftest import TOY
+
+    from guard.run import fingerprints, storage
+
+    shutil.copytree(toy / "labels", tmp_path / "labels")
+    path = tmp_path / "labels" / "epoch_0000.npy"
+    rows = numpy.load(path)
+    rows["partner"][0] = 99
+    numpy.save(path, rows)
+    manifest = storage.read_sealed(tmp_path / "labels" / "manifest.json", "manifest")
+    manifest["files"]["epoch_0000.npy"] = fingerprints.of_file(path)
+    storage.write_sealed(manifest, tmp_path / "labels" / "manifest.json")
+    words = [
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--labels",
+        tmp_path / "labels",
+        "--output",
+        tmp_path / "student",
+    ]
+    assert "not in their batch" in refused("train", "--dataset", "toy", "--root", toy, *words, *TOY["train"])

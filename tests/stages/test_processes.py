@@ -1,0 +1,425 @@
+"""Two processes over gloo make what one makes: images, labels and evaluation bit for bit, networks to
+rounding.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import forked
+import pytest
+import torch
+from conftest import ROOT, TOY, command
+
+from guard import cli, ending
+from guard.data import augment, find, images, loading
+from guard.method import schedules
+from guard.networks import checkpoint
+from guard.run import records, seeds
+from pretrain import teacher
+from recover import recovery
+
+WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
+
+
+def two(*words, start=subprocess.run, mark="", **options):
+    """A stage in two processes, started as a user does."""
+    command = [sys.executable, "-m", "guard.launch", "2", *map(str, words)]
+    return start(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark},
+        **(options or {"capture_output": True, "check": False}),
+        text=True,
+    )
+
+
+def both(tmp_path, *words, processes=2, before=None):
+    """A stage in a group of processes that take no time to start, each of which has to succeed."""
+    errors = tmp_path.parent / f"{tmp_path.name}.err"
+    assert forked.group(words, errors, processes, before) == [0] * processes, errors.read_text()
+
+
+@WITHOUT_A_GPU
+def test_two_processes_make_what_one_makes(toy, tmp_path):
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    done = two("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"])
+    assert done.returncode == 0, done.stderr
+    for path in (toy / "images").glob("*/*.png"):
+        assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+    relabel = [
+        "relabel",
+        *teacher,
+        "--distilled",
+        toy / "images",
+        "--output",
+        tmp_path / "labels",
+        *TOY["relabel"],
+    ]
+    both(tmp_path, *relabel)
+    for path in (toy / "labels").glob("*.npy"):
+        assert (tmp_path / "labels" / path.name).read_bytes() == path.read_bytes()
+    (tmp_path / "labels" / "epoch_0001.npy").unlink()
+    both(tmp_path, *relabel)
+    assert (tmp_path / "labels" / "epoch_0001.npy").read_bytes() == (
+        toy / "labels" / "epoch_0001.npy"
+    ).read_bytes()
+
+
+@WITHOUT_A_GPU
+def test_two_processes_train_one_teacher_and_evaluate_it(toy, tmp_path):
+    both(
+        tmp_path,
+        "pretrain",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--output",
+        tmp_path,
+        *TOY["pretrain"],
+        "--curvature",
+        "--batch-size",
+        12,
+        "--augmentation",
+        "none",
+    )
+    assert records.read(tmp_path / "log.json")["pretrain"]["environment"]["processes"] == 2
+    assert all(
+        tensor.isfinite().all() for tensor in checkpoint.load(tmp_path / "checkpoint.pt").state.values()
+    )
+    shared = [
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--checkpoint",
+        toy / "teacher/checkpoint.pt",
+        "--workers",
+        0,
+        "--protocol",
+        "quick",
+        "--epsilon",
+        "8/255",
+        "--attack-batch",
+        1,
+    ]
+    both(tmp_path, "train.evaluate", *shared, "--record", tmp_path / "two.json")
+    assert command("train.evaluate", *shared, "--record", tmp_path / "one.json") == 0
+    one, two_made = (
+        records.read(tmp_path / name)["evaluate teacher"]["attacks"] for name in ("one.json", "two.json")
+    )
+    assert {name: result["broken"] for name, result in one.items()} == {
+        name: result["broken"] for name, result in two_made.items()
+    }
+
+
+def test_an_error_of_several_processes_is_one_line(toy, tmp_path):
+    done = two(
+        "relabel",
+        "--teacher",
+        tmp_path / "none.pt",
+        "--distilled",
+        toy / "images",
+        "--output",
+        tmp_path / "labels",
+        *TOY["relabel"],
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"error: no checkpoint at {tmp_path / 'none.pt'}; train one first, or name another file"
+    ]
+
+
+def long_training(toy, tmp_path):
+    """A started training of two processes that would last for minutes, once it is in its first epochs."""
+    words = [
+        "pretrain",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--output",
+        tmp_path,
+        *TOY["pretrain"],
+        "--epochs",
+        100000,
+    ]
+    started = two(
+        *words,
+        start=subprocess.Popen,
+        mark=str(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert "epoch 1/" in started.stdout.readline()
+    return started
+
+
+def processes_of(mark):
+    """Process ids of the training processes that were started with this mark, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = dict(
+                entry.split("=", 1) for entry in (folder / "environ").read_text().split("\0") if "=" in entry
+            )
+            if variables.get("MARK") == str(mark) and "RANK" in variables:
+                found[int(variables["RANK"])] = int(folder.name)
+        except OSError:
+            continue
+    return found
+
+
+@WITHOUT_A_GPU
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_a_process_that_dies_ends_the_others_and_is_named(toy, tmp_path):
+    started = long_training(toy, tmp_path)
+    os.kill(processes_of(tmp_path)[1], signal.SIGKILL)
+    _, printed = started.communicate(timeout=30)
+    assert started.returncode == 137
+    assert (
+        printed.strip()
+        == "error: process 1 of 2 ended with signal 9, so the others were stopped; give the same command"
+        " again to go on"
+    )
+    assert not processes_of(tmp_path)
+
+
+@WITHOUT_A_GPU
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere a process does not learn of its parent's end"
+)
+def test_when_the_launcher_is_killed_its_processes_end_too(toy, tmp_path):
+    """Else they would go on writing where nobody holds the lock any more."""
+    started = long_training(toy, tmp_path)
+    assert set(processes_of(tmp_path)) == {0, 1}
+    started.kill()
+    started.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_of(tmp_path)
+
+
+@WITHOUT_A_GPU
+def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
+    started = long_training(toy, tmp_path)
+    os.killpg(started.pid, signal.SIGINT)
+    _, printed = started.communicate(timeout=30)
+    assert started.returncode == 130
+    assert printed.strip() == ending.INTERRUPTED
+
+
+# ---- processes that are not equally fast ---------------------------------------------------------
+
+
+def looks_late():
+    if os.environ["RANK"] == "1":
+        found = recovery._has
+        recovery._has = lambda *given: (time.sleep(2), found(*given))[1]
+
+
+def sees_an_empty_record():
+    if os.environ["RANK"] == "1":
+        records.read = lambda log: {}
+
+
+@WITHOUT_A_GPU
+def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_path):
+    """The first has written its images by the time at which the second looks."""
+    both(
+        tmp_path,
+        "recover",
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--output",
+        tmp_path / "images",
+        *TOY["recover"],
+        before=looks_late,
+    )
+    for path in (toy / "images").glob("*/*.png"):
+        assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+
+
+@WITHOUT_A_GPU
+def test_the_first_process_decides_what_is_left_of_an_evaluation(toy, tmp_path):
+    """The second sees the record as it was before the evaluation was finished."""
+    words = [
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--checkpoint",
+        toy / "teacher/checkpoint.pt",
+        "--record",
+        tmp_path / "log.json",
+        "--workers",
+        0,
+        "--protocol",
+        "quick",
+    ]
+    assert command("train.evaluate", *words) == 0
+    finished = (tmp_path / "log.json").read_bytes()
+    both(tmp_path, "train.evaluate", *words, before=sees_an_empty_record)
+    assert (tmp_path / "log.json").read_bytes() == finished
+
+
+# ---- training in two processes is training in one ------------------------------------------------
+
+
+def assert_close(one, other, tolerance):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            tensor,
+            other[name],
+            rtol=0,
+            atol=tolerance * max(1, tensor.abs().max().item()),
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+SHORT = [
+    "--epochs",
+    2,
+    "--batch-size",
+    5,
+    "--augmentation",
+    "none",
+    "--curvature",
+    "--lambda",
+    1,
+]  # batches of 5, 5 and 2 images, in shares of 3 and 2, 1 and 1
+
+
+@WITHOUT_A_GPU
+def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(toy, tmp_path):
+    words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
+    both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
+    assert command(*words, "--output", tmp_path / "one") == 0
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")]
+    assert_close(*states, 1e-4)
+    histories = [records.read(tmp_path / name / "log.json")["pretrain"]["history"] for name in ("one", "two")]
+    for one, other in zip(*histories, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@WITHOUT_A_GPU
+def test_without_it_two_processes_train_as_two_halves_of_each_batch_would(toy, tmp_path):
+    """Against both shares worked out here, one after the other: gradients weighted by their images,
+    statistics averaged at the end of an epoch.
+    """
+    words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
+    both(tmp_path, *words, "--output", tmp_path / "two")
+
+    options = cli.stage_parser("pretrain", "", "pretrain", argv=[])
+    cli.add_data(options)
+    cli.add_workers(options)
+    settings = cli.resolve(options.parse_known_args([str(word) for word in words[1:]])[0], "toy", "pretrain")
+    held = images.load(find.find("toy", toy, "train"), settings.image_size)
+    seeds.seed_everything(0, "teacher", "weights")
+    model = teacher._build(settings, "toy", held.classes).train()
+    statistics = [{name: buffer.clone() for name, buffer in model.named_buffers()} for _ in range(2)]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * schedules.cosine(epoch, 2)
+        whole = loading.TrainingEpoch(held, augmentation="none", batch_size=5, size=16, seed=0, epoch=epoch)
+        for number in range(len(whole)):
+            pixels, labels = whole[number]
+            gradients = [torch.zeros_like(parameter) for parameter in model.parameters()]
+            for mine, part, its_labels in zip(statistics, pixels.tensor_split(2), labels.tensor_split(2)):
+                load_buffers(model, mine)
+                optimizer.zero_grad()
+                loss, _ = teacher.teacher_loss(
+                    settings,
+                    model,
+                    augment.as_float(part),
+                    its_labels,
+                    batch_size=len(labels),
+                    step=0,
+                    draws=None,
+                )
+                loss.backward()
+                for gradient, parameter in zip(gradients, model.parameters()):
+                    gradient += parameter.grad * len(part) / len(labels)
+                mine.update({name: buffer.clone() for name, buffer in model.named_buffers()})
+            for gradient, parameter in zip(gradients, model.parameters()):
+                parameter.grad = gradient
+            optimizer.step()
+        mean = {
+            name: (one + statistics[1][name]) / 2 if one.is_floating_point() else one
+            for name, one in statistics[0].items()
+        }
+        statistics = [dict(mean), dict(mean)]
+        load_buffers(model, mean)
+    assert_close(model.network.state_dict(), checkpoint.load(tmp_path / "two/checkpoint.pt").state, 1e-4)
+
+
+def load_buffers(model, values):
+    for name, buffer in model.named_buffers():
+        buffer.copy_(values[name])
+
+
+@WITHOUT_A_GPU
+def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy, tmp_path):
+    words = [
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--labels",
+        toy / "labels",
+        *TOY["train"],
+        "--images",
+        1,
+    ]
+    both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
+    assert command(*words, "--output", tmp_path / "one") == 0
+    assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")), 1e-3)
+    both(tmp_path, *words, "--output", tmp_path / "off")
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "off")]
+    assert any(
+        (states[0][name] - states[1][name]).abs().max() > 1e-3 for name in states[0]
+    )  # each half has statistics of its own
+
+
+@WITHOUT_A_GPU
+@pytest.mark.parametrize("more", [[], ["--sync-batch-norm"]])
+def test_a_process_without_images_in_the_last_batch_takes_part(more, toy, tmp_path):
+    """Three processes and a last batch of two images, with the regularizer whose sign is that of the
+    whole batch.
+    """
+    words = [
+        "pretrain",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        *TOY["pretrain"],
+        *SHORT,
+        "--regularizer",
+        "loss",
+        "--beta",
+        1,
+    ]
+    both(tmp_path, *words, "--output", tmp_path / "three", *more, processes=3)
+    if more:
+        assert command(*words, "--output", tmp_path / "one") == 0
+        assert_close(
+            *(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "three")), 1e-4
+        )

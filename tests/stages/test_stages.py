@@ -1,0 +1,636 @@
+"""Each stage alone, on explicit paths: what it makes, what it refuses, how it goes on."""
+
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy
+import pytest
+import torch
+from conftest import TOY, command, write_folder
+from PIL import Image
+
+from guard import recipes
+from guard.data import pixel_cache
+from guard.errors import UserError
+from guard.networks import checkpoint
+from guard.run import records, storage
+from guard.run.progress import Progress
+
+
+def pretrain(root, output, *more):
+    return ["pretrain", "--dataset", "toy", "--root", root, "--output", output, *TOY["pretrain"], *more]
+
+
+def fingerprint(folder):
+    return checkpoint.load(folder / "checkpoint.pt").fingerprint
+
+
+def test_a_record_says_whether_the_code_is_the_commits_whatever_the_results_are(tmp_path):
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.org", *words],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    assert records._commit(tmp_path) is None
+    git("init")
+    assert records._commit(tmp_path) is None
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/cell.json"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")[:12]
+    assert records._commit(tmp_path) == commit
+    (tmp_path / "results/cell.json").write_text("2")
+    assert records._commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2")
+    git("add", ".")
+    assert records._commit(tmp_path) == f"{commit}-dirty"
+
+
+# ---- what a stage makes --------------------------------------------------------------------------
+
+
+def test_the_teachers_checkpoint_and_record_say_how_it_was_made(toy):
+    teacher = checkpoint.load(toy / "teacher" / "checkpoint.pt", "teacher")
+    record = records.read(toy / "teacher" / "log.json")["pretrain"]
+    assert (
+        teacher.classes == ["cat", "dog"]
+        and teacher.settings == record["settings"]
+        and teacher.results == record["results"]
+    )
+    assert {"gradient_change", "along_z", "largest_eigenvalue"} <= set(teacher.results["curvature"])
+    assert (
+        record["seed"] == 0 and len(record["history"]) == 2 and record["fingerprint"] == teacher.fingerprint
+    )
+    assert all(
+        record["settings"][name] == value
+        for name, value in recipes.as_dict(recipes.recipe("toy").pretrain).items()
+        if name in ("learning_rate", "augmentation", "lambda")
+    )
+
+
+def test_same_seed_same_bits_and_another_seed_another_teacher(toy, tmp_path):
+    assert command(*pretrain(toy, tmp_path / "same")) == 0
+    assert command(*pretrain(toy, tmp_path / "other", "--seed", 1)) == 0
+    assert fingerprint(tmp_path / "same") == fingerprint(toy / "teacher") != fingerprint(tmp_path / "other")
+
+
+def test_neither_the_pixel_cache_nor_the_number_of_workers_changes_anything(tmp_path, monkeypatch):
+    """The images have the network's size: what is resized is rounded to 8 bits on one of the ways."""
+    write_folder(tmp_path, size=16)
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path / "cache"))
+    made = set()
+    for largest, workers in ((0, 0), (0, 2), (10**9, 0)):
+        monkeypatch.setattr(pixel_cache, "LARGEST", largest)
+        output = tmp_path / f"{largest}-{workers}"
+        assert command(*pretrain(tmp_path, output, "--augmentation", "pad-crop", "--workers", workers)) == 0
+        made.add(fingerprint(output))
+        assert bool(list((tmp_path / "cache").glob("*.npy"))) == bool(largest)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--curvature"],
+        ["--curvature", "--regularizer", "loss", "--beta", "1"],
+        ["--curvature", "--regularizer", "gradient-squared", "--lambda", "1"],
+        ["--gradient-regularization", "--beta", "5"],
+        ["--adversarial", "t"],
+        ["--adversarial", "f", "--h", "0.01"],
+        ["--clip-grad-norm", "0.1"],
+    ],
+)
+def test_each_kind_of_teacher_is_another_teacher(flags, toy, tmp_path):
+    assert command(*pretrain(toy, tmp_path / "t", *flags)) == 0
+    assert fingerprint(tmp_path / "t") != fingerprint(toy / "teacher")
+
+
+def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path, monkeypatch, capsys):
+    from guard.run import stage
+
+    monkeypatch.setattr(stage.Resume.save, "__defaults__", None)
+    saved = stage.Resume.save
+
+    def save_and_stop(self, epoch, *state):
+        self.saved = -1e9
+        saved(self, epoch, *state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage.Resume, "save", save_and_stop)
+    assert command(*pretrain(toy, tmp_path / "t")) == 130
+    assert "to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
+    monkeypatch.setattr(stage.Resume, "save", saved)
+    assert command(*pretrain(toy, tmp_path / "t")) == 0
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert (
+        fingerprint(tmp_path / "t") == fingerprint(toy / "teacher")
+        and not (tmp_path / "t" / "resume.pt").exists()
+    )
+
+
+def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
+    shutil.copytree(toy / "images", again := tmp_path / "images")
+    (again / "cat" / "cat_1.png").unlink()
+    kept = (again / "cat" / "cat_0.png").stat().st_mtime_ns
+    assert (
+        command("recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"])
+        == 0
+    )
+    assert (again / "cat" / "cat_0.png").stat().st_mtime_ns == kept
+    assert (again / "manifest.json").read_text() == (toy / "images" / "manifest.json").read_text()
+    for path in (toy / "images").glob("*/*.png"):
+        assert (again / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+
+
+def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
+    for class_name in ("cat", "dog"):
+        (tmp_path / "elsewhere" / class_name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (16, 16), (40 * number, 99, 200)).save(
+                tmp_path / "elsewhere" / class_name / f"anything{number}.jpg"
+            )
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", tmp_path / "elsewhere"]
+    assert command("relabel", *teacher, "--output", tmp_path / "labels", *TOY["relabel"]) == 0
+    (tmp_path / "teacher").mkdir()
+    shutil.copy(toy / "teacher/checkpoint.pt", tmp_path / "teacher")  # a checkpoint that came without its log
+    teacher[1] = tmp_path / "teacher/checkpoint.pt"
+    assert (
+        command(
+            "train",
+            "--dataset",
+            "toy",
+            "--root",
+            toy,
+            *teacher,
+            "--labels",
+            tmp_path / "labels",
+            "--output",
+            tmp_path / "student",
+            "--images",
+            1,
+            *TOY["train"],
+        )
+        == 0
+    )
+    record = records.read(tmp_path / "student" / "log.json")
+    assert (
+        "pretrain" not in record
+        and "custom" not in record["evaluate student"]["protocols"][0]
+        and record["evaluate student"]["images"] == 2
+        and (tmp_path / "student" / "report.md").exists()
+    )
+
+
+def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
+    arguments = [
+        "train.evaluate",
+        "--checkpoint",
+        toy / "teacher/checkpoint.pt",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--record",
+        tmp_path / "log.json",
+        "--workers",
+        0,
+        "--protocol",
+        "quick",
+    ]
+    assert command(*arguments, "--epsilon", "4/255") == 0
+    printed = capsys.readouterr().out
+    assert "pgd20" in printed and "clean" in printed
+    first = records.read(tmp_path / "log.json")["evaluate teacher"]
+    assert (
+        first["complete"]
+        and first["protocols"] == ["custom (quick at epsilon 4/255)"]
+        and first["images"] == 12
+    )
+    assert command(*arguments, "--epsilon", "4/255") == 0
+    assert records.read(tmp_path / "log.json")["evaluate teacher"]["attacks"] == first["attacks"]
+    assert command(*arguments, "--epsilon", "8/255") == 0
+    assert records.read(tmp_path / "log.json")["evaluate teacher"]["epsilon"] == pytest.approx(8 / 255)
+
+
+def test_several_epsilons_draw_a_curve_that_says_whether_it_reaches_zero(toy, tmp_path, capsys):
+    arguments = [
+        "train.evaluate",
+        "--checkpoint",
+        toy / "teacher/checkpoint.pt",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        "--record",
+        tmp_path / "log.json",
+        "--workers",
+        0,
+    ]
+    assert command(*arguments, "--epsilon", "0,1,1/255") == 0
+    curve = storage.read_sealed(tmp_path / "curve.json", "curve")
+    assert curve["epsilon"] == pytest.approx([0, 1 / 255, 1]) and curve["accuracy"] == sorted(
+        curve["accuracy"], reverse=True
+    )
+    assert curve["accuracy"][0] == checkpoint.load(toy / "teacher/checkpoint.pt").results["val accuracy"]
+    assert curve["reaches_zero"] == (curve["accuracy"][-1] == 0)
+    with Image.open(tmp_path / "curve.png") as picture:
+        picture.load()
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "curve.png") in printed and "zero" in printed
+
+
+def test_evaluate_takes_a_plain_state_dict(toy, tmp_path):
+    """The same network, as our checkpoint and as bare weights of a named architecture: the same images
+    fall.
+    """
+    teacher = checkpoint.load(toy / "teacher/checkpoint.pt")
+    torch.save(teacher.state, tmp_path / "weights.pt")
+    shared = ["--dataset", "toy", "--root", toy, "--workers", 0, "--protocol", "quick", "--epsilon", "8/255"]
+    assert (
+        command(
+            "train.evaluate",
+            "--weights",
+            tmp_path / "weights.pt",
+            "--model",
+            teacher.model,
+            "--image-size",
+            16,
+            *shared,
+            "--record",
+            tmp_path / "bare.json",
+        )
+        == 0
+    )
+    assert (
+        command(
+            "train.evaluate",
+            "--checkpoint",
+            toy / "teacher/checkpoint.pt",
+            *shared,
+            "--record",
+            tmp_path / "ours.json",
+        )
+        == 0
+    )
+    bare, ours = (
+        records.read(tmp_path / "bare.json")["evaluate network"],
+        records.read(tmp_path / "ours.json")["evaluate teacher"],
+    )
+    assert {name: found["broken"] for name, found in bare["attacks"].items()} == {
+        name: found["broken"] for name, found in ours["attacks"].items()
+    }
+
+
+# ---- weights from elsewhere ----------------------------------------------------------------------
+
+
+WRAPPED = {
+    "plain": lambda state: state,
+    "under model": lambda state: {"model": state, "epoch": 3},
+    "under state_dict, DataParallel": lambda state: {
+        "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}
+    },
+    "under net": lambda state: {"net": state},
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_state_dict_becomes_a_teacher(case, toy, tmp_path):
+    state = checkpoint.load(toy / "teacher/checkpoint.pt").state
+    torch.save(WRAPPED[case](state), tmp_path / "weights.pt")
+    assert command(*pretrain(toy, tmp_path / "adopted", "--weights", tmp_path / "weights.pt")) == 0
+    adopted = checkpoint.load(tmp_path / "adopted/checkpoint.pt", "teacher")
+    assert adopted.fingerprint == fingerprint(toy / "teacher")
+    assert (
+        adopted.results["val accuracy"]
+        == checkpoint.load(toy / "teacher/checkpoint.pt").results["val accuracy"]
+    )
+
+
+def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
+    state = checkpoint.load(toy / "teacher/checkpoint.pt").state
+    torch.save(
+        {"wrong": torch.zeros(1), **{name: tensor for name, tensor in state.items() if name != "0.weight"}},
+        tmp_path / "weights.pt",
+    )
+    line = refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "weights.pt"))
+    assert "missing 0.weight" in line and "unknown wrong" in line
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "no state_dict" in refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "list.pt"))
+    assert "no weights of that name" in refused(
+        *pretrain(toy, tmp_path / "out", "--weights", tmp_path / "nosuch.pt")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what a stage refuses ------------------------------------------------------------------------
+
+
+def test_a_folder_of_other_images_is_left_alone(toy, refused):
+    line = refused(
+        "recover",
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--output",
+        toy / "images",
+        *TOY["recover"],
+        "--r-bn",
+        3,
+    )
+    assert "another settings" in line
+    assert "files that are not ours" in refused(
+        "recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "toy" / "train"
+    )
+
+
+def test_a_teacher_with_other_settings_is_left_alone(toy, refused):
+    before = (toy / "teacher/checkpoint.pt").read_bytes()
+    assert "another lambda" in refused(*pretrain(toy, toy / "teacher", "--lambda", "7"))
+    assert (toy / "teacher/checkpoint.pt").read_bytes() == before
+
+
+def test_classes_that_differ_are_never_combined(toy, tmp_path, refused):
+    write_folder(tmp_path, classes=("cat", "cow"))
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert "cow" in refused(
+        "relabel", *teacher, "--distilled", tmp_path / "toy/train", "--output", tmp_path / "labels"
+    )
+    assert "classes" in refused(
+        "train.evaluate",
+        "--checkpoint",
+        toy / "teacher/checkpoint.pt",
+        "--dataset",
+        "toy",
+        "--root",
+        tmp_path,
+    )
+    shutil.copytree(toy / "toy" / "val", tmp_path / "mixed" / "val")
+    shutil.copytree(tmp_path / "toy" / "train", tmp_path / "mixed" / "train")
+    assert "unknown: ['dog']" in refused(
+        "pretrain", "--dataset", "mixed", "--root", tmp_path, "--output", tmp_path / "t", *TOY["pretrain"]
+    )
+    assert "pixels wide" in refused(
+        "relabel", *teacher, "--distilled", toy / "toy/train", "--output", tmp_path / "labels"
+    )
+
+
+BAD_FLAGS = [
+    ("pretrain", ["--dataset", "digits"], "--output"),
+    ("pretrain", ["--output", "x"], "--dataset"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--model", "nosuch"], "no model 'nosuch'"),
+    (
+        "pretrain",
+        ["--dataset", "digits", "--output", "x", "--image-size", "9", "--model", "vitb"],
+        "9 pixels",
+    ),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--regularizer", "nosuch"], "invalid choice"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--epoch", "3"], "unrecognized arguments: --epoch"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--momentum", "1.5"], "at most 1.0"),
+    ("recover", ["--teacher", "x"], "--output"),
+    ("recover", ["--teacher", "x", "--output", "y", "--image-format", "gif"], "invalid choice"),
+    ("relabel", ["--teacher", "x", "--distilled", "y", "--output", "z", "--mix-alpha", "0"], "above 0"),
+    (
+        "train",
+        [
+            "--dataset",
+            "digits",
+            "--teacher",
+            "x",
+            "--distilled",
+            "y",
+            "--labels",
+            "z",
+            "--output",
+            "o",
+            "--mix",
+            "none",
+        ],
+        "goes with --labels online",
+    ),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "-1/255"], "--epsilon"),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "1/0"], "no number"),
+    ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--protocol", "mine"], "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("module", "flags", "expected"), BAD_FLAGS)
+def test_bad_flags_are_named(module, flags, expected, tmp_path, refused):
+    flags = [
+        tmp_path / "out" if flag == "x" and "--output" in flags and module == "pretrain" else flag
+        for flag in flags
+    ]
+    assert expected in refused(module, *flags)
+
+
+# ---- help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["pretrain", "recover", "relabel", "train", "train.evaluate"])
+def test_help_gives_each_setting_its_default_for_the_family(module, capsys):
+    def entries(*flags):
+        capsys.readouterr()
+        assert command(module, *flags, "--help") == 0
+        blocks = [
+            re.sub(r"\s+", " ", re.sub(r"-\n +", "-", block))
+            for block in re.split(r"\n  (?=-)", capsys.readouterr().out)
+        ]
+        return {block.split()[0].rstrip(","): block for block in blocks if block.startswith("--")}
+
+    general, cifar = entries(), entries("--dataset", "cifar10")
+    stage = module.split(".")[-1]
+    for name, value in recipes.as_dict(getattr(recipes.recipe("cifar10"), stage)).items():
+        flag = f"--{name.replace('_', '-')}"
+        shown = (
+            {True: "on", False: "off"}[value]
+            if isinstance(value, bool)
+            else f"{value:.6g}"
+            if isinstance(value, float)
+            else str(value)
+        )
+        assert f"[{'1/255' if name == 'epsilon' else shown}]" in cifar[flag] and flag in general
+    if module == "recover":
+        assert (
+            "tiny-imagenet 1]" in general["--r-bn"]
+            and "[0.01; " in general["--r-bn"]
+            and ", iterations [" in general["--iterations"]
+        )
+
+
+def test_the_model_is_rebuilt_from_its_checkpoint_alone(toy):
+    teacher = checkpoint.load(toy / "teacher/checkpoint.pt")
+    model = teacher.build()
+    assert not model.training and model(torch.rand(2, 3, 16, 16)).shape == (2, 2)
+    with pytest.raises(UserError, match="not a teacher"):
+        teacher.role = "student"
+        teacher.save(toy / "student.pt")
+        checkpoint.load(toy / "student.pt", "teacher")
+
+
+def test_a_table_holds_the_attacks_that_all_its_networks_met():
+    from guard.report import text
+
+    teacher = {"attacks": {name: {"accuracy": 50.0} for name in ("clean", "pgd20", "pgd100")}}
+    student = {"attacks": {name: {"accuracy": 40.0} for name in ("clean", "pgd20")}}
+    table = text.accuracy_table({"teacher": teacher, "student": student}).splitlines()
+    assert (
+        [cell.strip() for cell in table[0].split("|")] == ["", "", "clean", "pgd20", ""]
+        and len(table) == 4
+        and "40.00" in table[3]
+    )
+
+
+def test_on_a_terminal_a_bar_shows_the_numbers(monkeypatch, capsys):
+    """Also those that have a graph, as a loss has, and without a word of warning."""
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Progress("teacher", 2, "step") as progress:
+            progress.step(loss=2 * torch.tensor(0.25, requires_grad=True), epoch=1)
+            progress.step(loss=0.125)
+            progress.line("only where there is no bar")
+    printed = capsys.readouterr()
+    assert "teacher: 100%" in printed.err and "loss=0.125" in printed.err and not printed.out
+
+
+# ---- precision -----------------------------------------------------------------------------------
+
+
+def test_in_bf16_every_stage_computes_nearly_the_same(toy, tmp_path):
+    bf16 = ["--precision", "bf16"]
+    assert command(*pretrain(toy, tmp_path / "teacher", "--curvature", *bf16)) == 0
+    assert command(*pretrain(toy, tmp_path / "fp32", "--curvature")) == 0
+    rough, exact = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("teacher", "fp32"))
+    assert rough.settings["precision"] == "bf16" and {tensor.dtype for tensor in rough.state.values()} == {
+        torch.float32,
+        torch.int64,
+    }
+    assert rough.fingerprint != exact.fingerprint
+    for name, tensor in exact.state.items():
+        assert (rough.state[name] - tensor).abs().max() <= 0.05 * max(1, tensor.abs().max()), name
+
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert command("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], *bf16) == 0
+    rough, exact = (
+        torch.stack(
+            [pixel_cache.read_image(path) for path in sorted((root / "images").glob("*/*.png"))]
+        ).double()
+        for root in (tmp_path, toy)
+    )
+    assert 0 < (rough - exact).abs().mean() < 8
+    assert (
+        command(
+            "relabel",
+            *teacher,
+            "--distilled",
+            toy / "images",
+            "--output",
+            tmp_path / "labels",
+            *TOY["relabel"],
+            *bf16,
+        )
+        == 0
+    )
+    rough, exact = (numpy.load(root / "labels/epoch_0000.npy") for root in (tmp_path, toy))
+    assert 0 < abs(rough["logits"].astype(float) - exact["logits"]).max() < 0.1
+    shared = [
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        *teacher,
+        "--distilled",
+        toy / "images",
+        *TOY["train"],
+    ]
+    assert command(*shared, "--labels", tmp_path / "labels", "--output", tmp_path / "student", *bf16) == 0
+    assert command(*shared, "--labels", "online", "--epochs", 2, "--output", tmp_path / "online", *bf16) == 0
+    stored, online = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("student", "online"))
+    assert stored.settings["precision"] == "bf16" and stored.fingerprint == online.fingerprint
+    assert not torch.is_autocast_enabled("cpu") and not torch.backends.cudnn.allow_tf32
+
+
+def chain_with(toy, folder, *flags):
+    """The networks of a toy teacher and student made with more flags, from the toy's images."""
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert command(*pretrain(toy, folder / "teacher", *flags)) == 0
+    assert (
+        command(
+            "relabel",
+            *teacher,
+            "--distilled",
+            toy / "images",
+            "--output",
+            folder / "labels",
+            *TOY["relabel"],
+            *flags,
+        )
+        == 0
+    )
+    assert (
+        command(
+            "train",
+            "--dataset",
+            "toy",
+            "--root",
+            toy,
+            *teacher,
+            "--distilled",
+            toy / "images",
+            *TOY["train"],
+            "--labels",
+            folder / "labels",
+            "--output",
+            folder / "student",
+            *flags,
+        )
+        == 0
+    )
+    return [checkpoint.load(folder / name / "checkpoint.pt").state for name in ("teacher", "student")]
+
+
+def assert_nearly_equal(one, other):
+    for states in zip(one, other):
+        for name, tensor in states[0].items():
+            assert tensor.is_contiguous()
+            torch.testing.assert_close(
+                tensor, states[1][name], rtol=0, atol=2e-3 * max(1, tensor.abs().max().item())
+            )
+
+
+def test_channels_last_is_another_layout_of_the_same_computation(toy, tmp_path):
+    assert_nearly_equal(
+        chain_with(toy, tmp_path / "last", "--channels-last"), chain_with(toy, tmp_path / "plain")
+    )
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    assert (
+        command("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], "--channels-last") == 0
+    )
+    found, expected = (
+        torch.stack(
+            [pixel_cache.read_image(path) for path in sorted((root / "images").glob("*/*.png"))]
+        ).double()
+        for root in (tmp_path, toy)
+    )
+    assert (found - expected).abs().mean() < 1
+
+
+@pytest.mark.slow
+def test_compiled_networks_compute_the_same(toy, tmp_path):
+    assert_nearly_equal(
+        chain_with(toy, tmp_path / "compiled", "--compile"), chain_with(toy, tmp_path / "plain")
+    )
+
+
+def test_compile_and_second_order_regularizers_are_not_combined(toy, tmp_path, refused):
+    assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--curvature", "--compile"))
+    assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--gradient-regularization", "--compile"))
