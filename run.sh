@@ -23,12 +23,13 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -l X      lambda, its coefficient                                                                [the recipe's, 100]
   -h X      h, the length of its step; with -v f the attack's epsilon                              [the recipe's, 3]
   -G        gradient regularization in the teacher's training
-  -B X      beta, its coefficient, and that of TRADES                                              [1e-4]
+  -B X      beta, its coefficient, that of the regularizer loss, and that of TRADES                [1e-4]
   -v t|f    adversarially trained teacher: t TRADES style, f ten sign steps
   -b X      r_bn, weight of the batch-norm loss in recovery                                        [the recipe's]
   -a X      step size of the recovery                                                              [the recipe's]
   -i N      iterations of the recovery                                                             [the recipe's]
   -A        CDA: curriculum of crops in the recovery
+  -I NAME   where the images come from: sre2l (recovered), random (real training images)           [sre2l]
   -z N      epochs of relabelling and of the student                                               [the recipe's]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)                                      [0, or the CPU without a GPU]
   -s N      seed                                                                                   [0]
@@ -71,9 +72,10 @@ for word in "$@"; do
 done
 
 dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model=''
+adversarial='' step_length='' method=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
-while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
+while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:z:u:s:o:gnf' flag; do
     case $flag in
         d) dataset=$OPTARG ;;
         r) root=$(from_caller "$OPTARG") ;;
@@ -86,14 +88,15 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:Az:u:s:o:gnf' flag; do
         c) recover+=(--images-per-class "$OPTARG") ;;
         C) pretrain+=(--curvature) ;;
         l) pretrain+=(--lambda "$OPTARG") ;;
-        h) pretrain+=(--h "$OPTARG") ;;
+        h) step_length=$OPTARG pretrain+=(--h "$OPTARG") ;;
         G) pretrain+=(--gradient-regularization) ;;
-        B) pretrain+=(--beta "$OPTARG") ;;
-        v) pretrain+=(--adversarial "$OPTARG") ;;
+        B) pretrain+=(--loss-beta "$OPTARG" --gradient-beta "$OPTARG" --trades-beta "$OPTARG") ;;
+        v) adversarial=$OPTARG pretrain+=(--adversarial "$OPTARG") ;;
         b) recover+=(--r-bn "$OPTARG") ;;
         a) recover+=(--step-size "$OPTARG") ;;
         i) recover+=(--iterations "$OPTARG") ;;
         A) recover+=(--cda) ;;
+        I) method=$OPTARG ;;
         z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
         u) device=$OPTARG common+=(--device "$OPTARG") ;;
         s) common+=(--seed "$OPTARG") ;;
@@ -131,6 +134,10 @@ done
 
 light=$(light_python)
 [ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
+[ -z "$method" ] || recover+=(--method "$method" --root "$root")
+if [ "$adversarial" = f ]; then # whose epsilon is -h, too
+    pretrain+=(--epsilon "${step_length:-$("$light" -m guard.recipes "$dataset" pretrain h)}")
+fi
 folder=$output/$experiment
 teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$dataset/$model/$labeller
 images=$folder/images labels=$folder/labels log=$folder/log.json

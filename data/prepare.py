@@ -26,7 +26,7 @@ from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
 
-from guard import cli, ending, recipes
+from guard import cli, ending, recipes, registry
 from guard.data import find
 from guard.errors import UserError
 
@@ -92,7 +92,7 @@ def subset(name, source, classes, root):
         raise UserError(
             f"{name!r} is no name for a data set; choose one without / and without a dot in front"
         )
-    if name in {*recipes.RECIPES, *find.SOURCES, *NAMES}:
+    if name in {*recipes.RECIPES, *registry.DATA_SETS, *NAMES}:
         raise UserError(f"'{name}' is the name of another data set; choose a name of its own for the subset")
     if os.path.lexists(root / name):
         raise UserError(f"{root / name} is there already; remove it or choose another name")

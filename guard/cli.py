@@ -4,10 +4,11 @@ import argparse
 import math
 import os
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from guard import recipes
 from guard.errors import printable
+from guard.settings import STAGES
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def stage_parser(stage, description, *stage_recipes, argv):
-    """A Parser with the flags of recipes `stage_recipes` (names in recipes.STAGES) and those common to
+    """A Parser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
     all stages.
 
     Defaults are left to `resolve`; in the help stand those of the data set that argv names with
@@ -36,7 +37,7 @@ def stage_parser(stage, description, *stage_recipes, argv):
         group = parser.add_argument_group(
             f"settings of {name}" + (f" (defaults of {dataset})" if dataset else "")
         )
-        for row in fields(recipes.STAGES[name]):
+        for row in fields(STAGES[name]):
             if _flag(row) not in parser.settings:
                 _add_setting(group, name, row, dataset)
                 parser.settings[_flag(row)] = name
@@ -92,21 +93,15 @@ def add_data(parser, required=True):
 
 
 def resolve(options, dataset, stage):
-    """The stage's recipe for the data set with every flag that was given in place of its default."""
-    base = getattr(recipes.recipe(dataset), stage)
-    given = {
-        row.name: getattr(options, row.name)
-        for row in fields(base)
-        if getattr(options, row.name, None) is not None
-    }
-    if stage == "pretrain" and dataset == "tiny-imagenet" and given.get("image_size", base.image_size) <= 64:
-        given.setdefault("stem", "cifar")  # the native size, as every other project reports it
-    return replace(base, **given)
+    """The stage's settings for the data set, with every flag that was given in place of its default."""
+    names = [row.name for row in fields(STAGES[stage])]
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    return recipes.resolve(dataset, stage, given)
 
 
 def given_flags(parser, options, stage):
     """The flags that the user gave and that set this stage's recipe alone."""
-    rows = fields(recipes.STAGES[stage])
+    rows = fields(STAGES[stage])
     return [
         _flag(row)
         for row in rows

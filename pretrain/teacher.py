@@ -13,35 +13,33 @@ from guard.attacks import robustness
 from guard.data import augment, find, images, loading
 from guard.errors import UserError
 from guard.method import curvature, regularizers, schedules
-from guard.method.adversarial import adversarial_loss
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.weights import load_weights
+from guard.registry import ADVERSARIAL_TEACHERS, function_of
 from guard.run import devices, fingerprints, lock, processes, records, seeds, stage, storage
 from guard.run.progress import Progress
+from guard.settings import as_dict
 
 # ---- setup ---------------------------------------------------------------------------------------
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device, workers, force):
-    """Trains a teacher by `settings` (recipes.Pretrain) and writes OUTPUT/checkpoint.pt and its record.
+    """Trains a teacher by `settings` (settings.Pretrain) and writes OUTPUT/checkpoint.pt and its record.
 
     A finished teacher with the same settings is left as it is; an interrupted one goes on. Raises
     UserError for a folder that holds a teacher with other settings, unless `force`.
     """
     output = Path(output)
     log = Path(log or output / "log.json")
-    second_order = settings.gradient_regularization or (
-        settings.curvature and regularizers.FORMS[settings.regularizer].second_order
-    )
-    if settings.compile and second_order:
+    if settings.compile and regularizers.second_order(settings):
         raise UserError(
             "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
             " --regularizer loss"
         )
     sources = [find.find(dataset, root, split) for split in ("train", "val")]
     find.check_pair(*sources)
-    key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **recipes.as_dict(settings)}
+    key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **as_dict(settings)}
     with _alone(output, log), devices.joined(device) as where:
         if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
             return
@@ -125,40 +123,25 @@ def _build(settings, dataset, classes):
 
 
 def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
-    """The ordinary (or adversarial) loss plus the regularizers that are on: (loss with graph, number of
-    correct predictions).
+    """The ordinary (or adversarial) loss of a mini-batch, plus the regularizers that are on.
 
-    step: number of the training step; settings.curvature_every decides at which ones the regularizers
-    are added, and their weight.
+    pixels: (B, 3, S, S) in [0,1]; labels: (B,). batch_size: of the whole mini-batch, of which this may be one
+    process's share. step: number of the training step; settings.curvature_every decides at which ones the
+    regularizers are added, and their weight. draws: generator of adversarial training's noise.
+    Returns (loss with graph, number of correct predictions).
     """
     if settings.adversarial == "none":
         x = model.normalize(pixels)
         logits = devices.widened(model.network(x))
         loss = F.cross_entropy(logits, labels)
     else:
-        loss, logits = adversarial_loss(
-            model,
-            pixels,
-            labels,
-            style=settings.adversarial,
-            epsilon=settings.h,
-            beta=settings.beta,
-            draws=draws,
-        )
+        adversarial_loss = function_of(ADVERSARIAL_TEACHERS[settings.adversarial])
+        loss, logits = adversarial_loss(model, pixels, labels, settings=settings, draws=draws)
         x = model.normalize(pixels)
     regularized = settings.curvature or settings.gradient_regularization
     if regularized and step % settings.curvature_every == 0:
-        loss = loss + settings.curvature_every * regularizers.penalty(
-            model.network,
-            x,
-            labels,
-            regularizer=settings.regularizer if settings.curvature else None,
-            lambda_=settings.lambda_,
-            h=settings.h,
-            beta=settings.beta,
-            gradient_regularization=settings.gradient_regularization,
-            batch_size=batch_size,
-        )
+        penalty = regularizers.penalty(settings, model.network, x, labels, batch_size)
+        loss = loss + settings.curvature_every * penalty
     return loss, (logits.detach().argmax(1) == labels).sum()
 
 
@@ -227,7 +210,7 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
                 )
                 processes.share_of(loss, len(labels), batch_size).backward()
         elif settings.curvature and step % settings.curvature_every == 0:
-            regularizers.take_part(settings.regularizer, where)
+            regularizers.take_part(settings, where)
         processes.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)

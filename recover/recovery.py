@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from guard import recipes
 from guard.distilled.image_folder import FORMAT, MANIFEST, write_image
 from guard.errors import UserError
 from guard.networks import checkpoint, layout, memory, models
 from guard.run import devices, fingerprints, lock, processes, records, storage
 from guard.run.progress import Progress
+from guard.settings import as_dict
 from recover.sre2l import MOST_IMAGES, _recover_in_parts, packs_of, problems_of
 
 # bytes of a class name; file systems take 255, with the number, the suffix and what marks a half-written
@@ -39,7 +39,7 @@ def load_teacher(path):
 
 
 def recover(settings, teacher, *, output, log, seed, device, force):
-    """Recovers all images of `settings` (recipes.Recover) from `teacher` (Checkpoint) into
+    """Recovers all images of `settings` (settings.Recover) from `teacher` (Checkpoint) into
     OUTPUT/CLASS/CLASS_N.png.
 
     Packs whose images are there already are not made again; a finished folder is left as it is. Raises
@@ -170,7 +170,7 @@ def _begin(output, settings, teacher, seed, force, paths):
         "teacher": teacher.fingerprint,
         "dataset": teacher.dataset,
         "seed": seed,
-        "settings": recipes.as_dict(settings),
+        "settings": as_dict(settings),
         "classes": list(teacher.classes),
         "image_size": teacher.image_size,
     }
@@ -239,7 +239,7 @@ def _finish(output, settings, teacher, seed, paths, log, where, packs, earlier):
             log,
             "recover",
             {
-                "settings": recipes.as_dict(settings),
+                "settings": as_dict(settings),
                 "seed": seed,
                 "teacher": teacher.fingerprint,
                 "images": len(files),

@@ -15,7 +15,7 @@ from guard.run.progress import Progress
 
 
 def relabel(settings, teacher, *, distilled, output, log, seed, device, force):
-    """Writes OUTPUT/epoch_NNNN.npy for every epoch of `settings` (recipes.Relabel); epochs that are
+    """Writes OUTPUT/epoch_NNNN.npy for every epoch of `settings` (settings.Relabel); epochs that are
     there are not made again.
 
     teacher: Checkpoint. Raises UserError for images that do not fit the teacher and for a folder of

@@ -15,7 +15,7 @@ writes  RECORD                  the record, with what each attack found; an inte
 
 
 def evaluate_network(network, settings, *, dataset, root, log, seed, where, workers, force, shared=False):
-    """Evaluates `network` (Checkpoint) by `settings` (recipes.Evaluate); its record is the entry
+    """Evaluates `network` (Checkpoint) by `settings` (settings.Evaluate); its record is the entry
     'evaluate teacher', 'evaluate student' or 'evaluate network' of `log`. Attacks whose results for this
     very network, data and settings are there already are not run again. shared: others may evaluate it,
     too; who comes later waits and takes over what is there. Raises UserError for data with other

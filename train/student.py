@@ -6,21 +6,21 @@ from pathlib import Path
 
 import torch
 
-from guard import recipes
 from guard.attacks import robustness
 from guard.data import find
 from guard.data.images import load
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
-from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch
+from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch, targets_of
 from guard.errors import UserError
 from guard.method import schedules
-from guard.method.losses import student_loss
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
+from guard.registry import STUDENT_LOSSES, function_of
 from guard.report import experiment
 from guard.run import devices, lock, processes, records, seeds, stage
 from guard.run.progress import Progress
+from guard.settings import as_dict
 from train import evaluate
 
 
@@ -42,11 +42,11 @@ def train(
     workers,
     force,
 ):
-    """Trains a student by `settings` (recipes.Train), attacks it and its teacher by `attack_settings`
-    (recipes.Evaluate), reports.
+    """Trains a student by `settings` (settings.Train), attacks it and its teacher by `attack_settings`
+    (settings.Evaluate), reports.
 
     labels: a folder of soft labels, or 'online' for labels made on the fly by `label_settings`
-    (recipes.Relabel). epochs: of training, as many as were labelled where it is None. A finished student
+    (settings.Relabel). epochs: of training, as many as were labelled where it is None. A finished student
     with the same settings is left as it is, an interrupted one goes on. Raises UserError for artifacts
     that do not belong together.
     """
@@ -70,7 +70,7 @@ def train(
             "images": images.fingerprint,
             "teacher": teacher.fingerprint,
             "labels": asdict(recipe),
-            **recipes.as_dict(settings),
+            **as_dict(settings),
         }
         teacher_log = Path(teacher_path).parent / "log.json"
         for needed_later in (teacher_log, log):
@@ -195,6 +195,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
 
 def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
     """One pass over the labelled views; returns the mean loss."""
+    student_loss = function_of(STUDENT_LOSSES[settings.loss])
     model.train()
     seeds.seed_everything(*key, processes.rank())  # dropout, where the network has it
     total, share = (
@@ -202,12 +203,13 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
         (processes.rank(), processes.world_size()),
     )
     for batch in batches_of(rows, recipe.batch_size):
-        pixels, logits = look(images, batch), torch.from_numpy(batch["logits"].astype("float32")).to(where)
-        pixels, logits = (each.tensor_split(share[1])[share[0]] for each in (pixels, logits))
+        logits = torch.from_numpy(batch["logits"].astype("float32")).to(where)
+        whole = look(images, batch), logits, targets_of(images, batch)
+        pixels, logits, targets = (each.tensor_split(share[1])[share[0]] for each in whole)
         optimizer.zero_grad()
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, where):
-                loss = student_loss(devices.widened(model(pixels)), logits, settings.temperature)
+                loss = student_loss(devices.widened(model(pixels)), logits, targets, settings.temperature)
                 processes.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
         processes.add_gradients(model)

@@ -1,107 +1,24 @@
-"""Attacks on a model that maps pixels in [0,1] to logits: one registry, one entry, two frozen protocols.
+"""Attacks on a model that maps pixels in [0,1] to logits: one entry for all of them.
 
     from guard.attacks import attack
     adversarial = attack("pgd100", model, images, labels, epsilon=1/255, seed=0)
 
-A new attack is one function and one row of ATTACKS. The function gets (model, images, labels, *,
-epsilon, draws, batch_size, and the row's settings) for images that the model gets right, and returns
-(adversarial, broken); see guard.attacks.slots for how to work only on the images that still stand.
+The attacks and the frozen protocols are rows of guard.registry.
 """
 
-import functools
 import math
-from typing import NamedTuple
 
 import torch
 
-from guard.attacks.apgd import auto_pgd, each_target, targeted_dlr
-from guard.attacks.cw import carlini_wagner
-from guard.attacks.fab import fast_adaptive_boundary
-from guard.attacks.gradient_signs import gradient_steps, sign_steps
+from guard import registry
 from guard.attacks.prepare import prepared
-from guard.attacks.square_attack import square
 from guard.errors import UserError
 from guard.networks.models import frozen_eval
+from guard.registry import ATTACKS, PROTOCOL_EPSILON, PROTOCOLS, Attack
 from guard.run.seeds import generator
 
-
-class Attack(NamedTuple):
-    """What one name stands for. function: as above, or None for a sequence. text: for reports. norm: in
-    which the result stays within epsilon, or None. parts: of a sequence, names of attacks that each work
-    on what the ones before left standing.
-    """
-
-    function: object
-    text: str
-    norm: str | None = "L-inf"
-    parts: tuple = ()
-
-
-ROWS = 8  # a batch is filled up to a multiple of this; see _one
-TARGETS = 9  # classes that a targeted attack tries, or all others where a model has fewer than ten
-
-
-def _dlr(steps):
-    return functools.partial(
-        each_target, functools.partial(auto_pgd, loss=targeted_dlr), steps=steps, targets=TARGETS
-    )
-
-
-def _fab(steps):
-    return functools.partial(each_target, fast_adaptive_boundary, steps=steps, targets=TARGETS)
-
-
-ATTACKS = {
-    "fgsm": Attack(
-        functools.partial(sign_steps, relative_step=1.0, steps=1),
-        "one step of epsilon along the gradient's sign",
-    ),
-    "pgd20": Attack(
-        functools.partial(sign_steps, relative_step=0.25, steps=20, random_start=True),
-        "PGD, 20 steps of epsilon/4, random start",
-    ),
-    "pgd100": Attack(
-        functools.partial(sign_steps, relative_step=0.25, steps=100, random_start=True),
-        "PGD, 100 steps of epsilon/4, random start",
-    ),
-    "pgd100-l2": Attack(
-        functools.partial(gradient_steps, relative_step=0.25, steps=100),
-        "PGD in L2, 100 steps of epsilon/4, random start",
-        norm="L2",
-    ),
-    "mim": Attack(
-        functools.partial(sign_steps, relative_step=1.0, steps=20, decay=1.0),
-        "momentum iterative, 20 steps of epsilon, decay 1",
-    ),
-    "cw": Attack(
-        functools.partial(carlini_wagner, c=1e-4, kappa=0.0, steps=50, learning_rate=0.01),
-        "Carlini-Wagner, L2, c 1e-4, 50 steps, unbounded",
-        norm=None,
-    ),
-    "square": Attack(functools.partial(square, queries=5000, p_init=0.8), "Square, 5000 queries, p 0.8"),
-    "apgd-ce": Attack(functools.partial(auto_pgd, steps=100), "APGD on the cross-entropy, 100 steps"),
-    "apgd-dlr": Attack(_dlr(100), "APGD on the targeted DLR loss, 100 steps for each of 9 targets"),
-    "fab": Attack(_fab(100), "targeted FAB, 100 steps for each of 9 targets"),
-    "apgd-ce-10": Attack(functools.partial(auto_pgd, steps=10), "APGD on the cross-entropy, 10 steps"),
-    "apgd-dlr-10": Attack(_dlr(10), "APGD on the targeted DLR loss, 10 steps for each of 9 targets"),
-    "fab-10": Attack(_fab(10), "targeted FAB, 10 steps for each of 9 targets"),
-    "autoattack": Attack(
-        None, "AutoAttack, version standard", parts=("apgd-ce", "apgd-dlr", "fab", "square")
-    ),
-    "autoattack-paper": Attack(
-        None,
-        "AutoAttack with 10 steps, as published",
-        parts=("apgd-ce-10", "apgd-dlr-10", "fab-10", "square"),
-    ),
-}
-
-# Frozen: every caller names one of these.
-PROTOCOLS = {
-    "paper": ("pgd100", "square", "autoattack-paper", "cw", "mim"),
-    "standard": ("pgd100", "square", "autoattack", "cw", "mim"),
-    "quick": ("pgd20",),
-}
-PROTOCOL_EPSILON = 1 / 255  # in [0,1] pixels; another epsilon makes a protocol 'custom'
+__all__ = ["ATTACKS", "PROTOCOLS", "PROTOCOL_EPSILON", "Attack", "attack", "run", "wrong"]
+ROWS = 8  # mini-batches are filled up to a multiple of this, see _whole_blocks
 
 
 def check_inputs(model, images, labels, epsilon):
@@ -127,27 +44,24 @@ def check_inputs(model, images, labels, epsilon):
 
 
 def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, indices=None, batch_size=128):
-    """Adversarial images (N, 3, H, W) in [0,1] for `images` and their true `labels`, by the attack of
-    that name.
+    """Adversarial images (N, 3, H, W) in [0,1] for `images` and their true `labels`, by the attack `name`.
 
-    epsilon: largest change of a pixel (of the L2 norm for pgd100-l2; cw knows none). indices: the
-    images' numbers in their data set, which with seed and attack decide their random draws [0, 1, ...],
-    so that nothing depends on batches or order. Images that the model gets wrong anyway come back
-    unchanged. The model's weights, their gradients and its mode are untouched. Raises UserError for bad
-    inputs.
+    model: pixels to logits, in eval mode; its weights, their gradients and its mode stay as they are.
+    epsilon: largest change of a pixel (of the L2 norm for pgd100-l2; cw knows none). indices: the images'
+    numbers in their data set [0, 1, ...]. With seed and attack they decide the random draws, so that nothing
+    depends on batches or order. Images that the model gets wrong anyway come back unchanged.
+    Raises UserError for bad inputs.
     """
-    return run(
-        name, model, images, labels, epsilon=epsilon, seed=seed, indices=indices, batch_size=batch_size
-    )[0]
+    settings = {"epsilon": epsilon, "seed": seed, "indices": indices, "batch_size": batch_size}
+    return run(name, model, images, labels, **settings)[0]
 
 
 def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None, done=()):
-    """As `attack`, but returns (adversarial, broken): broken (N,) bool, misclassified clean or by some
-    iterate of the attack.
+    """As `attack`, but returns (adversarial, broken).
 
-    known: (N,) bool, images that need no attack since a part of this one is known to break them; they
-    come back unchanged. done: names of those parts. The others survive them, whose draws are their own,
-    so these parts are not run again.
+    broken: (N,) bool, misclassified clean or by some iterate of the attack. known: (N,) bool, images that a
+    part of this attack is known to break; they need no attack and come back unchanged. done: names of those
+    parts. They are not run again: a part's draws are its own, so all other images are known to survive it.
     """
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
@@ -158,52 +72,58 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
         if known is not None:
             broken |= known.to(broken.device)
         fast = prepared(model, images)
+
+        def attack_on(attacked, part, chosen):
+            """Attacks the images `chosen` by way of `attacked`; returns those that fell for it alone."""
+            numbers = [indices[i] for i in chosen.tolist()]
+            own = images[chosen], labels[chosen]
+            found, fell = _one(part, attacked, *own, epsilon, seed, numbers, batch_size)
+            confirmed = fell & wrong(model, found, labels[chosen], batch_size)
+            adversarial[chosen], broken[chosen] = found, confirmed
+            return chosen[fell & ~confirmed]
+
         for part in ATTACKS[name].parts or (name,):
-            if part in done:
-                continue
             standing = (~broken).nonzero().squeeze(1)
-            # Rounding in the prepared copy may take an image for broken that the model itself still gets
-            # right; it is attacked once
-            # more on the model itself, so that what counts as broken is broken.
-            for attacked in dict.fromkeys((fast, model)):
-                if not len(standing):
-                    break
-                found, fell = _one(
-                    part,
-                    attacked,
-                    images[standing],
-                    labels[standing],
-                    epsilon,
-                    seed,
-                    [indices[i] for i in standing.tolist()],
-                    batch_size,
-                )
-                confirmed = fell & wrong(model, found, labels[standing], batch_size)
-                adversarial[standing], broken[standing] = found, confirmed
-                standing = standing[fell & ~confirmed]
+            if part in done or not len(standing):
+                continue
+            doubtful = attack_on(fast, part, standing)
+            # Rounding in the prepared copy may break an image that the model itself still gets right. It is
+            # attacked once more on the model itself, so that what counts as broken is broken.
+            if len(doubtful) and fast is not model:
+                attack_on(model, part, doubtful)
     return adversarial, broken
 
 
 def _one(name, model, images, labels, epsilon, seed, indices, batch_size):
-    """A single attack on images that stand. Draws are tied to its own name, so that a part of a sequence
-    is the attack itself.
+    """A single attack on images that stand; (adversarial, broken).
+
+    Draws are tied to the attack's own name, so that a part of a sequence is the attack itself.
     """
 
     def draws(position, part=""):
         return generator(seed, indices[position], name, part)
 
-    def logits(x):
-        # Matrix products sum up the rows that don't fill a block of theirs in another order; so that an
-        # image's bits do not depend
-        # on how many there are beside it, the batch is filled up to whole blocks.
-        missing = -len(x) % ROWS
-        return (
-            model(torch.cat([x, x[:1].detach().expand(missing, -1, -1, -1)]))[: len(x)]
-            if missing
-            else model(x)
-        )
+    row = ATTACKS[name]
+    function, settings = registry.function_of(row.function), dict(row.settings)
+    settings |= {"epsilon": epsilon, "draws": draws, "batch_size": batch_size}
+    return function(_whole_blocks(model), images, labels, **settings)
 
-    return ATTACKS[name].function(logits, images, labels, epsilon=epsilon, draws=draws, batch_size=batch_size)
+
+def _whole_blocks(model):
+    """The model on mini-batches that are filled up to a multiple of ROWS with copies of the first image.
+
+    Matrix products sum up the rows that do not fill a block of theirs in another order. With whole blocks
+    alone an image's bits do not depend on how many images there are beside it.
+    """
+
+    def logits(images):
+        missing = -len(images) % ROWS
+        if not missing:
+            return model(images)
+        copies = images[:1].detach().expand(missing, -1, -1, -1)
+        return model(torch.cat([images, copies]))[: len(images)]
+
+    return logits
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 image's progress.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -165,10 +167,10 @@ def ranked_targets(model, images, batch_size, count):
 
 
 def each_target(attack, model, images, labels, *, targets, draws, **settings):
-    """Runs a targeted attack for one target rank after the other, each on the images that still stand;
-    (adversarial, broken).
+    """Runs a targeted attack for one target rank after the other; (adversarial, broken).
 
-    targets: most targets per image; a model with k classes has k - 1.
+    Each rank is tried on the images that still stand. targets: most targets per image; a model with k
+    classes has k - 1.
     """
     adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     ranked = ranked_targets(model, images, settings["batch_size"], targets)
@@ -176,19 +178,18 @@ def each_target(attack, model, images, labels, *, targets, draws, **settings):
         standing = (~broken).nonzero().squeeze(1)
         if not len(standing):
             break
-        own = standing.tolist()
+        numbers = standing.tolist()
 
-        def drawn(position, part, own=own):
-            return draws(own[position], part)
+        def drawn(position, part, numbers=numbers):
+            return draws(numbers[position], part)
 
-        found, fell = attack(
-            model,
-            images[standing],
-            labels[standing],
-            targets=ranked[standing, rank],
-            draws=drawn,
-            part=f"target {rank}",
-            **settings,
-        )
+        settings |= {"targets": ranked[standing, rank], "draws": drawn, "part": f"target {rank}"}
+        found, fell = attack(model, images[standing], labels[standing], **settings)
         adversarial[standing[fell]], broken[standing[fell]] = found[fell], True
     return adversarial, broken
+
+
+def targeted_auto_pgd(model, images, labels, **settings):
+    """APGD on the targeted DLR loss, for each of the `targets` most likely other classes in turn."""
+    attack = functools.partial(auto_pgd, loss=targeted_dlr)
+    return each_target(attack, model, images, labels, **settings)

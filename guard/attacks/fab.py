@@ -4,6 +4,7 @@ looks for the nearest misclassified image, and succeeds where it lies within eps
 
 import torch
 
+from guard.attacks.apgd import each_target
 from guard.attacks.slots import Slots
 
 LARGEST_BIAS, OVERSHOOT, BACK = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
@@ -85,3 +86,8 @@ def _step(x, original, difference, gradient):
     return (
         ((x + OVERSHOOT * here) * (1 - bias) + (original + OVERSHOOT * there) * bias).clamp(0, 1).view(shape)
     )
+
+
+def targeted_fab(model, images, labels, **settings):
+    """FAB towards each of the `targets` most likely other classes in turn."""
+    return each_target(fast_adaptive_boundary, model, images, labels, **settings)

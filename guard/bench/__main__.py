@@ -13,8 +13,9 @@ accuracies of both, at 1, 4 and 8 over 255
 import sys
 from pathlib import Path
 
-from guard import cli, ending, recipes
+from guard import cli, ending
 from guard.bench import attack_speed
+from guard.settings import PRECISIONS
 
 STAGES = ("teacher", "recover", "relabel", "student", "data")
 
@@ -89,7 +90,7 @@ def main(argv):
     )
     parser.add_argument(
         "--precision",
-        choices=recipes.PRECISIONS,
+        choices=PRECISIONS,
         default="fp32",
         help="of the networks in stages, overhead and growth [fp32]",
     )

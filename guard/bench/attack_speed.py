@@ -4,10 +4,12 @@ The references are test-only dependencies: pip install --no-deps torchattacks==3
 (the first wants scipy and requests as well).
 """
 
+import dataclasses
 import time
 from statistics import median
 
 from guard.errors import UserError
+from guard.recipes import recipe
 
 # attack -> how the reference is built: class, settings; of a sequence, several that each go on where the
 # one before ended
@@ -124,56 +126,41 @@ def compare(name, model, images, labels, epsilon, repeats=1):
 
 def small_networks(epochs=8, seed=0):
     """{'plain', 'GUARD'}: two ConvNets trained on the embedded digits for a few seconds, in eval mode."""
+    plain = dataclasses.replace(recipe("digits").pretrain, lambda_=10.0)
+    guard = dataclasses.replace(plain, curvature=True, regularizer="gradient-norm")
+    return {name: _trained(made, epochs, seed) for name, made in (("plain", plain), ("GUARD", guard))}
+
+
+def _trained(settings, epochs, seed):
+    """A network trained on the digits by `settings` (settings.Pretrain), in eval mode."""
     import torch
-    import torch.nn.functional as F
 
+    from guard.bench import units
     from guard.data import find, images, loading
-    from guard.method import regularizers
-    from guard.networks import models
-    from guard.recipes import recipe
     from guard.run import seeds
+    from pretrain.teacher import teacher_loss
 
-    digits = recipe("digits")
-    settings, made = digits.pretrain, {}
-    train = images.load(find.find("digits", ".", "train"), settings.image_size)
-    for name in ("plain", "GUARD"):
-        seeds.seed_everything(seed, "bench")
-        model = models.build(
-            settings.model,
-            classes=10,
-            image_size=settings.image_size,
-            stem=settings.stem,
-            mean=digits.mean,
-            std=digits.std,
-        ).train()
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-        for epoch in range(epochs):
-            batches = loading.TrainingEpoch(
-                train,
-                augmentation="shift",
-                batch_size=settings.batch_size,
-                size=settings.image_size,
-                seed=seed,
-                epoch=epoch,
-            )
-            for pixels, labels in loading.batches(batches, 0, torch.device("cpu")):
-                x = model.normalize(pixels)
-                loss = F.cross_entropy(model.network(x), labels)
-                if name == "GUARD":
-                    loss = loss + regularizers.penalty(
-                        model.network, x, labels, regularizer="gradient-norm", lambda_=10.0, h=settings.h
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-        made[name] = model.eval()
-    return made
+    size, batch_size, device = settings.image_size, settings.batch_size, torch.device("cpu")
+    train = images.load(find.find("digits", ".", "train"), size)
+    seeds.seed_everything(seed, "bench")
+    model = units.network("digits", settings.model, size, settings.stem, 10, device, seed=None).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    for epoch in range(epochs):
+        views = {"augmentation": "shift", "batch_size": batch_size, "size": size}
+        passes = loading.TrainingEpoch(train, **views, seed=seed, epoch=epoch)
+        for pixels, labels in loading.batches(passes, 0, device):
+            given = {"batch_size": len(labels), "step": 0, "draws": None}
+            loss, _ = teacher_loss(settings, model, pixels, labels, **given)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    return model.eval()
 
 
 def digits_images(count):
@@ -181,7 +168,6 @@ def digits_images(count):
     import torch
 
     from guard.data import find, images
-    from guard.recipes import recipe
 
     size = recipe("digits").pretrain.image_size
     held = [images.load(find.find("digits", ".", split), size) for split in ("val", "train")]

@@ -99,7 +99,11 @@ EVERY = 4  # the steps of --curvature-every that are timed
 
 def _teacher_loss(base, model, pixels, labels, regularizer, every, step):
     settings = dataclasses.replace(
-        base, curvature=bool(regularizer), regularizer=regularizer or "loss", beta=1.0, curvature_every=every
+        base,
+        curvature=bool(regularizer),
+        regularizer=regularizer or "loss",
+        loss_beta=1.0,
+        curvature_every=every,
     )
     return teacher.teacher_loss(
         settings, model, pixels, labels, batch_size=len(labels), step=step, draws=None

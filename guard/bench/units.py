@@ -17,9 +17,10 @@ from recover import sre2l
 from train import student
 
 
-def network(dataset, model, size, stem, classes, where, channels_last=False):
+def network(dataset, model, size, stem, classes, where, channels_last=False, seed=0):
     """A fresh PixelModel with the normalization of a data set."""
-    torch.manual_seed(0)
+    if seed is not None:
+        torch.manual_seed(seed)
     chosen = recipe(dataset)
     made = models.build(model, classes=classes, image_size=size, stem=stem, mean=chosen.mean, std=chosen.std)
     arrange(made.network, channels_last=channels_last)
@@ -49,7 +50,7 @@ def optimizing(optimizer, losses, precision, where):
 
 
 def teacher_step(settings, dataset, classes, where):
-    """A training step of the teacher by `settings` (recipes.Pretrain)."""
+    """A training step of the teacher by `settings` (settings.Pretrain)."""
     model = network(
         dataset, settings.model, settings.image_size, settings.stem, classes, where, settings.channels_last
     ).train()
@@ -66,7 +67,7 @@ def teacher_step(settings, dataset, classes, where):
 
 
 def recover_iterations(settings, model, classes, where):
-    """`settings.iterations` iterations on every image of `settings` (recipes.Recover), pack after pack,
+    """`settings.iterations` iterations on every image of `settings` (settings.Recover), pack after pack,
     with a teacher `model`.
     """
     packs = sre2l.packs_of(
@@ -82,14 +83,14 @@ def recover_iterations(settings, model, classes, where):
 
 
 def label_epoch(settings, model, held):
-    """An epoch of labels by `settings` (recipes.Relabel) for the images `held`."""
+    """An epoch of labels by `settings` (settings.Relabel) for the images `held`."""
     return functools.partial(
         soft_labels.make_epoch, model, held, soft_labels.label_recipe(settings, held, 0), 0
     )
 
 
 def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, where):
-    """An epoch of the student by `settings` (recipes.Train) on labels that are there already."""
+    """An epoch of the student by `settings` (settings.Train) on labels that are there already."""
     labelling = soft_labels.label_recipe(label_settings, held, 0)
     rows = soft_labels.make_epoch(teacher_model, held, labelling, 0)
     model = network(
@@ -120,7 +121,7 @@ def seconds(steps, repeats, where):
 
 
 def with_regularizer(settings, name):
-    """recipes.Pretrain settings with a regularizer, an adversarial way or neither: 'plain', a form's
+    """settings.Pretrain with a regularizer, an adversarial way or neither: 'plain', a form's
     name, 'gradient regularization', 'adversarial t' or 'adversarial f' (within 8/255).
     """
     if name == "plain":
@@ -128,5 +129,5 @@ def with_regularizer(settings, name):
     if name == "gradient regularization":
         return dataclasses.replace(settings, gradient_regularization=True)
     if name.startswith("adversarial "):
-        return dataclasses.replace(settings, adversarial=name.split()[1], h=8 / 255)
+        return dataclasses.replace(settings, adversarial=name.split()[1], epsilon=8 / 255)
     return dataclasses.replace(settings, curvature=True, regularizer=name)

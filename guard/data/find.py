@@ -1,8 +1,8 @@
-"""name -> where a data set's images lie, its classes and labels. Only the standard library: presence is
-checked before anything is imported or trained. guard.data.images turns what is found here into pixels.
+"""Finds a data set by its name: where its images lie, its classes and labels.
 
-A new data set in class folders needs nothing; one in a format of its own is one function here and one
-row of SOURCES (and, where its numbers differ from the ImageNet family's, a row of guard.recipes).
+Only the standard library: presence is checked before anything is imported or trained. guard.data.images turns
+what is found here into pixels. A data set in class folders needs nothing here; one in a format of its own is
+a row of guard.registry.DATA_SETS.
 
     python -m guard.data.find cifar10 --root data/raw      what is there
 """
@@ -14,6 +14,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
+from guard import cli, ending, registry
 from guard.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -25,8 +26,9 @@ EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
 class Source:
     """One split of a data set, found but not read.
 
-    kind: 'folder' (files and labels are listed), 'cifar' (torchvision's own format at `path`) or
-    'digits' (the embedded set). classes: their names in label order.
+    kind: 'folder' (class folders: files and labels are listed), or the name of another format. classes:
+    names in label order. files: what is read, for the fingerprint; all files below `path` where none are
+    listed. reader: of another format, "module:function", (Source, image_size) -> guard.data.images.Packed.
     """
 
     name: str
@@ -36,15 +38,12 @@ class Source:
     classes: tuple
     files: tuple = ()
     labels: tuple = ()
+    reader: str = ""
 
     @property
     def fingerprint(self):
-        """sha256 over the classes and over names and sizes of all files: which data this is, without
-        reading it.
-        """
+        """sha256 over the classes, and over names and sizes of all files: which data this is, unread."""
         files = self.files or sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
-        if self.kind == "cifar":
-            files = [path for path in files if CIFAR_FOLDERS[self.name] in path]
         base = self.path.parent if self.path.is_file() else self.path
         listed = [(os.path.relpath(path, base), os.stat(path).st_size) for path in files or [self.path]]
         return hashlib.sha256(repr((self.split, self.classes, listed)).encode()).hexdigest()
@@ -54,11 +53,14 @@ def find(name, root, split):
     """The Source of split 'train' or 'val' of data set `name` under ROOT/name. Raises UserError when it
     isn't there or is empty.
     """
-    return SOURCES.get(name, _folders)(name, Path(root), split)
+    looks = registry.function_of(registry.DATA_SETS.get(name, _folders))
+    return looks(name, Path(root), split)
 
 
-def _digits(name, root, split):
-    return Source(name, "digits", EMBEDDED_DIGITS, split, tuple(str(digit) for digit in range(10)))
+def digits(name, root, split):
+    """The embedded handwritten digits."""
+    classes = tuple(str(digit) for digit in range(10))
+    return Source(name, "digits", EMBEDDED_DIGITS, split, classes, reader="guard.data.images:read_digits")
 
 
 def _folders(name, root, split):
@@ -112,19 +114,17 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
-def _cifar(name, root, split):
+def cifar(name, root, split):
     """torchvision's format, in ROOT/NAME or, as torchvision users have it, in ROOT itself; else class
     folders.
     """
     for parent in (root / name, root):
-        if (parent / CIFAR_FOLDERS[name]).is_dir():
-            return Source(
-                name,
-                "cifar",
-                parent,
-                split,
-                CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent),
-            )
+        folder = parent / CIFAR_FOLDERS[name]
+        if folder.is_dir():
+            classes = CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent)
+            files = tuple(sorted(str(path) for path in folder.rglob("*") if path.is_file()))
+            reader = "guard.data.images:read_cifar"
+            return Source(name, "cifar", parent, split, classes, files, reader=reader)
     return _folders(name, root, split)
 
 
@@ -153,9 +153,6 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-SOURCES = {"digits": _digits, "cifar10": _cifar, "cifar100": _cifar}
-
-
 def check_pair(train, val):
     """Both splits have to have the same classes. Raises UserError that names the difference."""
     if train.classes != val.classes:
@@ -170,8 +167,6 @@ def check_pair(train, val):
 
 
 def main():
-    from guard import cli, ending
-
     parser = cli.Parser(prog="python -m guard.data.find", description="Says what is found of a data set.")
     parser.add_argument("name", help="name of the data set")
     parser.add_argument("--root", default="data/raw", help="folder that holds the data sets [data/raw]")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as transforms
 
+from guard import registry
 from guard.data import augment, find, pixel_cache
 from guard.errors import UserError, first_line
 from guard.run import fingerprints
@@ -166,7 +167,7 @@ def load(source, image_size, per_class=0):
     """
     if source.kind == "folder":
         return _folder(source, image_size, per_class)
-    images = _digits(source, image_size) if source.kind == "digits" else _cifar(source)
+    images = registry.function_of(source.reader)(source, image_size)
     return images.subset(first_of_each_class(images.labels, per_class)) if per_class else images
 
 
@@ -226,7 +227,7 @@ def pack(files, labels, classes, title):
     return Packed(torch.stack(images), torch.as_tensor(labels), tuple(classes))
 
 
-def _digits(source, image_size):
+def read_digits(source, image_size):
     try:
         with numpy.load(source.path, allow_pickle=False) as stored:
             inside = stored["validation"] if source.split == "val" else ~stored["validation"]
@@ -241,8 +242,10 @@ def _digits(source, image_size):
     return Packed(pixels.contiguous(), labels, source.classes)
 
 
-def _cifar(source):
+def read_cifar(source, image_size):
     from torchvision.datasets import CIFAR10, CIFAR100
+
+    del image_size  # its images have one
 
     reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[source.name]
     try:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy
 import torch
+import torch.nn.functional as F
 
 from guard import recipes
 from guard.data import augment
@@ -139,3 +140,18 @@ def look(images, batch):
     )
     pixels = augment.apply_views(images.pixels[chosen], views, images.pixels.shape[2])
     return augment.as_float(augment.apply_mix(pixels, mix))
+
+
+def targets_of(images, batch):
+    """(N, classes) float32: the share of each class in each image of a batch of rows, on the images' device.
+
+    These are the hard labels, mixed in the proportion of the pixels: by MixUp's share, or by the area of
+    CutMix's box.
+    """
+    classes, size = len(images.classes), images.pixels.shape[2]
+    labels = images.labels[torch.from_numpy(batch["image"].astype(numpy.int64))]
+    own = F.one_hot(labels, classes).float()
+    partner = own[torch.from_numpy(batch["partner"].astype(numpy.int64))]
+    height, width = batch["mix_box"][0][2:].tolist()
+    share = float(batch["share"][0]) if batch["share"][0] < 1 else 1 - height * width / size**2
+    return (share * own + (1 - share) * partner).to(images.pixels.device)

@@ -1,7 +1,7 @@
-"""Adversarial training of the teacher, for the comparison table: in [0,1] pixels, the model normalizes.
+"""Adversarial training of the teacher, for the comparison table.
 
-The original clamps normalized images to [0, 1], which destroys them; the numbers of steps and their
-sizes are its own.
+Everything happens in [0,1] pixels and the model normalizes. (The original clamps *normalized* images to
+[0, 1], which destroys them; the numbers of steps and their sizes are its own.)
 """
 
 import torch
@@ -13,9 +13,10 @@ STEP, STEPS = 0.007, 10  # in [0,1] pixels
 TRADES_EPSILON, TRADES_NOISE, KAPPA = 0.031, 0.001, 1.0
 
 
-def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
-    """Images after `steps` sign steps up the cross-entropy from `start`, within epsilon of `pixels` and
-    in [0,1]; model in eval mode.
+def adversarial_views(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
+    """Images (B, 3, S, S) after `steps` sign steps up the cross-entropy from `start`.
+
+    They stay within epsilon of `pixels` and in [0,1]. The model is in eval mode meanwhile.
     """
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     adversarial = start
@@ -28,21 +29,28 @@ def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS)
     return adversarial.detach()
 
 
-def adversarial_loss(model, pixels, labels, *, style, epsilon, beta, draws):
-    """(loss, logits of the adversarial images), both in the model's own mode.
+def sign_steps_loss(model, pixels, labels, *, settings, draws):
+    """CE(f(x_adv), y), x_adv ten sign steps from x within settings.epsilon (after Wong et al., ICLR 2020).
 
-    't' (TRADES style, Zhang et al. 2019): start from 0.001 N(0,1) noise, within 0.031; CE(f(x_adv), y) +
-    beta * kappa * KL(softmax f(x) || softmax f(x_adv)). 'f' (after Wong et al. 2020): start from x,
-    within epsilon; CE(f(x_adv), y).
+    Returns (loss, logits of x_adv), both in the model's own mode.
     """
-    if style == "f":
-        adversarial = sign_steps(model, pixels, labels, start=pixels, epsilon=epsilon)
-        logits = model(adversarial)
-        return F.cross_entropy(logits, labels), logits
-    noise = TRADES_NOISE * torch.randn(pixels.shape, generator=draws).to(pixels.device)
-    adversarial = sign_steps(model, pixels, labels, start=pixels + noise, epsilon=TRADES_EPSILON)
+    del draws  # it starts at the images themselves
+    adversarial = adversarial_views(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
     logits = model(adversarial)
-    distance = F.kl_div(
-        F.log_softmax(logits, 1), F.log_softmax(model(pixels), 1), reduction="batchmean", log_target=True
-    )
-    return F.cross_entropy(logits, labels) + beta * KAPPA * distance, logits
+    return F.cross_entropy(logits, labels), logits
+
+
+def trades(model, pixels, labels, *, settings, draws):
+    """CE(f(x_adv), y) + beta * kappa * KL(softmax f(x) || softmax f(x_adv)), beta settings.trades_beta.
+
+    After TRADES (Zhang et al., ICML 2019). x_adv: ten sign steps from x + 0.001 N(0, 1), drawn from `draws`,
+    within 0.031. KL is summed over classes and averaged over the mini-batch. Returns (loss, logits of x_adv),
+    both in the model's own mode.
+    """
+    noise = TRADES_NOISE * torch.randn(pixels.shape, generator=draws).to(pixels.device)
+    start = pixels + noise
+    adversarial = adversarial_views(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
+    logits = model(adversarial)
+    clean, moved = F.log_softmax(model(pixels), 1), F.log_softmax(logits, 1)
+    distance = F.kl_div(moved, clean, reduction="batchmean", log_target=True)
+    return F.cross_entropy(logits, labels) + settings.trades_beta * KAPPA * distance, logits

@@ -2,7 +2,7 @@
 
 import torch
 
-from guard.method.regularizers import _AtImages, normalized
+from guard.method.regularizers import AtImages, normalized
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
 
@@ -38,7 +38,7 @@ def measure(network, x, y, h, iterations=20, generator=None):
     Lanczos steps from a random direction (drawn on the CPU from `generator`).
     """
     with frozen_eval(network), folded(network):
-        at = _AtImages(network, x, y, second_order=True)
+        at = AtImages(network, x, y, second_order=True)
 
         def hessian_times(direction):
             (product,) = torch.autograd.grad(at.gradient, at.x, direction, retain_graph=True)

@@ -1,13 +1,31 @@
-"""What a student is trained with."""
+"""What a student is trained with: each loss is a row of guard.registry.STUDENT_LOSSES.
+
+All take (student_logits, teacher_logits, targets, temperature) and give the mean over the mini-batch. The
+first three are (N, classes). targets: the share of each class in each image, which are its hard labels, mixed
+in the proportion in which its pixels are.
+"""
 
 import torch.nn.functional as F
 
+CROSS_ENTROPY_SHARE = 0.025  # of `squared_error`, as in EDC's code
 
-def student_loss(student_logits, teacher_logits, temperature):
-    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, no factor T^2 (SRe2L's)."""
-    return F.kl_div(
-        F.log_softmax(student_logits / temperature, 1),
-        F.log_softmax(teacher_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
+
+def kullback_leibler(student_logits, teacher_logits, targets, temperature):
+    """KL(softmax(teacher / T) || softmax(student / T)), without a factor T^2 (SRe2L, Yin et al. 2023)."""
+    del targets
+    student = F.log_softmax(student_logits / temperature, 1)
+    teacher = F.log_softmax(teacher_logits / temperature, 1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def squared_error(student_logits, teacher_logits, targets, temperature):
+    """mean (s - t)^2 of the logits + 0.025 CE(s, targets) (EDC, Shao et al. 2024); it has no temperature."""
+    del temperature
+    cross_entropy = F.cross_entropy(student_logits, targets)
+    return F.mse_loss(student_logits, teacher_logits) + CROSS_ENTROPY_SHARE * cross_entropy
+
+
+def hard_cross_entropy(student_logits, teacher_logits, targets, temperature):
+    """CE(s, targets), with nothing of the teacher: what training on hard labels is."""
+    del teacher_logits, temperature
+    return F.cross_entropy(student_logits, targets)

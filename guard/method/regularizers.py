@@ -1,12 +1,16 @@
-"""The teacher's regularizers."""
+"""The curvature regularizers of the teacher, and gradient regularization.
 
-from typing import NamedTuple
+Notation: f the network on normalized images x, l_i the cross-entropy of image i alone, L their mean over the
+mini-batch of B images, z_i = h * grad l_i / ||grad l_i||, a constant. Sources: CURE (Moosavi-Dezfooli et al.,
+CVPR 2019), GUARD (Xue et al., AAAI 2025).
+"""
 
 import torch
 import torch.nn.functional as F
 
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
+from guard.registry import REGULARIZERS, function_of
 from guard.run.devices import widened
 from guard.run.processes import sum_over_processes
 
@@ -24,7 +28,7 @@ def normalized(gradient, length=1.0):
     return (flat * (length / torch.where(norm > 0, norm, 1))).view_as(gradient)
 
 
-class _AtImages:
+class AtImages:
     """Loss and input gradient at x, made once and shared by z and by every penalty that needs them.
 
     losses: (B,) cross-entropy of each image. gradient: (B, ...) grad l_i at x_i. With second_order both
@@ -50,81 +54,68 @@ class _AtImages:
         return (gradient - self.gradient).flatten(1)
 
 
-def _gradient_norm(at, h, batch_size):
-    # L is the mean over the batch, so each image's gradient of L carries 1/B.
+def gradient_norm(at, h, batch_size):
+    """mean_i ||grad_x L(x + z)_i - grad_x L(x)_i||, as in CURE and in GUARD's code for CIFAR.
+
+    L is the mean over the mini-batch, so each image's gradient of L carries a factor 1/B.
+    """
     return (at.gradient_change(h).norm(dim=1) / batch_size).mean()
 
 
-def _gradient_squared(at, h, batch_size):
+def gradient_squared(at, h, batch_size):
+    """mean_i ||grad_x l_i(x_i + z_i) - grad_x l_i(x_i)||^2, without 1/B: the literature's squared form."""
+    del batch_size
     return at.gradient_change(h).square().sum(1).mean()
 
 
-def _loss(at, h, batch_size):
+def loss_difference(at, h, batch_size):
+    """|L(x + z) - L(x)|, as in GUARD's code for data sets other than CIFAR."""
     difference = F.cross_entropy(widened(at.network(at.shifted(h))), at.y) - at.losses.mean()
-    # |difference| of the whole batch, of which this may be one process's share: its sign is that of all
-    # shares together.
+    # This may be one process's share of the mini-batch: the sign is that of all shares together.
     mine = difference.detach() * (len(at.x) / batch_size) if len(at.x) else torch.zeros_like(difference)
     return sum_over_processes(mine).sign() * difference
 
 
-class Form(NamedTuple):
-    """A regularizer: its function, whether that differentiates the gradient at x, which coefficient it
-    takes.
+def gradient_regularization(at, batch_size):
+    """mean_i ||grad_x L(x)_i||, with its second-order part, so that it reaches the weights.
+
+    (The original reads .grad after backward(), which the weights never see.)
     """
-
-    function: object
-    second_order: bool
-    coefficient: str
+    return (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
 
 
-FORMS = {
-    "gradient-norm": Form(_gradient_norm, True, "lambda"),
-    "gradient-squared": Form(_gradient_squared, True, "lambda"),
-    "loss": Form(_loss, False, "beta"),
-}
+def second_order(settings):
+    """Whether a regularizer that is on in `settings` (settings.Pretrain) differentiates twice."""
+    curvature = settings.curvature and REGULARIZERS[settings.regularizer].second_order
+    return settings.gradient_regularization or curvature
 
 
-def penalty(
-    network,
-    x,
-    y,
-    *,
-    regularizer=None,
-    lambda_=0.0,
-    h=3.0,
-    beta=0.0,
-    gradient_regularization=False,
-    batch_size=None,
-):
-    """What is added to the teacher's ordinary loss: coefficient times each regularizer that is on, a
-    scalar with graph.
+def penalty(settings, network, x, y, batch_size=None):
+    """What is added to the teacher's ordinary loss: a scalar with a graph to the weights.
 
-    network: normalized images (B, 3, S, S) to logits. y: labels (B,). regularizer: a name of FORMS or
-    None. h: length of z in normalized-image units. gradient_regularization: add beta * mean_i ||grad_x
-    L(x)_i||, here with its second-order part, so that it reaches the weights (the original reads .grad
-    after backward(), which the weights never see). batch_size: B of the whole batch where x is one
-    process's share of it. The network is in eval mode meanwhile, its statistics and mode are untouched,
-    and a zero gradient gives z_i = 0 and no NaN.
+    It is the sum of the regularizers that are on in `settings` (settings.Pretrain), each times its own
+    coefficient.
+    network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,) labels.
+    batch_size: B of the whole mini-batch, where x is one process's share of it. The network is in eval mode
+    meanwhile; its running statistics and its mode stay as they are. A zero gradient gives z_i = 0, no NaN.
     """
     batch_size = batch_size or len(x)
-    form = FORMS[regularizer] if regularizer else None
     with frozen_eval(network, freeze=False), folded(network):
-        at = _AtImages(
-            network, x, y, second_order=gradient_regularization or bool(form and form.second_order)
-        )
+        at = AtImages(network, x, y, second_order=second_order(settings))
         total = x.new_zeros(())
-        if form:
-            total = total + {"lambda": lambda_, "beta": beta}[form.coefficient] * form.function(
-                at, h, batch_size
-            )
-        if gradient_regularization:
-            total = total + beta * (at.gradient.flatten(1).norm(dim=1) / batch_size).mean()
+        if settings.curvature:
+            row = REGULARIZERS[settings.regularizer]
+            regularizer, coefficient = function_of(row.function), getattr(settings, row.coefficient)
+            total = total + coefficient * regularizer(at, settings.h, batch_size)
+        if settings.gradient_regularization:
+            total = total + settings.gradient_beta * gradient_regularization(at, batch_size)
     return total
 
 
-def take_part(regularizer, where):
-    """What a process without images of a batch has to do while the others compute its `penalty`: add
-    nothing to their sums.
+def take_part(settings, device):
+    """What a process without images of a mini-batch does while the others compute their `penalty`.
+
+    It adds nothing to the sums that they make.
     """
-    if regularizer == "loss":
-        sum_over_processes(torch.zeros((), device=where))
+    if settings.curvature and REGULARIZERS[settings.regularizer].sums:
+        sum_over_processes(torch.zeros((), device=device))

@@ -12,9 +12,10 @@ from torch import nn
 from torchvision import models as torchvision_models
 from torchvision.models.vision_transformer import VisionTransformer
 
-from guard import cli, ending, recipes
+from guard import cli, ending, recipes, registry
 from guard.errors import UserError
-from guard.recipes import STEMS
+from guard.registry import MODELS
+from guard.settings import STEMS
 
 
 class PixelModel(nn.Module):
@@ -58,11 +59,12 @@ class ConvNet(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(width * (image_size // 2**blocks) ** 2, classes))
 
 
-def _convnet(classes, image_size, stem, width):
+def convnet(classes, image_size, stem, width):
+    del stem  # it has but one
     return ConvNet(classes, image_size, width)
 
 
-def _resnet(classes, image_size, stem, name):
+def resnet(classes, image_size, stem, name):
     network = torchvision_models.get_model(name, weights=None, num_classes=classes)
     if stem != "standard":
         stride, padding = {"tiny": (2, 3), "cifar": (1, 1)}[stem]
@@ -72,8 +74,12 @@ def _resnet(classes, image_size, stem, name):
     return network
 
 
-def _vit(classes, image_size, stem, width, heads):
-    # /16 at the usual sizes; small images get the 8x8 patches that 16 pixels would not leave them.
+def vit(classes, image_size, stem, width, heads):
+    """A vision transformer of 12 layers with 16x16 patches.
+
+    Small images get the 8x8 patches that 16 pixels would not leave them.
+    """
+    del stem
     patch = 16 if image_size >= 112 else max(2, image_size // 8)
     return VisionTransformer(
         image_size,
@@ -86,24 +92,13 @@ def _vit(classes, image_size, stem, width, heads):
     )
 
 
-def _torchvision(classes, image_size, stem, name):
+def of_torchvision(classes, image_size, stem, name):
+    """A classifier of torchvision by torchvision's own name."""
+    del stem
     extra = {"image_size": image_size} if name.startswith("vit_") else {}
-    extra |= {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if name in ("googlenet", "inception_v3"):
+        extra |= {"aux_logits": False, "init_weights": True}
     return torchvision_models.get_model(name, weights=None, num_classes=classes, **extra)
-
-
-MODELS = {
-    "convnet": functools.partial(_convnet, width=128),
-    "convnet-32": functools.partial(_convnet, width=32),
-    "convnet-64": functools.partial(_convnet, width=64),
-    "resnet18": functools.partial(_resnet, name="resnet18"),
-    "resnet34": functools.partial(_resnet, name="resnet34"),
-    "resnet50": functools.partial(_resnet, name="resnet50"),
-    "resnet101": functools.partial(_resnet, name="resnet101"),
-    "vit": functools.partial(_vit, width=192, heads=3),
-    "vits": functools.partial(_vit, width=384, heads=6),
-    "vitb": functools.partial(_torchvision, name="vit_b_16"),
-}
 
 
 def check_name(name):
@@ -123,7 +118,8 @@ def build(name, *, classes, image_size, stem, mean, std):
     that the network cannot take.
     """
     check_name(name)
-    make = MODELS.get(name) or functools.partial(_torchvision, name=name)
+    row = MODELS.get(name, registry.Model("guard.networks.models:of_torchvision", {"name": name}))
+    make = functools.partial(registry.function_of(row.function), **row.settings)
     if stem not in STEMS:
         raise UserError(f"there is no stem '{stem}'; there are {', '.join(STEMS)}")
     try:

@@ -2,15 +2,15 @@
 and the model.
 """
 
-import functools
 import math
 
 import pytest
 import torch
 from conftest import pixel_model
 
-from guard import attacks
+from guard import attacks, registry
 from guard.attacks import metrics, robustness
+from guard.attacks.cw import carlini_wagner
 from guard.bench import reference
 from guard.data.images import Packed
 from guard.errors import UserError
@@ -37,8 +37,8 @@ def model(network):
 @pytest.fixture(autouse=True)
 def short_square(monkeypatch):
     """Square with 150 queries in place of 5,000: what is tested here does not depend on their number."""
-    short = functools.partial(attacks.square, queries=150, p_init=0.8)
-    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(function=short))
+    short = {"queries": 150, "p_init": 0.8}
+    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(settings=short))
 
 
 def data(count, start=0):
@@ -94,7 +94,7 @@ def test_carlini_wagner_is_the_naive_loop(model, c):
     images, labels = data(16, 300)
     standing = ~attacks.wrong(model, images, labels)
     images, labels = images[standing], labels[standing]
-    found, broken = attacks.carlini_wagner(
+    found, broken = carlini_wagner(
         model,
         images,
         labels,
@@ -257,7 +257,7 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
     monkeypatch.setitem(attacks.ATTACKS, "two", attacks.Attack(None, "", parts=("apgd-ce-10", "pgd20")))
     monkeypatch.setitem(attacks.PROTOCOLS, "alone", ("two",))
     monkeypatch.setitem(attacks.PROTOCOLS, "after", ("pgd20", "two"))
-    runs, function = [], attacks.ATTACKS["pgd20"].function
+    runs, function = [], registry.function_of(attacks.ATTACKS["pgd20"].function)
     monkeypatch.setitem(
         attacks.ATTACKS,
         "pgd20",

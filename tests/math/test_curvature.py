@@ -8,6 +8,7 @@ from torch import nn
 
 from guard.bench import reference
 from guard.method import curvature, regularizers
+from guard.settings import Pretrain
 
 H = 0.7
 FORMS = {
@@ -25,17 +26,16 @@ FORMS = {
 
 
 def ours(form, network, x, y):
-    regularizer = {"gradient-regularization": None, "both": "gradient-norm"}.get(form, form)
-    return regularizers.penalty(
-        network,
-        x,
-        y,
-        regularizer=regularizer,
+    settings = Pretrain(
+        curvature=form != "gradient-regularization",
+        regularizer={"gradient-regularization": "loss", "both": "gradient-norm"}.get(form, form),
         lambda_=3.0,
-        beta=0.5,
+        loss_beta=0.5,
+        gradient_beta=0.5,
         h=H,
         gradient_regularization=form in ("gradient-regularization", "both"),
     )
+    return regularizers.penalty(settings, network, x, y)
 
 
 def weight_gradients(value, network):
@@ -155,23 +155,10 @@ def test_no_pass_is_made_twice(form, forwards, gradients, network, batch, monkey
 
 def test_share_of_a_batch_uses_the_whole_batch_size(network, batch):
     x, y = batch
-    whole = regularizers.penalty(
-        network, x, y, regularizer="gradient-norm", lambda_=1.0, h=H, beta=0.2, gradient_regularization=True
-    )
+    settings = Pretrain(curvature=True, lambda_=1.0, h=H, gradient_beta=0.2, gradient_regularization=True)
+    whole = regularizers.penalty(settings, network, x, y)
     parts = [
-        regularizers.penalty(
-            network,
-            x[a:b],
-            y[a:b],
-            regularizer="gradient-norm",
-            lambda_=1.0,
-            h=H,
-            beta=0.2,
-            gradient_regularization=True,
-            batch_size=5,
-        )
-        * (b - a)
-        / 5
+        regularizers.penalty(settings, network, x[a:b], y[a:b], batch_size=5) * (b - a) / 5
         for a, b in ((0, 2), (2, 5))
     ]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)

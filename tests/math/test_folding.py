@@ -85,7 +85,7 @@ NETWORKS = {
     "not to be traced": (Untraceable, 0),
     "convnet": (lambda: models.ConvNet(3, 8, width=5), 3),
     "synchronized": (lambda: synchronized(models.ConvNet(3, 8, width=5)), 3),
-    "resnet18": (lambda: models.MODELS["resnet18"](3, 8, "cifar"), 20),
+    "resnet18": (lambda: models.resnet(3, 8, "cifar", "resnet18"), 20),
 }
 
 

@@ -38,12 +38,10 @@ def test_as_strong_as_the_reference(name, networks, digits):
 @pytest.mark.parametrize("which", ["plain", "GUARD"])
 def test_sequences_of_ten_steps_as_strong_as_the_reference(which, networks, digits, monkeypatch):
     """AutoAttack as published, but for the queries of Square, which are cut to 100 on both sides."""
-    from functools import partial
-
     monkeypatch.setitem(
         attacks.ATTACKS,
         "square",
-        attacks.ATTACKS["square"]._replace(function=partial(attacks.square, queries=100, p_init=0.8)),
+        attacks.ATTACKS["square"]._replace(settings={"queries": 100, "p_init": 0.8}),
     )
     steps = [
         ("APGD", {"steps": 10, "seed": 0}),

@@ -4,6 +4,7 @@ belong are refused by name.
 
 import copy
 import dataclasses
+import math
 import shutil
 
 import numpy
@@ -16,9 +17,10 @@ from guard.data.images import Packed
 from guard.distilled import label_store, soft_labels
 from guard.method import losses
 from guard.networks import checkpoint
-from guard.recipes import Train, recipe
+from guard.recipes import recipe
 from guard.run import storage
 from guard.run.seeds import generator
+from guard.settings import Train
 from train import student
 
 RECIPE = soft_labels.LabelRecipe(
@@ -111,11 +113,36 @@ def test_teacher_mode_train_uses_the_batchs_statistics_and_keeps_the_running_one
     )
 
 
-def test_student_loss_is_the_formula():
+def test_student_losses_are_the_formulas():
     one, other = torch.randn(2, 6, 5, generator=generator("logits"), dtype=torch.float64)
-    assert losses.student_loss(one, other, 20.0).item() == pytest.approx(
-        reference.student_loss(other, one, 20.0).item(), rel=1e-12
+    targets = torch.rand(6, 5, generator=generator("targets"), dtype=torch.float64)
+    targets /= targets.sum(1, keepdim=True)
+    expected = reference.student_loss(other, one, 20.0).item()
+    assert losses.kullback_leibler(one, other, targets, 20.0).item() == pytest.approx(expected, rel=1e-12)
+    cross_entropy = 0.0
+    for logits, shares in zip(one, targets):
+        for logit, share in zip(logits, shares):
+            cross_entropy += share.item() * (math.log(logits.exp().sum()) - logit.item()) / len(one)
+    squares = (
+        sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), other.flatten().tolist())) / one.numel()
     )
+    assert losses.hard_cross_entropy(one, other, targets, 20.0).item() == pytest.approx(cross_entropy)
+    found = losses.squared_error(one, other, targets, 20.0).item()
+    assert found == pytest.approx(squares + 0.025 * cross_entropy)
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "none"])
+def test_targets_are_mixed_like_the_pixels(mix, images):
+    """Images of one colour for each class: the share of a class is the share of its colour."""
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    pixels = colours[images.labels].view(-1, 3, 1, 1).expand(-1, -1, 16, 16).contiguous()
+    coloured = Packed(pixels, images.labels, images.classes)
+    settings = dataclasses.replace(recipe("imagenette").relabel, mix=mix, augmentation="none", batch_size=5)
+    wanted = soft_labels.label_recipe(settings, coloured, 0)
+    rows = soft_labels.draw_epoch(wanted, len(coloured), 16, 3, 0)
+    for batch in soft_labels.batches_of(rows, 5):
+        shown = soft_labels.look(coloured, batch).mean((2, 3))
+        torch.testing.assert_close(soft_labels.targets_of(coloured, batch), shown, rtol=0, atol=1e-6)
 
 
 def test_online_labels_give_the_same_student_as_the_store(toy, tmp_path):

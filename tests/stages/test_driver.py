@@ -79,12 +79,17 @@ GOLDEN = {
     "-d cifar100 -p -G -B 0.5 -v t": {
         "dataset": "cifar100",
         "model": "resnet18",
-        "pretrain": "--gradient-regularization --beta 0.5 --adversarial t ",
+        "pretrain": "--gradient-regularization --loss-beta 0.5 --gradient-beta 0.5 --trades-beta 0.5 --adversarial t ",
     },
     "-d tiny-imagenet -p -C -G -v f -h 0.01": {
         "dataset": "tiny-imagenet",
         "model": "resnet18",
-        "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 ",
+        "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 --epsilon 0.01 ",
+    },
+    "-p -v f": {"pretrain": "--adversarial f --epsilon 1.5 "},
+    "-p -I random -r data/here": {
+        "root": "data/here",
+        "recover": "--method random --root data/here ",
     },
     "-d wolf -A -y 7 -x cda": {
         "dataset": "wolf",
@@ -144,7 +149,7 @@ WRONG = {
     "-p -l -1": "--lambda",
     "-p -h 0": "--h",
     "-p -h nan": "--h",
-    "-p -B x": "--beta",
+    "-p -B x": "--loss-beta",
     "-p -v z": "--adversarial",
     "-b ten": "--r-bn",
     "-b -1": "--r-bn",
@@ -188,7 +193,7 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
 def test_help_names_every_flag():
     done = run_sh("--help")
     assert done.returncode == 0
-    assert all(f"\n  -{flag} " in done.stdout for flag in "drxyYmpeclhCGBvbaiAzusognf")
+    assert all(f"\n  -{flag} " in done.stdout for flag in "drxyYmpeclhCGBvbaiAIzusognf")
 
 
 def test_a_stage_that_fails_stops_the_run(tmp_path):

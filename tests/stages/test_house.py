@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from guard import recipes
+from guard.settings import STAGES
 
 PACKAGES = ("data", "guard", "pretrain", "recover", "relabel", "train")
 SOURCES = sorted(
@@ -29,7 +29,7 @@ def names_read(path):
 def test_every_setting_is_read_where_its_stage_works():
     """A field of a recipe, and so its flag, that no code reads would be a flag that does nothing."""
     read_in = {"relabel": ("guard", "relabel"), "evaluate": ("train",)}
-    for stage, made in recipes.STAGES.items():
+    for stage, made in STAGES.items():
         text = "\n".join(
             path.read_text()
             for folder in read_in.get(stage, (stage,))
@@ -141,7 +141,7 @@ def test_nothing_needs_a_folder_outside_the_repository():
 
 def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
     """As in `bash results/reproduce.sh main -n | head -1`."""
-    code = "from guard import cli; cli.run(lambda: [print('line', flush=True) for _ in range(100_000)])"
+    code = "from guard import ending; ending.run(lambda: [print('line', flush=True) for _ in range(100_000)])"
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'],
         cwd=ROOT,

@@ -414,7 +414,7 @@ def test_a_process_without_images_in_the_last_batch_takes_part(more, toy, tmp_pa
         *SHORT,
         "--regularizer",
         "loss",
-        "--beta",
+        "--loss-beta",
         1,
     ]
     both(tmp_path, *words, "--output", tmp_path / "three", *more, processes=3)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from guard.recipes import as_dict, recipe, relabel_batch_size
+from guard.recipes import recipe, relabel_batch_size
+from guard.settings import as_dict
 
 IMAGENET_FAMILY = {
     "pretrain": {
@@ -82,7 +83,9 @@ REGULARIZER = {
         "regularizer": "gradient-norm",
         "lambda": 100.0,
         "h": 3.0,
-        "beta": 1e-4,
+        "loss_beta": 1e-4,
+        "gradient_beta": 1e-4,
+        "trades_beta": 1e-4,
         "curvature": False,
         "gradient_regularization": False,
         "adversarial": "none",

@@ -18,6 +18,7 @@ from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.run import records, storage
 from guard.run.progress import Progress
+from guard.settings import as_dict
 
 
 def pretrain(root, output, *more):
@@ -71,7 +72,7 @@ def test_the_teachers_checkpoint_and_record_say_how_it_was_made(toy):
     )
     assert all(
         record["settings"][name] == value
-        for name, value in recipes.as_dict(recipes.recipe("toy").pretrain).items()
+        for name, value in as_dict(recipes.recipe("toy").pretrain).items()
         if name in ("learning_rate", "augmentation", "lambda")
     )
 
@@ -100,11 +101,11 @@ def test_neither_the_pixel_cache_nor_the_number_of_workers_changes_anything(tmp_
     "flags",
     [
         ["--curvature"],
-        ["--curvature", "--regularizer", "loss", "--beta", "1"],
+        ["--curvature", "--regularizer", "loss", "--loss-beta", "1"],
         ["--curvature", "--regularizer", "gradient-squared", "--lambda", "1"],
-        ["--gradient-regularization", "--beta", "5"],
+        ["--gradient-regularization", "--gradient-beta", "5"],
         ["--adversarial", "t"],
-        ["--adversarial", "f", "--h", "0.01"],
+        ["--adversarial", "f", "--epsilon", "0.01"],
         ["--clip-grad-norm", "0.1"],
     ],
 )
@@ -446,7 +447,7 @@ def test_help_gives_each_setting_its_default_for_the_family(module, capsys):
 
     general, cifar = entries(), entries("--dataset", "cifar10")
     stage = module.split(".")[-1]
-    for name, value in recipes.as_dict(getattr(recipes.recipe("cifar10"), stage)).items():
+    for name, value in as_dict(getattr(recipes.recipe("cifar10"), stage)).items():
         flag = f"--{name.replace('_', '-')}"
         shown = (
             {True: "on", False: "off"}[value]

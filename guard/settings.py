@@ -1,0 +1,304 @@
+"""Every setting of every stage: one frozen dataclass for each stage, its flag's help and limits beside each field.
+
+guard.cli makes the flags from the fields; guard.recipes holds what a family of data sets has in place of the
+defaults here. Only the standard library is used, so that flags are checked, and `--help` is printed, before
+anything heavy is imported.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+
+from guard import registry
+
+AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
+STEMS = ("standard", "tiny", "cifar")
+PRECISIONS = ("fp32", "tf32", "bf16")
+PROTOCOLS = (*registry.PROTOCOLS, "both")
+
+
+def setting(
+    default, text, *, unit="", choices=None, low=None, high=None, above=None, flag=None, several=False
+):
+    """A field: its default, help text and unit, and what is allowed.
+
+    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`, numbers with
+    commas between them make a tuple. The default of the field itself means "as before": artifacts that were
+    made before there was such a field count as made with it, so a family's row may have another.
+    """
+    metadata = {
+        "text": text,
+        "unit": unit,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "flag": flag,
+        "several": several,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def precision():
+    """The setting that every stage with a network of its own to run has; evaluation is always in fp32."""
+    return setting(
+        "fp32",
+        "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast",
+        choices=PRECISIONS,
+    )
+
+
+def channels_last():
+    return setting(
+        False,
+        "keep the colour channels of a pixel beside each other in memory, which some machines compute faster",
+    )
+
+
+def compiled():
+    return setting(
+        False,
+        "let torch.compile fuse the network's operations: takes a C++ compiler on the CPU, and some minutes"
+        " at the start",
+    )
+
+
+def synced_norm():
+    return setting(
+        False, "with several processes: batch norm over the whole batch instead of over each process's share"
+    )
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """The teacher: network, views, optimizer, and what is added to its loss (Xue et al. 2025, section 4)."""
+
+    model: str = setting("resnet18", "network of the teacher; one of ours or any classifier of torchvision")
+    image_size: int = setting(224, "side of the images that the network sees", unit="pixels", low=8)
+    stem: str = setting(
+        "standard",
+        "first layers of a ResNet: standard, tiny (3x3, stride 2, padding 3) or cifar (3x3, stride 1), the"
+        " last two without max-pool",
+        choices=STEMS,
+    )
+    augmentation: str = setting(
+        "resized-crop",
+        "views in training: resized-crop and pad-crop with flips, shift is a pad-crop without",
+        choices=AUGMENTATIONS,
+    )
+    images: int = setting(0, "train on the first N images of each class; 0 for all", unit="images", low=0)
+    epochs: int = setting(50, "passes over the training images", unit="epochs", low=1)
+    batch_size: int = setting(32, "images per step", unit="images", low=1)
+    learning_rate: float = setting(0.025, "SGD's learning rate, cosine to 0 by epoch", above=0.0)
+    momentum: float = setting(0.9, "SGD's momentum", low=0.0, high=1.0)
+    weight_decay: float = setting(1e-4, "SGD's weight decay", low=0.0)
+    clip_grad_norm: float = setting(
+        0.0, "largest norm of the gradient of all weights together; 0 for no clipping", low=0.0
+    )
+    curvature: bool = setting(False, "GUARD: add the curvature regularizer to the loss")
+    regularizer: str = setting(
+        "gradient-norm", "form of the curvature regularizer", choices=tuple(registry.REGULARIZERS)
+    )
+    lambda_: float = setting(
+        100.0, "coefficient of gradient-norm and gradient-squared", low=0.0, flag="--lambda"
+    )
+    h: float = setting(
+        3.0, "length of the curvature regularizer's step along the gradient, in normalized images", above=0.0
+    )
+    loss_beta: float = setting(1e-4, "coefficient of the regularizer loss", low=0.0)
+    curvature_every: int = setting(
+        1, "add the regularizers at each N-th step only, with N times their weight", unit="steps", low=1
+    )
+    gradient_regularization: bool = setting(
+        False, "add the mean norm of the input gradient, times its beta, to the loss"
+    )
+    gradient_beta: float = setting(1e-4, "coefficient of gradient regularization", low=0.0)
+    adversarial: str = setting(
+        "none",
+        "adversarial training: t (TRADES style), f (ten sign steps)",
+        choices=("none", *registry.ADVERSARIAL_TEACHERS),
+    )
+    epsilon: float = setting(
+        2 / 255, "largest change of a pixel in adversarial training f", unit="[0,1] pixels", above=0.0
+    )
+    trades_beta: float = setting(1e-4, "coefficient of TRADES' divergence in adversarial training t", low=0.0)
+    precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
+    sync_batch_norm: bool = synced_norm()
+    curvature_images: int = setting(
+        256,
+        "validation images on which the teacher's curvature is measured at the end; 0 for none",
+        unit="images",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Distilled images: SRe2L (Yin et al. 2023), CDA's curriculum of crops (Yin and Shen 2024), and others.
+
+    The settings from `iterations` on are those of sre2l.
+    """
+
+    method: str = setting(
+        "sre2l",
+        "where the images come from: "
+        + "; ".join(f"{name}: {row.text}" for name, row in registry.IMAGE_METHODS.items()),
+        choices=tuple(registry.IMAGE_METHODS),
+    )
+    images_per_class: int = setting(10, "distilled images of each class", unit="images", low=1)
+    iterations: int = setting(2000, "steps of Adam on each image", unit="iterations", low=1)
+    r_bn: float = setting(0.01, "weight of the batch-norm loss", low=0.0)
+    step_size: float = setting(
+        0.25, "Adam's step size on normalized images, cosine to 0 by iteration", above=0.0
+    )
+    beta1: float = setting(0.5, "Adam's decay of the gradient's mean", low=0.0, high=1.0)
+    beta2: float = setting(0.9, "Adam's decay of the gradient's square", low=0.0, high=1.0)
+    first_layer_weight: float = setting(
+        10.0, "weight of the first batch-norm layer; the others have 1", low=0.0
+    )
+    crop: bool = setting(
+        True, "look at a random resized crop, perhaps flipped, in each iteration (--cda does so always)"
+    )
+    crop_scale: float = setting(
+        0.08,
+        "smallest share of the area that a crop keeps, and where CDA's curriculum ends",
+        above=0.0,
+        high=1.0,
+    )
+    roll: int = setting(32, "largest roll of the view along each axis", unit="pixels", low=0)
+    cda: bool = setting(
+        False, "CDA: the smallest crop falls from the whole image to the crop scale during the iterations"
+    )
+    cda_schedule: str = setting(
+        "cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step")
+    )
+    cda_milestone: float = setting(
+        1.0, "share of the iterations after which CDA's smallest crop stays", above=0.0, high=1.0
+    )
+    classes_per_problem: int = setting(
+        100, "classes that share one problem, one image of each", unit="classes", low=1
+    )
+    pack_images: int = setting(
+        0,
+        "images that go through the teacher together, in whole problems, at least one; 0 for as many as the"
+        " memory holds, up to 500 on a GPU, 100 on the CPU",
+        unit="images",
+        low=0,
+    )
+    precision: str = precision()
+    channels_last: bool = channels_last()
+    image_format: str = setting(
+        "png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg")
+    )
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """Soft labels for many views of each distilled image (FKD's way, Shen and Xing 2022)."""
+
+    epochs: int = setting(
+        300, "passes over the distilled images, each with its own views", unit="epochs", low=1
+    )
+    batch_size: int = setting(
+        0,
+        "images per batch, in relabelling and training alike; 0 for 10 times the images per class, at"
+        " most 100",
+        unit="images",
+        low=0,
+    )
+    augmentation: str = setting(
+        "resized-crop",
+        "views of the images: resized-crop and pad-crop with flips, shift is a pad-crop without",
+        choices=AUGMENTATIONS,
+    )
+    mix: str = setting("cutmix", "how the images of a batch are mixed", choices=("cutmix", "mixup", "none"))
+    mix_alpha: float = setting(1.0, "both parameters of the mixing weight's Beta distribution", above=0.0)
+    precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
+    teacher_mode: str = setting(
+        "eval",
+        "train makes the labels with each batch's own statistics (the original's way on CIFAR)",
+        choices=("eval", "train"),
+    )
+
+
+@dataclass(frozen=True)
+class Train:
+    """The student."""
+
+    model: str = setting("resnet18", "network of the student; one of ours or any classifier of torchvision")
+    loss: str = setting(
+        "kl",
+        "kl: divergence from the teacher's softmax; mse: squared error of the logits; cross-entropy: hard"
+        " labels alone",
+        choices=tuple(registry.STUDENT_LOSSES),
+    )
+    temperature: float = setting(20.0, "temperature of both softmaxes of kl", above=0.0)
+    learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine to 0 by epoch", above=0.0)
+    weight_decay: float = setting(
+        0.01, "AdamW's weight decay, on weights with more than one dimension", low=0.0
+    )
+    precision: str = precision()
+    channels_last: bool = channels_last()
+    compile: bool = compiled()
+    sync_batch_norm: bool = synced_norm()
+    evaluate_every: int = setting(
+        25, "epochs between measurements of the accuracy on val", unit="epochs", low=1
+    )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Clean and robust accuracy."""
+
+    protocol: str = setting("paper", "frozen set of attacks; both is paper and standard", choices=PROTOCOLS)
+    attacks: str = setting("", "names of attacks, with commas between them, in place of a protocol")
+    epsilon: float = setting(
+        1 / 255,
+        "largest change of a pixel in the L-inf attacks; 1/255 is the protocols' own, another makes it"
+        " custom",
+        unit="[0,1] pixels",
+        low=0.0,
+        high=1.0,
+        several=True,
+    )
+    images: int = setting(
+        0, "attack the first N validation images of each class; 0 for all", unit="images", low=0
+    )
+    attack_batch: int = setting(
+        0,
+        "images that an attack works on at a time; 0 for as many as the memory holds, up to 512 on a GPU, 100"
+        " on the CPU; no result depends on it",
+        unit="images",
+        low=0,
+    )
+
+
+STAGES = {"pretrain": Pretrain, "recover": Recover, "relabel": Relabel, "train": Train, "evaluate": Evaluate}
+
+
+# ---- settings of artifacts -----------------------------------------------------------------------
+
+
+def as_dict(settings):
+    """A stage's settings as plain values under the names of their flags, for records and manifests."""
+    return {name.rstrip("_"): value for name, value in dataclasses.asdict(settings).items()}
+
+
+def as_now(stage, found):
+    """The settings in an artifact that an earlier version may have made, under today's names.
+
+    found: what `as_dict` gave then; other names in it are left alone. What it lacks is filled in with the
+    default that means "as before", so that a new setting does not turn finished work into other work.
+    """
+    made = dict(found)
+    if stage == "pretrain" and "beta" in made:  # once the coefficient of three things, and h the epsilon too
+        beta = made.pop("beta")
+        made |= {"loss_beta": beta, "gradient_beta": beta, "trades_beta": beta}
+        if made.get("adversarial") == "f":
+            made["epsilon"] = made["h"]
+    for row in fields(STAGES[stage]):
+        made.setdefault(row.name.rstrip("_"), row.default)
+    return made
