@@ -87,6 +87,10 @@ def add_data(parser, required=True):
             " ROOT/NAME/{train,val}/CLASS/*.jpg"
         ),
     )
+    add_root(parser)
+
+
+def add_root(parser):
     parser.add_argument(
         "--root", "-r", default="data/raw", metavar="DIR", help="folder that holds the data sets [data/raw]"
     )

@@ -1,8 +1,9 @@
-"""Every setting of every stage: one frozen dataclass for each stage, its flag's help and limits beside each field.
+"""Every setting of every stage: one frozen dataclass for each stage, its flag's help and limits beside
+each field.
 
-guard.cli makes the flags from the fields; guard.recipes holds what a family of data sets has in place of the
-defaults here. Only the standard library is used, so that flags are checked, and `--help` is printed, before
-anything heavy is imported.
+guard.cli makes the flags from the fields; guard.recipes holds what a family of data sets has in place of
+the defaults here. Only the standard library is used, so that flags are checked, and `--help` is printed,
+before anything heavy is imported.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ def setting(
 ):
     """A field: its default, help text and unit, and what is allowed.
 
-    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`, numbers with
-    commas between them make a tuple. The default of the field itself means "as before": artifacts that were
-    made before there was such a field count as made with it, so a family's row may have another.
+    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
+    numbers with commas between them make a tuple. The default of the field itself means "as before":
+    artifacts that were made before there was such a field count as made with it, so a family's row may
+    have another.
     """
     metadata = {
         "text": text,
@@ -301,4 +303,24 @@ def as_now(stage, found):
             made["epsilon"] = made["h"]
     for row in fields(STAGES[stage]):
         made.setdefault(row.name.rstrip("_"), row.default)
+    return made
+
+
+# Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
+SETTINGS_IN_KEYS = {
+    "pretrain": {"": "pretrain"},
+    "recover": {"settings": "recover"},
+    "relabel": {"recipe": "relabel"},
+    "train": {"": "train", "labels": "relabel"},
+}
+
+
+def comparable(stage, key):
+    """What decides a stage's result, as an earlier version may have written it, under today's names."""
+    made = dict(key)
+    for name, settings_of in SETTINGS_IN_KEYS.get(stage, {}).items():
+        if not name:
+            made = as_now(settings_of, made)
+        elif isinstance(made.get(name), dict):
+            made[name] = as_now(settings_of, made[name])
     return made

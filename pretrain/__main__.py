@@ -43,7 +43,7 @@ def main(argv):
             output=options.output,
             log=options.record,
             seed=options.seed,
-            device=options.device,
+            device_name=options.device,
             workers=options.workers,
             force=options.force,
         )

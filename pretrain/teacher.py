@@ -1,8 +1,7 @@
 """Stage pretrain: a teacher, ordinary, with curvature regularizers (GUARD, GR), or adversarially trained."""
 
-import contextlib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,23 +14,39 @@ from guard.errors import UserError
 from guard.method import curvature, regularizers, schedules
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
+from guard.networks.training import Training
 from guard.networks.weights import load_weights
 from guard.registry import ADVERSARIAL_TEACHERS, function_of
-from guard.run import devices, fingerprints, lock, processes, records, seeds, stage, storage
+from guard.run import devices, fingerprints, processes, seeds
 from guard.run.progress import Progress
+from guard.run.stage import Stage
 from guard.settings import as_dict
 
 # ---- setup ---------------------------------------------------------------------------------------
 
 
-def pretrain(settings, *, dataset, root, output, log, seed, device, workers, force):
+@dataclass(frozen=True)
+class Data:
+    """What a teacher is trained and measured on. train, val: holders of guard.data.images on the device."""
+
+    dataset: str
+    train: object
+    val: object
+    workers: int
+    device: torch.device
+
+    def accuracy(self, model):
+        """Percent of the validation images that `model` gets right."""
+        size = model.image_size
+        return robustness.accuracy(model, self.val, size, workers=self.workers, where=self.device)
+
+
+def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers, force):
     """Trains a teacher by `settings` (settings.Pretrain) and writes OUTPUT/checkpoint.pt and its record.
 
     A finished teacher with the same settings is left as it is; an interrupted one goes on. Raises
     UserError for a folder that holds a teacher with other settings, unless `force`.
     """
-    output = Path(output)
-    log = Path(log or output / "log.json")
     if settings.compile and regularizers.second_order(settings):
         raise UserError(
             "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
@@ -40,68 +55,38 @@ def pretrain(settings, *, dataset, root, output, log, seed, device, workers, for
     sources = [find.find(dataset, root, split) for split in ("train", "val")]
     find.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **as_dict(settings)}
-    with _alone(output, log), devices.joined(device) as where:
-        if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
+    work = Stage("pretrain", output, log=log, force=force, shared=True)
+    with work.entered(device_name) as device:
+        training = Training(work.output / "checkpoint.pt", "teacher")
+        if work.begin(training, key):
             return
-        records.begin(log, output / "checkpoint.pt")
-        train = images.load(sources[0], settings.image_size, settings.images).to(where)
-        val = images.load(sources[1], settings.image_size).to(where)
-        resume = stage.Resume(output / "resume.pt", key, force)
-        model, history = _train(settings, train, val, dataset, seed, where, workers, resume)
-        if processes.rank() == 0:
-            teacher = _checkpoint(settings, model, train.classes, dataset, seed, key)
-            _finish(
-                settings,
-                teacher,
-                model,
-                val,
-                output,
-                log,
-                where,
-                workers,
-                history=history,
-                seconds=resume.elapsed(),
-            )
-        processes.barrier()
+        train = images.load(sources[0], settings.image_size, settings.images).to(device)
+        val = images.load(sources[1], settings.image_size).to(device)
+        data = Data(dataset, train, val, workers, device)
+        model, history = _train(settings, data, seed, key, training)
+        _finish(work, settings, model, data, key, seed, history)
 
 
-def adopt(settings, *, weights, dataset, root, output, log, seed, device, workers, force):
-    """Makes a teacher of a plain state_dict of a known architecture (a file, or the name of
-    torchvision's own weights); its accuracy on val is measured and stored, so that a wrong class order
-    shows at once.
+def adopt(settings, *, weights, dataset, root, output, log, seed, device_name, workers, force):
+    """Makes a teacher of a plain state_dict of a known architecture.
+
+    weights: a file, or the name of torchvision's own weights. The accuracy on val is measured and stored, so
+    that a wrong order of the classes shows at once.
     """
-    output = Path(output)
-    log = Path(log or output / "log.json")
     origin = fingerprints.of_file(weights) if Path(weights).is_file() else weights
-    key = {
-        "dataset": dataset,
-        "weights": origin,
-        "model": settings.model,
-        "image_size": settings.image_size,
-        "stem": settings.stem,
-    }
-    with _alone(output, log), devices.joined(device) as where:
-        if checkpoint.finished(output / "checkpoint.pt", "teacher", key, force):
-            return
+    shape = {"model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
+    key = {"dataset": dataset, "weights": origin, **shape}
+    work = Stage("pretrain", output, log=log, force=force, shared=True)
+    with work.entered(device_name) as device:
+        training = Training(work.output / "checkpoint.pt", "teacher")
         source = find.find(dataset, root, "val")
-        val = images.load(source, settings.image_size).to(where)
         model = _build(settings, dataset, source.classes)
         load_weights(model.network, weights, settings.model)
-        model.to(where).eval()
-        records.begin(log, output / "checkpoint.pt")
-        if processes.rank() == 0:
-            teacher = _checkpoint(settings, model, source.classes, dataset, seed, key)
-            _finish(settings, teacher, model, val, output, log, where, workers, history=[], seconds=0.0)
-
-
-@contextlib.contextmanager
-def _alone(output, log):
-    """Waits for whoever makes the same teacher; but not for a record elsewhere, whose holder may be
-    waiting for this teacher.
-    """
-    elsewhere = [] if log.parent.resolve() == output.resolve() else [log.parent]
-    with lock.held(output, wait=True), lock.held(*elsewhere):
-        yield
+        if work.begin(training, key):
+            return
+        val = images.load(source, settings.image_size).to(device)
+        data = Data(dataset, val, val, workers, device)
+        _finish(work, settings, model.to(device).eval(), data, key, seed, history=[])
 
 
 # ---- model ---------------------------------------------------------------------------------------
@@ -148,9 +133,10 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
 # ---- loop ----------------------------------------------------------------------------------------
 
 
-def _train(settings, train, val, dataset, seed, where, workers, resume):
+def _train(settings, data, seed, key, training):
+    """(trained PixelModel in eval mode, history: a row for each epoch)."""
     seeds.seed_everything(seed, "teacher", "weights")
-    model = _build(settings, dataset, train.classes).to(where)
+    model = _build(settings, data.dataset, data.train.classes).to(data.device)
     layout.arrange(
         model.network,
         channels_last=settings.channels_last,
@@ -163,65 +149,63 @@ def _train(settings, train, val, dataset, seed, where, workers, resume):
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-    done, history = resume.restore(model, optimizer)
-    steps = -(-len(train) // settings.batch_size)
-    with Progress("teacher", settings.epochs * steps, "step", done * steps) as progress:
+    done, history = training.restore(model, optimizer)
+    steps = -(-len(data.train) // settings.batch_size)
+    about = f"{settings.model}, {settings.epochs} epochs of {len(data.train)} images{_additions(settings)}"
+    with Progress("teacher", settings.epochs * steps, "step", done * steps, about=about) as progress:
         for epoch in range(done, settings.epochs):
-            schedules.set_learning_rate(
-                optimizer, settings.learning_rate * schedules.cosine(epoch, settings.epochs)
-            )
-            row = _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress)
-            row["val accuracy"] = robustness.accuracy(
-                model, val, settings.image_size, workers=workers, where=where
-            )
+            factor = schedules.cosine(epoch, settings.epochs)
+            schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
+            row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
+            row["val accuracy"] = data.accuracy(model)
             history.append({"epoch": epoch + 1, **row})
-            progress.line(
-                f"epoch {epoch + 1}/{settings.epochs} "
-                + " ".join(f"{name} {value:.4g}" for name, value in row.items())
-            )
-            resume.save(epoch + 1, model, optimizer, history)
+            shown = " ".join(f"{name} {value:.4g}" for name, value in row.items())
+            progress.line(f"epoch {epoch + 1}/{settings.epochs} {shown}")
+            training.save(key, epoch + 1, model, optimizer, history)
     return model.eval(), history
 
 
-def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress):
+def _additions(settings):
+    """What is added to the ordinary loss, as words."""
+    added = []
+    if settings.curvature:
+        added.append(f"curvature regularizer {settings.regularizer}")
+    if settings.gradient_regularization:
+        added.append("gradient regularization")
+    if settings.adversarial != "none":
+        added.append(f"adversarial training {settings.adversarial}")
+    return "".join(f", {words}" for words in added)
+
+
+def _epoch(settings, model, optimizer, data, seed, epoch, progress):
+    """One pass over the training images; a row of the history."""
     share = (processes.rank(), processes.world_size())
-    passes = loading.TrainingEpoch(
-        train,
-        augmentation=settings.augmentation,
-        batch_size=settings.batch_size,
-        size=settings.image_size,
-        seed=seed,
-        epoch=epoch,
-        share=share,
-    )
+    views = {"augmentation": settings.augmentation, "size": settings.image_size}
+    order = {"batch_size": settings.batch_size, "seed": seed, "epoch": epoch, "share": share}
+    passes = loading.TrainingEpoch(data.train, **views, **order)
     draws = seeds.generator(seed, "teacher noise", epoch, processes.rank())
     seeds.seed_everything(seed, "teacher", epoch, processes.rank())  # dropout, where the network has it
     model.train()
-    total = torch.zeros(3, device=where, dtype=torch.float64)
-    for number, (pixels, labels) in enumerate(loading.batches(passes, workers, where)):
+    total = torch.zeros(3, device=data.device, dtype=torch.float64)  # loss, correct predictions, images
+    for number, (pixels, labels) in enumerate(loading.batches(passes, data.workers, data.device)):
         batch_size = len(passes.batches[number])
         optimizer.zero_grad()
-        loss, right = torch.zeros(2, device=where)
+        loss, right = torch.zeros(2, device=data.device)
         step = epoch * len(passes) + number
         if len(labels) or settings.sync_batch_norm:
-            with devices.computing(settings.precision, where):
-                loss, right = teacher_loss(
-                    settings, model, pixels, labels, batch_size=batch_size, step=step, draws=draws
-                )
+            given = {"batch_size": batch_size, "step": step, "draws": draws}
+            with devices.computing(settings.precision, data.device):
+                loss, right = teacher_loss(settings, model, pixels, labels, **given)
                 processes.share_of(loss, len(labels), batch_size).backward()
-        elif settings.curvature and step % settings.curvature_every == 0:
-            regularizers.take_part(settings, where)
+        elif step % settings.curvature_every == 0:
+            regularizers.take_part(settings, data.device)
         processes.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
-        total += torch.stack(
-            [
-                loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0]),
-                right,
-                right.new_tensor(len(labels)),
-            ]
-        )
+        # A share without images has a loss that is not a number.
+        summed = loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0])
+        total += torch.stack([summed, right, right.new_tensor(len(labels))])
         progress.step(loss=loss, epoch=epoch + 1)
     processes.average_statistics(model)
     loss, right, seen = processes.sum_over_processes(total).tolist()
@@ -236,66 +220,48 @@ def _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progr
 # ---- save ----------------------------------------------------------------------------------------
 
 
-def _checkpoint(settings, model, classes, dataset, seed, key):
-    return Checkpoint(
-        role="teacher",
-        dataset=dataset,
-        model=settings.model,
-        stem=settings.stem,
-        image_size=settings.image_size,
-        mean=model.mean.flatten().tolist(),
-        std=model.std.flatten().tolist(),
-        classes=list(classes),
-        seed=seed,
-        settings=key,
-        state=checkpoint.cpu_state(model.network),
-    )
-
-
-def _finish(settings, teacher, model, val, output, log, where, workers, history, seconds):
-    results = {
-        "val accuracy": robustness.accuracy(model, val, teacher.image_size, workers=workers, where=where)
-    }
-    if settings.curvature_images:
-        results["curvature"] = measure_curvature(
-            model, val, teacher.image_size, settings.curvature_images, settings.h, where
+def _finish(work, settings, model, data, key, seed, history):
+    """Measures the trained model, and writes checkpoint and record."""
+    teacher = None
+    if processes.rank() == 0:
+        teacher = Checkpoint(
+            role="teacher",
+            dataset=data.dataset,
+            model=settings.model,
+            stem=settings.stem,
+            image_size=settings.image_size,
+            mean=model.mean.flatten().tolist(),
+            std=model.std.flatten().tolist(),
+            classes=list(data.val.classes),
+            seed=seed,
+            settings=key,
+            state=checkpoint.cpu_state(model.network),
         )
-    teacher = replace(teacher, results=results)
-    with teacher.saving(output / "checkpoint.pt"):
-        records.update(
-            log,
-            "pretrain",
-            {
-                "settings": teacher.settings,
-                "seed": teacher.seed,
-                "results": results,
-                "history": history,
-                "seconds": seconds,
-                "checkpoint": str(output / "checkpoint.pt"),
-                "fingerprint": teacher.fingerprint,
-                "environment": records.environment(where),
-            },
-        )
-    storage.remove(output / "resume.pt")
-    print(f"teacher: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
+        results = {"val accuracy": data.accuracy(model)}
+        if settings.curvature_images:
+            results["curvature"] = measure_curvature(model, data, settings.curvature_images, settings.h)
+        teacher = replace(teacher, results=results)
+        entry = {"settings": key, "seed": seed, "results": results, "history": history}
+        entry |= {"checkpoint": str(work.ledger.path), "fingerprint": teacher.fingerprint}
+        said = f"{results['val accuracy']:.2f} % on val"
+    else:
+        entry, said = {}, ""
+    work.finish(teacher, said=said, **entry)
 
 
-def measure_curvature(model, val, size, count, h, where, batch_size=32):
-    """Means over `count` validation images, spread evenly over val, of the three curvatures of
-    curvature.measure.
-    """
+def measure_curvature(model, data, count, h, batch_size=32):
+    """Means of the three curvatures of curvature.measure over `count` validation images, spread evenly."""
+    val, device = data.val, data.device
     chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).round().long()
     sums = {}
     with Progress("curvature", len(chosen), "image") as progress:
         for part in chosen.split(batch_size):
-            x, labels = (
-                model.normalize(augment.as_float(val.validation(part, size).to(where))),
-                val.labels[part].to(where),
-            )
-            measured = curvature.measure(
-                model.network, x, labels, h, generator=seeds.generator("curvature", int(part[0]))
-            )
+            pixels = augment.as_float(val.validation(part, model.image_size).to(device))
+            draws = seeds.generator("curvature", int(part[0]))
+            x, labels = model.normalize(pixels), val.labels[part].to(device)
+            measured = curvature.measure(model.network, x, labels, h, generator=draws)
             for name, values in measured.items():
                 sums[name] = sums.get(name, 0.0) + values.double().sum().item()
             progress.step(len(part))
-    return {name: value / len(chosen) for name, value in sums.items()} | {"images": len(chosen), "h": h}
+    means = {name: value / len(chosen) for name, value in sums.items()}
+    return means | {"images": len(chosen), "h": h}

@@ -1,12 +1,14 @@
-"""Flags of stage recover; the work is in recover/recovery.py."""
+"""Flags of stage recover; the work is in recover/recovery.py, the methods in files of their own."""
 
 import sys
 
 from guard import cli, ending
 
-DESCRIPTION = """Recovers images from a teacher's batch-norm statistics (SRe2L), optionally with CDA's curriculum of crops.
+DESCRIPTION = """Makes distilled images: recovered from a teacher's running statistics (SRe2L, where asked
+for with CDA's curriculum of crops), or by another method.
 
-reads   TEACHER                 a checkpoint of stage pretrain, with batch norm
+reads   TEACHER                 a checkpoint of stage pretrain
+        ROOT/DATASET/train      for methods that look at training images
 writes  OUTPUT/CLASS/CLASS_N.png
         OUTPUT/manifest.json    the teacher's fingerprint, settings, seed, what each image hashes to"""
 
@@ -16,6 +18,7 @@ def main(argv):
     parser.add_argument(
         "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
     )
+    cli.add_root(parser)
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the images")
     options = parser.parse_args(argv)
@@ -25,15 +28,19 @@ def main(argv):
     def work():
         from recover import recovery
 
-        teacher = recovery.load_teacher(options.teacher)
+        # The method decides what a teacher must have, and it is no matter of a data set.
+        method = cli.resolve(options, options.dataset, "recover").method
+        teacher = recovery.load_teacher(options.teacher, method)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
         recovery.recover(
             settings,
             teacher,
+            dataset=options.dataset,
+            root=options.root,
             output=options.output,
             log=options.record,
             seed=options.seed,
-            device=options.device,
+            device_name=options.device,
             force=options.force,
         )
 

@@ -1,5 +1,9 @@
-"""SRe2L."""
+"""Image method sre2l: images that a teacher finds typical, from its weights and running statistics alone.
 
+SRe2L (Yin et al., NeurIPS 2023), with CDA's curriculum of crops (Yin and Shen, TMLR 2024) where asked for.
+"""
+
+import functools
 import math
 from dataclasses import dataclass
 
@@ -9,16 +13,18 @@ import torch.nn.functional as F
 from guard.data.augment import Sampler, Views, resized_crops
 from guard.method import schedules
 from guard.method.batch_statistics import BatchStatistics
-from guard.networks import models
+from guard.networks import memory, models
 from guard.run import devices, seeds
+from recover.recovery import Made, Part, Plan
 
-MOST_IMAGES = 500  # that go through the teacher together; a GPU is busy long before
+# ---- problems ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One optimization problem: the `number`-th image of each of these classes. Nothing passes between
-    problems.
+    """One optimization problem: the `number`-th image of each of these classes.
+
+    Nothing passes between problems.
     """
 
     number: int
@@ -30,38 +36,67 @@ class Problem:
 
 
 def problems_of(classes, images_per_class, classes_per_problem):
-    """All problems: for each image number, one per group of up to `classes_per_problem` classes."""
-    groups = [
-        tuple(range(start, min(start + classes_per_problem, classes)))
-        for start in range(0, classes, classes_per_problem)
-    ]
+    """All problems: for each image number, one for each group of up to `classes_per_problem` classes."""
+    groups = []
+    for start in range(0, classes, classes_per_problem):
+        groups.append(tuple(range(start, min(start + classes_per_problem, classes))))
     return [Problem(number, group) for number in range(images_per_class) for group in groups]
 
 
 def packs_of(problems, pack_images):
-    """Problems that are optimized together: runs of equal size, as many as have at most `pack_images`
-    images, at least one.
+    """Lists of problems that are optimized together.
 
-    A function of the recipe alone, so float32 rounding, too, is the same for any number of processes.
+    A pack has problems of equal size that follow each other: as many as have at most `pack_images`
+    images, but at least one. It depends on the settings alone, so rounding is the same for any number of
+    processes.
     """
     packs = []
     for problem in problems:
-        room = (
-            packs
-            and len(packs[-1][0].classes) == len(problem.classes)
-            and (len(packs[-1]) + 1) * len(problem.classes) <= pack_images
-        )
-        if room:
-            packs[-1].append(problem)
+        last = packs[-1] if packs else []
+        size = len(problem.classes)
+        if last and len(last[0].classes) == size and (len(last) + 1) * size <= pack_images:
+            last.append(problem)
         else:
             packs.append([problem])
     return packs
 
 
+def plan(request):
+    """The recover.recovery.Plan: a part for each pack of problems."""
+    settings = request.settings
+    problems = problems_of(len(request.classes), settings.images_per_class, settings.classes_per_problem)
+    parts = []
+    for pack in packs_of(problems, settings.pack_images):
+        images = [(label, problem.number) for problem in pack for label in problem.classes]
+        parts.append(Part(images, functools.partial(_make, request, pack)))
+    return Plan(parts, columns=("cross-entropy", "batch-norm loss"), steps=settings.iterations)
+
+
+def _make(request, pack, progress):
+    """A pack's images; where memory runs out, in halves."""
+
+    def in_parts(count):
+        made = []
+        for start in range(0, len(pack), count):
+            part = pack[start : start + count]
+            made.append(
+                recover_pack(request.settings, request.model, part, request.seed, request.device, progress)
+            )
+        pixels, losses = zip(*made)
+        return torch.cat(pixels), torch.cat(losses)
+
+    pixels, losses = memory.halved_when_full(in_parts, len(pack), "problems")
+    return Made(pixels.flatten(0, 1), losses.tolist())
+
+
+# ---- views ---------------------------------------------------------------------------------------
+
+
 def crop_scale_at(iteration, iterations, *, schedule, milestone, lowest):
-    """CDA's least share of the area that a crop keeps: from 1 to `lowest` along `schedule` during the
-    first `milestone` share of the iterations, `lowest` afterwards (Yin and Shen 2024, section 3.2);
-    'step' jumps at the milestone.
+    """The least share of the area that a crop keeps, by CDA's curriculum (Yin and Shen 2024, section 3.2).
+
+    It falls from 1 to `lowest` along `schedule` during the first `milestone` share of the iterations, and is
+    `lowest` afterwards. Schedule 'step' jumps at the milestone.
     """
     progress = iteration / (milestone * iterations)
     if progress >= 1:
@@ -71,8 +106,9 @@ def crop_scale_at(iteration, iterations, *, schedule, milestone, lowest):
 
 
 def draw_views(settings, problem, seed, size):
-    """All views of one problem: boxes (T, 4), flips (T,), rolls (T, 2), T the iterations; each shared by
-    the problem's images.
+    """The views of one problem in all T iterations: (Views of T boxes and flips, rolls (T, 2) in pixels).
+
+    In an iteration all of a problem's images, of side `size`, are seen in the same view.
     """
     draws = seeds.generator(*problem.key(seed), "views")
     count = settings.iterations
@@ -83,83 +119,74 @@ def draw_views(settings, problem, seed, size):
         return Views(whole, torch.zeros(count, dtype=torch.bool)), rolls
     smallest = settings.crop_scale
     if settings.cda:
-        schedule, milestone, lowest = settings.cda_schedule, settings.cda_milestone, settings.crop_scale
-        smallest = torch.tensor(
-            [
-                crop_scale_at(t, count, schedule=schedule, milestone=milestone, lowest=lowest)
-                for t in range(count)
-            ],
-            dtype=torch.float64,
-        )
+        curriculum = {
+            "schedule": settings.cda_schedule,
+            "milestone": settings.cda_milestone,
+            "lowest": settings.crop_scale,
+        }
+        scales = [crop_scale_at(iteration, count, **curriculum) for iteration in range(count)]
+        smallest = torch.tensor(scales, dtype=torch.float64)
     boxes = resized_crops(draws, sides, sides, smallest)
     return Views(boxes, torch.rand(count, generator=draws) < 0.5), rolls
 
 
+# ---- loss ----------------------------------------------------------------------------------------
+
+
 class Objective:
-    """CE(f(view(x)), y) + r_bn * (batch-norm loss), one number per problem of a pack, for images x (P *
-    C, 3, S, S), problem after problem. SRe2L (Yin et al. 2023), equations 4 to 6.
+    """CE(f(view(x)), y) + r_bn * (batch-norm loss) of a pack (Yin et al. 2023, equations 4 to 6).
+
+    There is one number for each of the P problems. x: normalized images (P * C, 3, S, S), the C images of a
+    problem after those of the problem before.
     """
 
-    def __init__(self, settings, network, pack, seed, size, where, dtype):
-        self.network, self.size, self.r_bn = network, size, settings.r_bn
-        self.labels = torch.tensor([label for problem in pack for label in problem.classes], device=where)
-        self.views = [draw_views(settings, problem, seed, size) for problem in pack]
-        self.statistics = BatchStatistics(network, len(pack), settings.first_layer_weight)
-        self.shape = (len(pack), len(pack[0].classes))
-        self.where, self.dtype = where, dtype
+    def __init__(self, settings, network, pack, seed, size, device, dtype):
+        self.network, self.size, self.device, self.dtype = network, size, device, dtype
+        self.problems, self.classes = len(pack), len(pack[0].classes)
+        labels = [label for problem in pack for label in problem.classes]
+        self.labels = torch.tensor(labels, device=device)
+        self.statistics = BatchStatistics(network, self.problems, settings.first_layer_weight)
+        drawn = [draw_views(settings, problem, seed, size) for problem in pack]
+        # Of iteration t: boxes[t] (P, 4), flips[t] (P,), rolls[t] (P, 2).
+        self.boxes = torch.stack([views.boxes for views, _ in drawn], 1)
+        self.flips = torch.stack([views.flips for views, _ in drawn], 1)
+        self.rolls = torch.stack([rolls for _, rolls in drawn], 1)
 
     def view(self, x, iteration):
         """What the network sees of x in this iteration: each problem's own crop, flip and roll."""
-        boxes, flips, rolls = (
-            torch.stack(each)
-            for each in zip(*((v.boxes[iteration], v.flips[iteration], r[iteration]) for v, r in self.views))
-        )
-        sampler = Sampler(
-            Views(boxes, flips),
-            (self.size, self.size),
-            self.size,
-            rolls=rolls,
-            device=self.where,
-            dtype=self.dtype,
-        )
-        problems = x.view(
-            self.shape[0], -1, self.size, self.size
-        )  # the images of a problem are as many channels of one
-        return sampler(problems).view_as(x)
+        views = Views(self.boxes[iteration], self.flips[iteration])
+        sizes = (self.size, self.size), self.size
+        rolls = self.rolls[iteration]
+        sampler = Sampler(views, *sizes, rolls=rolls, device=self.device, dtype=self.dtype)
+        # A problem's images share a view, so to the sampler they are the channels of one image.
+        as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
+        return sampler(as_channels).view_as(x)
 
     def __call__(self, x, iteration):
-        """(cross-entropy, batch-norm loss), each (problems,)."""
+        """(cross-entropy, batch-norm loss), each (P,) with a graph to x."""
         logits = devices.widened(self.network(self.view(x, iteration)))
-        entropy = F.cross_entropy(logits, self.labels, reduction="none").view(self.shape).mean(1)
-        return entropy, self.statistics.loss()
+        each = F.cross_entropy(logits, self.labels, reduction="none")
+        return each.view(self.problems, self.classes).mean(1), self.statistics.loss()
 
 
-def recover_pack(settings, model, pack, seed, where, progress=None):
-    """Optimizes the problems of one pack together; returns (pixels in [0,1], (P, C, 3, S, S); final
-    losses of each problem (P, 2)).
+# ---- loop ----------------------------------------------------------------------------------------
 
-    model: PixelModel in eval mode; its dtype is the precision. Problems share the forward and nothing
-    else.
+
+def recover_pack(settings, model, pack, seed, device, progress=None):
+    """Optimizes the P problems of a pack, of C classes each, together.
+
+    model: PixelModel in eval mode; its dtype is the precision. Problems share the forward and nothing else.
+    Returns (pixels (P, C, 3, S, S) in [0,1], final losses (P, 2): cross-entropy and batch-norm loss).
     """
-    dtype, size = model.mean.dtype, model.image_size
-    noise = [
-        torch.randn(
-            len(p.classes), 3, size, size, generator=seeds.generator(*p.key(seed), "noise"), dtype=dtype
-        )
-        for p in pack
-    ]
-    x = torch.cat(noise).to(where).requires_grad_()
-    lowest, highest = (
-        model.normalize(torch.zeros_like(model.mean)),
-        model.normalize(torch.ones_like(model.mean)),
-    )
-    objective = Objective(settings, model.network, pack, seed, size, where, dtype)
+    x = _noise(model, pack, seed).to(device).requires_grad_()
+    lowest = model.normalize(torch.zeros_like(model.mean))
+    highest = model.normalize(torch.ones_like(model.mean))
+    objective = Objective(settings, model.network, pack, seed, model.image_size, device, model.mean.dtype)
     optimizer = torch.optim.Adam([x], settings.step_size, betas=(settings.beta1, settings.beta2), eps=1e-8)
-    with models.frozen_eval(model), objective.statistics, devices.computing(settings.precision, where):
+    with models.frozen_eval(model), objective.statistics, devices.computing(settings.precision, device):
         for iteration in range(settings.iterations):
-            schedules.set_learning_rate(
-                optimizer, settings.step_size * schedules.cosine(iteration, settings.iterations)
-            )
+            factor = schedules.cosine(iteration, settings.iterations)
+            schedules.set_learning_rate(optimizer, settings.step_size * factor)
             entropy, distance = objective(x, iteration)
             (x.grad,) = torch.autograd.grad((entropy + settings.r_bn * distance).sum(), x)
             optimizer.step()
@@ -168,13 +195,15 @@ def recover_pack(settings, model, pack, seed, where, progress=None):
             if progress:
                 progress.step(cross_entropy=entropy.detach().mean(), batch_norm=distance.detach().mean())
     pixels = model.denormalize(x.detach()).clamp(0, 1)
-    return pixels.view(*objective.shape, *x.shape[1:]), torch.stack([entropy, distance], 1).detach()
+    shape = objective.problems, objective.classes
+    return pixels.view(*shape, *x.shape[1:]), torch.stack([entropy, distance], 1).detach()
 
 
-def _recover_in_parts(settings, model, pack, seed, where, progress, count):
-    """recover_pack for `count` problems of the pack at a time."""
-    parts = [
-        recover_pack(settings, model, pack[start : start + count], seed, where, progress)
-        for start in range(0, len(pack), count)
-    ]
-    return tuple(torch.cat(each) for each in zip(*parts))
+def _noise(model, pack, seed):
+    """What the images of a pack start from: N(0, 1), (P * C, 3, S, S)."""
+    size, dtype = model.image_size, model.mean.dtype
+    parts = []
+    for problem in pack:
+        draws = seeds.generator(*problem.key(seed), "noise")
+        parts.append(torch.randn(len(problem.classes), 3, size, size, generator=draws, dtype=dtype))
+    return torch.cat(parts)

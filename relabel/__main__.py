@@ -37,7 +37,7 @@ def main(argv):
             output=options.output,
             log=options.record,
             seed=options.seed,
-            device=options.device,
+            device_name=options.device,
             force=options.force,
         )
 

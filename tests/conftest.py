@@ -1,7 +1,7 @@
 """What the tests share: a small network, small data sets, commands called in process."""
 
 import atexit
-import importlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -82,7 +82,8 @@ def write_folder(
 
 def command(module, *arguments):
     """Calls `python -m MODULE ARGUMENTS` in this process; returns its exit status."""
-    main = importlib.import_module(module if "." in module else f"{module}.__main__").main
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as end:

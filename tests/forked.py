@@ -15,7 +15,7 @@ PRELOADED = [
     "recover.recovery",
     "relabel.labelling",
     "train.student",
-    "train.evaluate",
+    "train.evaluation",
 ]
 
 forkserver = multiprocessing.get_context("forkserver")

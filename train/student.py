@@ -1,14 +1,12 @@
-"""Stage train."""
+"""Stage train: a student on distilled images and soft labels."""
 
 import math
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from guard.attacks import robustness
-from guard.data import find
-from guard.data.images import load
+from guard.data import find, images
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch, targets_of
@@ -16,125 +14,123 @@ from guard.errors import UserError
 from guard.method import schedules
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
+from guard.networks.training import Training
 from guard.registry import STUDENT_LOSSES, function_of
-from guard.report import experiment
-from guard.run import devices, lock, processes, records, seeds, stage
+from guard.run import devices, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
-from train import evaluate
+
+LINES = 6  # of the progress away from a terminal: the attacks that follow have theirs
+
+# ---- labels --------------------------------------------------------------------------------------
 
 
-def train(
-    settings,
-    label_settings,
-    attack_settings,
-    *,
-    epochs,
-    dataset,
-    root,
-    distilled,
-    labels,
-    teacher_path,
-    output,
-    log,
-    seed,
-    device,
-    workers,
-    force,
-):
-    """Trains a student by `settings` (settings.Train), attacks it and its teacher by `attack_settings`
-    (settings.Evaluate), reports.
+class StoredLabels:
+    """Labels from a folder of stage relabel. Raises UserError where they are of other images or another
+    teacher.
 
-    labels: a folder of soft labels, or 'online' for labels made on the fly by `label_settings`
-    (settings.Relabel). epochs: of training, as many as were labelled where it is None. A finished student
-    with the same settings is left as it is, an interrupted one goes on. Raises UserError for artifacts
-    that do not belong together.
+    epochs: that the student wants, or None for all that there are.
     """
-    output = Path(output)
-    log = Path(log or output / "log.json")
-    with lock.held(output, log.parent), devices.joined(device) as where:
-        teacher = checkpoint.load(teacher_path, "teacher")
-        images = image_folder.load_distilled(distilled)
-        check_classes(teacher, images, distilled)
-        source = find.find(dataset, root, "val")
-        if list(source.classes) != list(teacher.classes):
+
+    def __init__(self, folder, distilled, teacher, epochs):
+        self.store, self.count, self.classes = LabelStore(folder), len(distilled), len(distilled.classes)
+        self.recipe = self.store.open(distilled.fingerprint, distilled.classes, teacher.fingerprint)
+        if epochs and epochs > self.recipe.epochs:
             raise UserError(
-                f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set"
-                f" it was trained on, {teacher.dataset}"
+                f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
+                f" more with python -m relabel --epochs {epochs}"
             )
-        recipe, epoch_rows = _labels(labels, label_settings, teacher, images, seed, epochs)
-        key = {
-            "dataset": dataset,
-            "seed": seed,
-            "epochs": epochs or recipe.epochs,
-            "images": images.fingerprint,
-            "teacher": teacher.fingerprint,
-            "labels": asdict(recipe),
-            **as_dict(settings),
-        }
-        teacher_log = Path(teacher_path).parent / "log.json"
-        for needed_later in (teacher_log, log):
-            records.read(needed_later)  # a damaged one is told before the work
-        if not checkpoint.finished(output / "checkpoint.pt", "student", key, force):
-            records.begin(log, output / "checkpoint.pt")
-            val = load(source, teacher.image_size).to(where)
-            labeller = teacher.build(where)
-            layout.arrange(labeller.network, channels_last=recipe.channels_last, compile=recipe.compile)
-            rows = epoch_rows(labeller, images.to(where))
-            _train_and_save(
-                settings,
-                key,
-                rows,
-                recipe,
-                images.to(where),
-                val,
-                teacher,
-                output,
-                log,
-                where,
-                workers,
-                force,
-            )
-        processes.barrier()
-        data = {
-            "dataset": dataset,
-            "root": root,
-            "seed": seed,
-            "where": where,
-            "workers": workers,
-            "force": force,
-        }
-        evaluate.evaluate_network(teacher, attack_settings, log=teacher_log, shared=True, **data)
-        evaluate.evaluate_network(checkpoint.load(output / "checkpoint.pt"), attack_settings, log=log, **data)
-        if processes.rank() == 0:
-            # The experiment's record is whole, although teachers are shared; one that came without its
-            # log has no entry 'pretrain'.
-            for entry in {"pretrain", "evaluate teacher"} & set(shared := records.read(teacher_log)):
-                records.update(log, entry, shared[entry])
-            print(experiment.write(log, distilled), flush=True)
-        processes.barrier()
+
+    def begin(self, teacher, distilled, device):
+        """Nothing has to be made."""
+
+    def rows(self, epoch):
+        """The rows (guard.distilled.soft_labels) of an epoch."""
+        return self.store.read(epoch, self.count, self.classes, self.recipe.batch_size)
 
 
-def _labels(labels, label_settings, teacher, images, seed, epochs):
-    """(LabelRecipe, function (teacher model, images) -> function epoch -> rows), from the store or made
-    on the fly.
+class OnlineLabels:
+    """Labels that the teacher makes on the fly, by `settings` (settings.Relabel)."""
+
+    def __init__(self, settings, distilled, seed):
+        self.recipe = label_recipe(settings, distilled, seed)
+
+    def begin(self, teacher, distilled, device):
+        """teacher: Checkpoint. distilled: Packed on the device."""
+        self.model, self.distilled = teacher.build(device), distilled
+        recipe = self.recipe
+        layout.arrange(self.model.network, channels_last=recipe.channels_last, compile=recipe.compile)
+
+    def rows(self, epoch):
+        return make_epoch(self.model, self.distilled, self.recipe, epoch)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a student is made of, checked to belong together. source: of the validation images."""
+
+    teacher: Checkpoint
+    distilled: images.Packed
+    labels: object
+    source: find.Source
+    epochs: int
+
+
+def read_inputs(*, dataset, root, teacher_path, distilled, labels, label_settings, epochs, seed):
+    """The Inputs. labels: a folder of soft labels, or 'online' for labels by `label_settings`.
+
+    epochs: of training, as many as were labelled where it is None. Raises UserError for artifacts that do not
+    belong together.
     """
-    count, classes = len(images), len(images.classes)
-    if labels == "online":
-        recipe = label_recipe(replace(label_settings, epochs=epochs or label_settings.epochs), images, seed)
-        return recipe, lambda model, pixels: lambda epoch: make_epoch(model, pixels, recipe, epoch)
-    store = LabelStore(labels)
-    recipe = store.open(images.fingerprint, images.classes, teacher.fingerprint)
-    if epochs and epochs > recipe.epochs:
+    teacher = checkpoint.load(teacher_path, "teacher")
+    held = image_folder.load_distilled(distilled)
+    check_classes(teacher, held, distilled)
+    source = find.find(dataset, root, "val")
+    if list(source.classes) != list(teacher.classes):
         raise UserError(
-            f"{labels} holds labels for {recipe.epochs} epochs, --epochs asks for {epochs}; make more with"
-            f" python -m relabel --epochs {epochs}"
+            f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set it"
+            f" was trained on, {teacher.dataset}"
         )
-    return recipe, lambda model, pixels: lambda epoch: store.read(epoch, count, classes)
+    if labels == "online":
+        wanted = replace(label_settings, epochs=epochs or label_settings.epochs)
+        chosen = OnlineLabels(wanted, held, seed)
+    else:
+        chosen = StoredLabels(labels, held, teacher, epochs)
+    return Inputs(teacher, held, chosen, source, epochs or chosen.recipe.epochs)
+
+
+# ---- setup ---------------------------------------------------------------------------------------
+
+
+def train(settings, inputs, work, *, seed, workers):
+    """Trains a student by `settings` (settings.Train) and writes its checkpoint and record; returns its
+    path.
+
+    work: the Stage, entered. A finished student with the same settings is left as it is, an interrupted
+    one goes on.
+    """
+    key = {
+        "dataset": inputs.source.name,
+        "seed": seed,
+        "epochs": inputs.epochs,
+        "images": inputs.distilled.fingerprint,
+        "teacher": inputs.teacher.fingerprint,
+        "labels": asdict(inputs.labels.recipe),
+        **as_dict(settings),
+    }
+    training = Training(work.output / "checkpoint.pt", "student")
+    if not work.begin(training, key):
+        device = work.device
+        val = images.load(inputs.source, inputs.teacher.image_size).to(device)
+        inputs = replace(inputs, distilled=inputs.distilled.to(device))
+        inputs.labels.begin(inputs.teacher, inputs.distilled, device)
+        model, history = _train(settings, inputs, val, key, training, workers, device)
+        _finish(work, settings, model, history, inputs.teacher, key)
+    return training.path
 
 
 def optimizer_of(model, settings):
-    """AdamW with weight decay on weights with more than one dimension only."""
+    """AdamW, with weight decay on weights with more than one dimension only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -144,9 +140,12 @@ def optimizer_of(model, settings):
     return torch.optim.AdamW(groups, settings.learning_rate)
 
 
-def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output, log, where, workers, force):
-    epochs, seed = key["epochs"], key["seed"]
-    resume = stage.Resume(output / "resume.pt", key, force)
+# ---- loop ----------------------------------------------------------------------------------------
+
+
+def _train(settings, inputs, val, key, training, workers, device):
+    """(trained PixelModel, history: a row for each epoch)."""
+    teacher, seed, epochs = inputs.teacher, key["seed"], inputs.epochs
     seeds.seed_everything(seed, "student", "weights")
     model = models.build(
         settings.model,
@@ -155,7 +154,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
         stem=teacher.stem,
         mean=teacher.mean,
         std=teacher.std,
-    ).to(where)
+    ).to(device)
     layout.arrange(
         model.network,
         channels_last=settings.channels_last,
@@ -163,53 +162,44 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
         sync_batch_norm=settings.sync_batch_norm,
     )
     optimizer = optimizer_of(model, settings)
-    done, history = resume.restore(model, optimizer)
-    with Progress("student", epochs, "epoch", done) as progress:
+    done, history = training.restore(model, optimizer)
+    recipe = inputs.labels.recipe
+    about = f"{settings.model}, {epochs} epochs of {len(inputs.distilled)} labelled images"
+    with Progress("student", epochs, "epoch", done, about=about, lines=LINES) as progress:
         for epoch in range(done, epochs):
-            schedules.set_learning_rate(optimizer, settings.learning_rate * schedules.cosine(epoch, epochs))
-            row = {
-                "epoch": epoch + 1,
-                "loss": epoch_of(
-                    settings,
-                    model,
-                    optimizer,
-                    rows_of(epoch),
-                    recipe,
-                    images,
-                    (seed, "student", epoch),
-                    where,
-                ),
-            }
+            factor = schedules.cosine(epoch, epochs)
+            schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
+            rows, draws = inputs.labels.rows(epoch), (seed, "student", epoch)
+            loss = epoch_of(settings, model, optimizer, rows, recipe, inputs.distilled, draws, device)
+            row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
-                row["val accuracy"] = robustness.accuracy(
-                    model, val, teacher.image_size, workers=workers, where=where
-                )
+                size = teacher.image_size
+                row["val accuracy"] = robustness.accuracy(model, val, size, workers=workers, where=device)
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
-            resume.save(epoch + 1, model, optimizer, history)
-    if processes.rank() == 0:
-        _save(settings, key, model, history, teacher, output, log, where, resume.elapsed())
-        resume.done()
+            training.save(key, epoch + 1, model, optimizer, history)
+    return model, history
 
 
-def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
-    """One pass over the labelled views; returns the mean loss."""
-    student_loss = function_of(STUDENT_LOSSES[settings.loss])
+def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device):
+    """One pass over the labelled views; returns the mean loss.
+
+    rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the device. key: of random draws.
+    """
+    loss_of = function_of(STUDENT_LOSSES[settings.loss])
     model.train()
     seeds.seed_everything(*key, processes.rank())  # dropout, where the network has it
-    total, share = (
-        torch.zeros((), device=where, dtype=torch.float64),
-        (processes.rank(), processes.world_size()),
-    )
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    rank, size = processes.rank(), processes.world_size()
     for batch in batches_of(rows, recipe.batch_size):
-        logits = torch.from_numpy(batch["logits"].astype("float32")).to(where)
-        whole = look(images, batch), logits, targets_of(images, batch)
-        pixels, logits, targets = (each.tensor_split(share[1])[share[0]] for each in whole)
+        logits = torch.from_numpy(batch["logits"].astype("float32")).to(device)
+        whole = look(distilled, batch), logits, targets_of(distilled, batch)
+        pixels, logits, targets = (each.tensor_split(size)[rank] for each in whole)
         optimizer.zero_grad()
         if len(pixels) or settings.sync_batch_norm:
-            with devices.computing(settings.precision, where):
-                loss = student_loss(devices.widened(model(pixels)), logits, targets, settings.temperature)
+            with devices.computing(settings.precision, device):
+                loss = loss_of(devices.widened(model(pixels)), logits, targets, settings.temperature)
                 processes.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
         processes.add_gradients(model)
@@ -221,7 +211,10 @@ def epoch_of(settings, model, optimizer, rows, recipe, images, key, where):
     return mean
 
 
-def _save(settings, key, model, history, teacher, output, log, where, seconds):
+# ---- save ----------------------------------------------------------------------------------------
+
+
+def _finish(work, settings, model, history, teacher, key):
     results = {"val accuracy": history[-1]["val accuracy"]}
     student = Checkpoint(
         role="student",
@@ -237,18 +230,6 @@ def _save(settings, key, model, history, teacher, output, log, where, seconds):
         state=checkpoint.cpu_state(model.network),
         results=results,
     )
-    with student.saving(output / "checkpoint.pt"):
-        records.update(
-            log,
-            "train",
-            {
-                "settings": key,
-                "seed": key["seed"],
-                "results": results,
-                "history": history,
-                "seconds": seconds,
-                "fingerprint": student.fingerprint,
-                "environment": records.environment(where),
-            },
-        )
-    print(f"student: {results['val accuracy']:.2f} % on val, in {output / 'checkpoint.pt'}", flush=True)
+    entry = {"settings": key, "seed": key["seed"], "results": results, "history": history}
+    said = f"{results['val accuracy']:.2f} % on val"
+    work.finish(student, said=said, **entry, fingerprint=student.fingerprint)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from guard import attacks
 from guard.data.augment import as_float
 from guard.data.loading import ValidationBatches, batches
+from guard.errors import UserError
 from guard.networks import memory
 from guard.networks.models import frozen_eval
 from guard.run import processes
@@ -68,13 +69,21 @@ def attacks_of(protocols):
     return list(dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol]))
 
 
+def check_names(names):
+    """`names`, all of which have to be attacks. Raises UserError for one that is none."""
+    for name in names:
+        if name not in attacks.ATTACKS:
+            raise UserError(f"there is no attack '{name}'; there are {', '.join(attacks.ATTACKS)}")
+    return names
+
+
 def evaluate(
-    model, images, *, size, protocols, epsilon, attack_batch, seed, workers, where, finished=None, save=None
+    model, images, *, size, names, epsilon, attack_batch, seed, workers, where, finished=None, save=None
 ):
     """Accuracy (percent) of `model` (in eval mode, on `where`) on `images` in the validation view, clean
     and under each attack.
 
-    images: guard.data.images.Packed or Streamed. protocols: names of attacks.PROTOCOLS. finished: results of
+    images: guard.data.images.Packed or Streamed. names: of the attacks. finished: results of
     attacks that need not be run again; save(results) is called after each attack. Returns a dict:
     protocols, epsilon, images, seed, attacks (name -> accuracy, largest change of a pixel, seconds,
     numbers of the broken images), worst_case (of protocol standard), warnings. An image that is
@@ -82,7 +91,6 @@ def evaluate(
     sequence of attacks takes over what is known of its parts: an attack's draws are its own, so it finds
     the same alone and as a part.
     """
-    names = attacks_of(protocols)
     results = dict(finished or {})
     for name in ["clean", *names]:
         if name not in results:
@@ -104,7 +112,7 @@ def evaluate(
     accuracies = {name: result["accuracy"] for name, result in results.items()}
     covered = [name for name in attacks.PROTOCOLS if set(attacks.PROTOCOLS[name]) <= set(results)]
     return {
-        "protocols": [protocol_name(protocol, epsilon) for protocol in covered],
+        "protocols": [protocol_name(protocol, epsilon) for protocol in covered] or ["custom"],
         "epsilon": epsilon,
         "images": len(images),
         "seed": seed,

@@ -21,8 +21,10 @@ from guard.networks import memory
 from guard.recipes import recipe
 from guard.run.devices import computing
 from guard.run.seeds import generator
+from guard.run.stage import Stage
 from pretrain import teacher
 from recover import sre2l
+from recover.recovery import MOST_IMAGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +172,7 @@ def bench_recover(cases, conditions, rate, iterations=3):
             recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision
         )
         problems = sre2l.problems_of(case.classes, case.batch // case.classes, 100)
-        fitting = memory.images_that_fit(model, case.size, where, sre2l.MOST_IMAGES)
+        fitting = memory.images_that_fit(model, case.size, where, MOST_IMAGES)
         packs = sre2l.packs_of(problems, fitting)
         mean, std = model.mean.flatten(), model.std.flatten()
         plans = []
@@ -252,13 +254,16 @@ def _without_network(stage, repeats, where, size, count):
         held = image_folder.load_distilled(source.path).to(where)
         settings = soft_labels.label_recipe(recipe("imagenette").relabel, held, 0)
         store, network = label_store.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(where)
-        store.begin(settings, "", "", held.classes, False)
+        work = Stage("relabel", store.folder)
+        work.begin(store.ledger, store.key(settings, "", "", held.classes), store.parts(1))
 
         def relabel():
             store.write(0, soft_labels.make_epoch(network, held, settings, 0))
 
         def student():
-            for batch in soft_labels.batches_of(store.read(0, count, 10), settings.batch_size):
+            for batch in soft_labels.batches_of(
+                store.read(0, count, 10, settings.batch_size), settings.batch_size
+            ):
                 soft_labels.look(held, batch)
                 torch.from_numpy(batch["logits"].astype("float32")).to(where)
 

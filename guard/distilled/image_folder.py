@@ -1,5 +1,6 @@
-"""The folder of distilled images: writer and reader."""
+"""The folder of distilled images, FOLDER/CLASS/CLASS_N.png and a manifest: writer and reader."""
 
+import glob
 from pathlib import Path
 
 import torch
@@ -9,14 +10,50 @@ from guard.data import find
 from guard.data.images import pack
 from guard.errors import UserError
 from guard.run import fingerprints, storage
+from guard.run.manifest import FILE, Manifest
+
+FORMAT = "guard-images-1"
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+class _Images(Manifest):
+    def strays(self):
+        return [path for path in self.folder.glob("*/*") if path.is_file()]
+
+    def clear(self):
+        for folder in self.folder.glob("*/"):
+            name = glob.escape(folder.name)
+            for path in [*folder.glob(f"{name}_*.png"), *folder.glob(f"{name}_*.jpg")]:
+                path.unlink()
+
+
+def ledger(folder):
+    """The ledger (guard.run.manifest) of a folder of distilled images."""
+    kept = ("losses", "looked_at")
+    return _Images(folder, form=FORMAT, what="images", stage="recover", kept=kept)
+
+
+def write_image(pixels, path):
+    """Writes one image (3, S, S) in [0,1].
+
+    PNG: rounded to 8 bit. JPEG, the original's way: truncated, then Pillow's default quality.
+    """
+    scaled = pixels * 255
+    whole = (scaled.round() if path.suffix == ".png" else scaled).to(torch.uint8)
+    image = Image.fromarray(whole.permute(1, 2, 0).numpy())
+    with storage.replacing(path) as temporary:
+        image.save(temporary, format="PNG" if path.suffix == ".png" else "JPEG")
+
+
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def load_distilled(folder):
-    """Any folder FOLDER/CLASS/*.png (or jpg) of square images of one size, ours or distilled elsewhere,
-    as Packed.
+    """The images of any folder FOLDER/CLASS/*.png (or jpg), ours or distilled elsewhere, as Packed.
 
-    Where it has a manifest of ours, all images have to be there, byte for byte. Raises UserError that
-    names what differs.
+    They have to be square and of one size. Where there is a manifest of ours, all images have to be
+    there, byte for byte. Raises UserError that names what differs.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -25,7 +62,7 @@ def load_distilled(folder):
             " FOLDER/CLASS/*.png"
         )
     source = find.scan(folder.name, folder, "train")
-    if (folder / "manifest.json").exists():
+    if (folder / FILE).exists():
         _check_manifest(folder, source.files)
     images = pack(source.files, source.labels, source.classes, "reading distilled images")
     if images.pixels.shape[2] != images.pixels.shape[3]:
@@ -34,37 +71,13 @@ def load_distilled(folder):
 
 
 def _check_manifest(folder, files):
-    manifest = storage.read_sealed(folder / "manifest.json", "manifest of images", storage.FORCE)
-    if not manifest.get("complete"):
-        raise UserError(
-            f"the images in {folder} are not complete; run python -m recover again to finish them"
-        )
-    listed, found = manifest.get("files"), {str(Path(path).relative_to(folder)): path for path in files}
+    remedy = "recover the images again with --force"
+    listed = ledger(folder).complete().get("files")
     if not isinstance(listed, dict):
-        raise UserError(f"{folder / 'manifest.json'} lists no files; recover the images again with --force")
-    different = sorted(set(listed) ^ set(found)) or [
-        name for name, path in found.items() if fingerprints.of_file(path) != listed[name]
-    ]
+        raise UserError(f"{folder / FILE} lists no files; {remedy}")
+    found = {str(Path(path).relative_to(folder)): path for path in files}
+    different = sorted(set(listed) ^ set(found))
+    if not different:
+        different = [name for name in found if fingerprints.of_file(found[name]) != listed[name]]
     if different:
-        raise UserError(
-            f"{folder / different[0]} is not what the manifest beside it says; recover the images again with"
-            " --force"
-        )
-
-
-FORMAT = "guard-images-1"
-
-
-MANIFEST = "manifest.json"
-
-
-def write_image(pixels, path):
-    """Writes one image (3, S, S) in [0,1]. PNG: rounded to 8 bit. JPEG, the original's way: truncated,
-    Pillow's default quality.
-    """
-    scaled = pixels * 255
-    whole = (scaled.round() if path.suffix == ".png" else scaled).to(torch.uint8)
-    with storage.replacing(path) as temporary:
-        Image.fromarray(whole.permute(1, 2, 0).numpy()).save(
-            temporary, format="PNG" if path.suffix == ".png" else "JPEG"
-        )
+        raise UserError(f"{folder / different[0]} is not what the manifest beside it says; {remedy}")

@@ -1,5 +1,11 @@
-"""Soft labels."""
+"""Soft labels: the teacher's logits for many views of the distilled images.
 
+An epoch of labels is one structured array with a row for each image, in the order of training. A row
+tells all that is needed to see again what the teacher saw. So student and teacher look at the same
+pixels, whoever makes the mini-batch.
+"""
+
+import contextlib
 from dataclasses import asdict, dataclass
 
 import numpy
@@ -10,40 +16,36 @@ from guard import recipes
 from guard.data import augment
 from guard.data.loading import batch_ranges
 from guard.errors import UserError
+from guard.networks.models import batch_norm_layers
 from guard.run.devices import computing
 from guard.run.seeds import generator
+from guard.settings import Relabel
 
 
 @dataclass(frozen=True)
-class LabelRecipe:
+class LabelRecipe(Relabel):
     """All that decides an epoch of labels besides teacher and images; batch_size is the resolved one."""
 
-    epochs: int
-    batch_size: int
-    augmentation: str
-    mix: str
-    mix_alpha: float
-    teacher_mode: str
-    precision: str
-    channels_last: bool
-    compile: bool
-    seed: int
+    seed: int = 0
 
 
 def check_classes(teacher, images, folder):
-    """Teacher and images have to have the same classes in the same order, and the same size. Raises
-    UserError.
+    """Teacher and images have to have the same classes in the same order, and the same size.
+
+    Raises UserError that names what differs.
     """
+    size = images.pixels.shape[2]
     if list(images.classes) != list(teacher.classes):
         wrong = sorted(set(images.classes) ^ set(teacher.classes))[:5]
+        differing = ", ".join(wrong) or "another order"
         raise UserError(
-            f"the classes of {folder} are not the teacher's ({', '.join(wrong) or 'another order'} differ);"
-            " use images and a teacher of one data set"
+            f"the classes of {folder} are not the teacher's ({differing} differ); use images and a teacher of"
+            " one data set"
         )
-    if images.pixels.shape[2] != teacher.image_size:
+    if size != teacher.image_size:
         raise UserError(
-            f"the images in {folder} are {images.pixels.shape[2]} pixels wide, the teacher sees"
-            f" {teacher.image_size}; use images of that size"
+            f"the images in {folder} are {size} pixels wide, the teacher sees {teacher.image_size}; use"
+            " images of that size"
         )
 
 
@@ -54,7 +56,12 @@ def label_recipe(settings, images, seed):
     return LabelRecipe(**{**asdict(settings), "batch_size": batch_size, "seed": seed})
 
 
-def _row(classes):
+def row_type(classes):
+    """What is stored for one view: which image, its box and flip, how it is mixed, the teacher's logits.
+
+    partner: position in the mini-batch of the image it is mixed with. share: of its own pixels, 1 but
+    for MixUp. mix_box: (top, left, height, width) of the partner's pixels, empty but for CutMix.
+    """
     return numpy.dtype(
         [
             ("image", "<i4"),
@@ -69,10 +76,12 @@ def _row(classes):
 
 
 def draw_epoch(recipe, count, size, classes, epoch):
-    """The rows of one epoch, logits still zero: everything random about it, drawn from (seed, epoch,
-    batch) alone.
+    """The rows of one epoch, (count,), logits still zero.
+
+    Everything random about it is drawn from (seed, epoch, mini-batch) alone. size: side of the images in
+    pixels.
     """
-    rows = numpy.zeros(count, _row(classes))
+    rows = numpy.zeros(count, row_type(classes))
     order = torch.randperm(count, generator=generator(recipe.seed, "labels", epoch))
     rows["image"] = order.numpy()
     for number, batch in enumerate(batches_of(rows, recipe.batch_size)):
@@ -86,72 +95,66 @@ def draw_epoch(recipe, count, size, classes, epoch):
 
 
 def make_epoch(teacher, images, recipe, epoch):
-    """One epoch of labels. teacher: a PixelModel in eval mode; images: Packed on the teacher's device.
+    """The rows of one epoch of labels.
 
-    With teacher_mode 'train' each batch is normalized by its own statistics; the teacher's running ones
-    stay as they are.
+    teacher: a PixelModel in eval mode; images: Packed on the teacher's device. With teacher_mode 'train' each
+    mini-batch is normalized by its own statistics; the teacher's running statistics stay as they are.
     """
-    size = images.pixels.shape[2]
-    rows = draw_epoch(recipe, len(images), size, len(images.classes), epoch)
-    with (
-        torch.no_grad(),
-        _teacher_mode(teacher, recipe.teacher_mode),
-        computing(recipe.precision, images.pixels.device),
-    ):
+    device = images.pixels.device
+    rows = draw_epoch(recipe, len(images), images.pixels.shape[2], len(images.classes), epoch)
+    of_batches = own_statistics(teacher) if recipe.teacher_mode == "train" else contextlib.nullcontext()
+    with torch.no_grad(), of_batches, computing(recipe.precision, device):
         for batch in batches_of(rows, recipe.batch_size):
             batch["logits"] = teacher(look(images, batch)).half().cpu().numpy()
     return rows
 
 
-class _teacher_mode:
-    """Puts the batch-norm layers alone into train mode, with running statistics that do not move."""
-
-    def __init__(self, teacher, mode):
-        from guard.networks.models import batch_norm_layers
-
-        self.layers = batch_norm_layers(teacher) if mode == "train" else []
-
-    def __enter__(self):
-        self.momenta = [layer.momentum for layer in self.layers]
-        for layer in self.layers:
-            layer.train()
-            layer.momentum = 0.0
-
-    def __exit__(self, *_):
-        for layer, momentum in zip(self.layers, self.momenta):
+@contextlib.contextmanager
+def own_statistics(model):
+    """While inside, batch norm alone is in train mode, with running statistics that do not move."""
+    layers = batch_norm_layers(model)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.train()
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta):
             layer.eval()
             layer.momentum = momentum
 
 
 def batches_of(rows, batch_size):
-    """The rows of an epoch, batch by batch."""
+    """The rows of an epoch, mini-batch by mini-batch."""
     return (rows[start:stop] for start, stop in batch_ranges(len(rows), batch_size))
 
 
 def look(images, batch):
-    """The pixels (N, 3, S, S) in [0,1] that a batch of rows describes, on the images' device."""
+    """The pixels (N, 3, S, S) in [0,1] that a mini-batch of rows describes, on the images' device."""
     batch = numpy.array(batch)  # rows of a memory-mapped file are read-only
-    chosen = torch.from_numpy(batch["image"].astype(numpy.int64)).to(images.pixels.device)
-    views = augment.Views(torch.from_numpy(batch["box"].astype(numpy.int64)), torch.from_numpy(batch["flip"]))
-    mix = augment.Mix(
-        torch.from_numpy(batch["partner"].astype(numpy.int64)),
-        float(batch["share"][0]),
-        tuple(batch["mix_box"][0].tolist()),
-    )
-    pixels = augment.apply_views(images.pixels[chosen], views, images.pixels.shape[2])
+    views = augment.Views(_whole_numbers(batch["box"]), torch.from_numpy(batch["flip"]))
+    share, box = float(batch["share"][0]), tuple(batch["mix_box"][0].tolist())
+    mix = augment.Mix(_whole_numbers(batch["partner"]), share, box)
+    chosen = images.pixels[_whole_numbers(batch["image"]).to(images.pixels.device)]
+    pixels = augment.apply_views(chosen, views, images.pixels.shape[2])
     return augment.as_float(augment.apply_mix(pixels, mix))
 
 
 def targets_of(images, batch):
-    """(N, classes) float32: the share of each class in each image of a batch of rows, on the images' device.
+    """(N, classes) float32: the share of each class in each image of a mini-batch, on the images' device.
 
     These are the hard labels, mixed in the proportion of the pixels: by MixUp's share, or by the area of
     CutMix's box.
     """
-    classes, size = len(images.classes), images.pixels.shape[2]
-    labels = images.labels[torch.from_numpy(batch["image"].astype(numpy.int64))]
-    own = F.one_hot(labels, classes).float()
-    partner = own[torch.from_numpy(batch["partner"].astype(numpy.int64))]
-    height, width = batch["mix_box"][0][2:].tolist()
-    share = float(batch["share"][0]) if batch["share"][0] < 1 else 1 - height * width / size**2
+    own = F.one_hot(images.labels[_whole_numbers(batch["image"])], len(images.classes)).float()
+    partner = own[_whole_numbers(batch["partner"])]
+    share = float(batch["share"][0])
+    if share == 1:
+        _, _, height, width = batch["mix_box"][0].tolist()
+        share = 1 - height * width / images.pixels.shape[2] ** 2
     return (share * own + (1 - share) * partner).to(images.pixels.device)
+
+
+def _whole_numbers(column):
+    return torch.from_numpy(column.astype(numpy.int64))

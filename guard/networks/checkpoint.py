@@ -1,6 +1,8 @@
 """Checkpoints of networks.
 
-A checkpoint is a dict of plain values and tensors, so that torch.load(weights_only=True) reads it and nothing in it can run."""
+A checkpoint is a dict of plain values and tensors, so that torch.load(weights_only=True) reads it and
+nothing in it can run.
+"""
 
 import json
 import math
@@ -11,7 +13,6 @@ import torch
 from guard.errors import UserError
 from guard.networks import models
 from guard.run.fingerprints import of_tensors
-from guard.run.processes import rank
 from guard.run.tensor_files import REMEDY, read, saving
 
 FORMAT = "guard-checkpoint-1"
@@ -177,21 +178,3 @@ def _is_json(value):
     except (TypeError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and all(type(name) is str for name in value)
-
-
-def finished(path, role, key, force):
-    """Whether a network made with the settings `key` is at `path` already; says so. Raises UserError for
-    one with other settings, unless `force`.
-    """
-    if force or not path.exists():
-        return False
-    found = load(path, role).settings
-    difference = [name for name in sorted({*key, *found}) if key.get(name) != found.get(name)]
-    if difference:
-        raise UserError(
-            f"{path} is a {role} with another {', '.join(difference)}; choose another id (-x, -y in run.sh)"
-            " or --force (-f) to replace it"
-        )
-    if rank() == 0:
-        print(f"the {role} {path} is finished; --force (-f in run.sh) trains it again")
-    return True

@@ -37,7 +37,8 @@ from spoiling import (
 
 from guard.data import pixel_cache
 from guard.networks import checkpoint
-from guard.run import stage, storage
+from guard.networks.training import Training
+from guard.run import storage
 
 STUDENT, IMAGE, EPOCH = (
     Path("student/checkpoint.pt"),
@@ -99,7 +100,7 @@ def whole(toy, tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("whole") / "chain"
     shutil.copytree(toy, root)
-    saved = stage.Resume.save
+    saved = Training.save
 
     def save_and_stop(self, *state):
         self.saved = -1e9
@@ -110,7 +111,7 @@ def whole(toy, tmp_path_factory):
         patch.chdir(root)
         assert command(*words("train")) == 0
         shutil.copytree("images", "student/images")
-        patch.setattr(stage.Resume, "save", save_and_stop)
+        patch.setattr(Training, "save", save_and_stop)
         assert (
             command(*words("pretrain --output half-teacher"))
             == command(*words("train --output half-student"))

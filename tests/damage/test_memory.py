@@ -66,12 +66,10 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
     model, pack = pixel_model(network), sre2l.problems_of(3, 5, 100)
     whole = sre2l.recover_pack(settings, model, pack, 7, CPU)
     limited = full_above(2, sre2l.recover_pack)
-    monkeypatch.setattr(recovery, "recover_pack", limited)
-
-    def compute(count):
-        return sre2l._recover_in_parts(settings, model, pack, 7, CPU, None, count)
-
-    found = memory.halved_when_full(compute, 5, "problems")
+    monkeypatch.setattr(sre2l, "recover_pack", limited)
+    request = recovery.Request(settings, model, ["a", "b", "c"], 7, CPU)
+    made = sre2l._make(request, pack, None)
+    found = made.pixels.unflatten(0, (5, 3)), torch.tensor(made.losses)
     assert (
         limited.counts == [5, 2, 2, 1]
         and capsys.readouterr().err == "warning: no memory for 5 problems at once; going on with 2\n"
@@ -83,7 +81,7 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
 def test_an_attack_without_memory_goes_on_with_half_of_the_images(network, tmp_path, monkeypatch, capsys):
     write_folder(tmp_path, classes=("a", "b", "c"), size=8)
     held, model = images.load(find.find("toy", tmp_path, "val"), 8), pixel_model(network.float())
-    settings = {"size": 8, "protocols": ("quick",), "epsilon": 8 / 255, "seed": 0, "workers": 0, "where": CPU}
+    settings = {"size": 8, "names": ["pgd20"], "epsilon": 8 / 255, "seed": 0, "workers": 0, "where": CPU}
     whole = robustness.evaluate(model, held, attack_batch=0, **settings)["attacks"]["pgd20"]
     assert not capsys.readouterr().err
     limited = full_above(6, attacks.run)

@@ -197,11 +197,11 @@ def test_a_model_in_train_mode_is_refused(model):
         attacks.attack("pgd100", model.train(), *data(4))
 
 
-def evaluated(model, **changes):
+def evaluated(model, protocols=("cheap",), **changes):
     images, labels = data(30, 300)
     held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
     settings = {
-        "protocols": ("cheap",),
+        "names": robustness.attacks_of(protocols),
         "epsilon": 6 / 255,
         "attack_batch": 4,
         "seed": 0,

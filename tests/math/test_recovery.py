@@ -245,4 +245,4 @@ def test_an_image_damaged_before_the_recovery_was_finished_is_named(toy, tmp_pat
     assert "cat_1.png is not as it was made" in refused(*arguments)
     (folder / "cat" / "cat_1.png").unlink()
     assert command(*arguments) == 0 and (folder / "cat" / "cat_1.png").read_bytes() == whole
-    assert not list(folder.glob(".pack*"))
+    assert not list(folder.glob(".part*"))

@@ -20,6 +20,7 @@ from guard.networks import checkpoint
 from guard.recipes import recipe
 from guard.run import storage
 from guard.run.seeds import generator
+from guard.run.stage import Stage
 from guard.settings import Train
 from train import student
 
@@ -62,18 +63,22 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     wanted = dataclasses.replace(RECIPE, **changes)
     teacher, learner = Watched(pixel_model(network.float())), Watched(pixel_model(copy.deepcopy(network)))
     store = label_store.LabelStore(tmp_path)
-    store.begin(wanted, "teacher", images.fingerprint, images.classes, False)
+    parts = store.parts(wanted.epochs)
+    work = Stage("relabel", tmp_path)
+    key = store.key(wanted, "teacher", images.fingerprint, images.classes)
+    assert not work.begin(store.ledger, key, parts) and work.missing == list(parts)
     for epoch in range(3):
         store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch))
-    with store.finishing(len(images)):
-        assert not store.manifest()["complete"]
+    work.device = torch.device("cpu")
+    assert not store.ledger.read()["complete"]
+    work.finish(parts)
     again = label_store.LabelStore(tmp_path)
     optimizer, recipe = (
         torch.optim.SGD(learner.parameters(), 0.0),
         again.open(images.fingerprint, images.classes),
     )
     for epoch in range(3):
-        rows = again.read(epoch, 10, 3)
+        rows = again.read(epoch, 10, 3, recipe.batch_size)
         student.epoch_of(Train(), learner, optimizer, rows, recipe, images, (0, epoch), torch.device("cpu"))
     assert len(teacher.seen) == len(learner.seen) == 9
     assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))

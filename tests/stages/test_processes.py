@@ -19,8 +19,8 @@ from guard.data import augment, find, images, loading
 from guard.method import schedules
 from guard.networks import checkpoint
 from guard.run import records, seeds
+from guard.run.manifest import Manifest
 from pretrain import teacher
-from recover import recovery
 
 WITHOUT_A_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
 
@@ -220,8 +220,8 @@ def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
 
 def looks_late():
     if os.environ["RANK"] == "1":
-        found = recovery._has
-        recovery._has = lambda *given: (time.sleep(2), found(*given))[1]
+        found = Manifest._has
+        Manifest._has = lambda *given: (time.sleep(2), found(*given))[1]
 
 
 def sees_an_empty_record():

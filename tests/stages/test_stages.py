@@ -16,6 +16,7 @@ from guard import recipes
 from guard.data import pixel_cache
 from guard.errors import UserError
 from guard.networks import checkpoint
+from guard.networks.training import Training
 from guard.run import records, storage
 from guard.run.progress import Progress
 from guard.settings import as_dict
@@ -115,20 +116,17 @@ def test_each_kind_of_teacher_is_another_teacher(flags, toy, tmp_path):
 
 
 def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path, monkeypatch, capsys):
-    from guard.run import stage
+    saved = Training.save
 
-    monkeypatch.setattr(stage.Resume.save, "__defaults__", None)
-    saved = stage.Resume.save
-
-    def save_and_stop(self, epoch, *state):
+    def save_and_stop(self, *state):
         self.saved = -1e9
-        saved(self, epoch, *state)
+        saved(self, *state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage.Resume, "save", save_and_stop)
+    monkeypatch.setattr(Training, "save", save_and_stop)
     assert command(*pretrain(toy, tmp_path / "t")) == 130
     assert "to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
-    monkeypatch.setattr(stage.Resume, "save", saved)
+    monkeypatch.setattr(Training, "save", saved)
     assert command(*pretrain(toy, tmp_path / "t")) == 0
     assert "going on after epoch 1" in capsys.readouterr().out
     assert (

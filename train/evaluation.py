@@ -1,0 +1,199 @@
+"""Evaluation of networks: clean accuracy, accuracy under attacks, accuracy against epsilon; and the
+report.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from guard import recipes
+from guard.attacks import robustness
+from guard.data import find, images
+from guard.errors import UserError
+from guard.networks import checkpoint, models
+from guard.networks.weights import load_weights
+from guard.report import experiment, pictures
+from guard.run import lock, processes, records, storage
+from guard.run.entry import Entry
+from guard.run.stage import Stage
+
+CURVE_ATTACK = "pgd100"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How networks are judged. settings: settings.Evaluate. force: again, whatever is recorded."""
+
+    settings: object
+    dataset: str
+    root: str
+    seed: int
+    workers: int
+    device: torch.device
+    force: bool = False
+
+    def images_for(self, network):
+        """(Source, holder on the device) of the validation images. Raises UserError for other classes."""
+        source = find.find(self.dataset, self.root, "val")
+        if list(source.classes) != list(network.classes):
+            raise UserError(
+                f"the classes of {source.path} are not those of the network; use the data set it was trained"
+                f" on, {network.dataset}"
+            )
+        held = images.load(source, network.image_size, self.settings.images)
+        return source, held.to(self.device)
+
+    @property
+    def attacks(self):
+        """Names of the attacks: those that the settings list, or those of the protocol."""
+        if self.settings.attacks:
+            return self.settings.attacks.split(",")
+        both = self.settings.protocol == "both"
+        return robustness.attacks_of(("paper", "standard") if both else (self.settings.protocol,))
+
+
+def check(judgement, teacher_path):
+    """Raises UserError for what would end the judgement of an experiment only after its training."""
+    robustness.check_names(judgement.attacks)
+    records.read(Path(teacher_path).parent / "log.json")
+
+
+def evaluate_network(network, judgement, log, shared=False):
+    """Evaluates `network` (Checkpoint); its record is the entry 'evaluate teacher' (or another role) of
+    `log`.
+
+    Attacks whose results for this very network, data and settings are there already are not run again.
+    shared: others may evaluate it, too; who comes later waits and takes over what is there. Raises
+    UserError for data with other classes, and for unknown attacks.
+    """
+    settings, name = judgement.settings, f"evaluate {network.role}"
+    names = robustness.check_names(judgement.attacks)
+    source, held = judgement.images_for(network)
+    key = {
+        "fingerprint": network.fingerprint,
+        "dataset": judgement.dataset,
+        "data": source.fingerprint,
+        "epsilon": settings.epsilon,
+        "images per class": settings.images,
+        "seed": judgement.seed,
+    }
+    work = Stage(name, Path(log).parent, log=log, force=judgement.force)
+    work.device = judgement.device
+    ledger = Entry(
+        Path(log),
+        read=lambda: records.read(log).get(name, {}),
+        write=lambda contents: records.update(log, name, contents),
+        under="attacks",
+        complete=lambda contents: bool(contents.get("complete")),
+    )
+    if work.finished(ledger, key, names):
+        if shared:
+            lock.tidy(work.output)
+        return ledger.contents
+    with lock.held(*([work.output] if shared else []), wait=True):
+        if work.begin(ledger, key, names):
+            return ledger.contents
+        result = robustness.evaluate(
+            network.build(judgement.device),
+            held,
+            size=network.image_size,
+            names=names,
+            epsilon=settings.epsilon,
+            attack_batch=settings.attack_batch,
+            seed=judgement.seed,
+            workers=judgement.workers,
+            where=judgement.device,
+            finished=processes.of_the_first(ledger.parts),
+            save=ledger.save if processes.rank() == 0 else None,
+        )
+        work.finish(**{"key": key, **result, "complete": True})
+    return result
+
+
+def curve_of(network, judgement, log):
+    """Accuracy under PGD100 against epsilon, a tuple in the settings: curve.json and curve.png beside `log`.
+
+    Returns the curve. An interrupted one goes on after its last epsilon.
+    """
+    settings = judgement.settings
+    source, held = judgement.images_for(network)
+    path = Path(log).parent / "curve.json"
+    epsilons = [str(epsilon) for epsilon in settings.epsilon]
+    key = {
+        "fingerprint": network.fingerprint,
+        "data": source.fingerprint,
+        "epsilon": list(settings.epsilon),
+        "images per class": settings.images,
+        "seed": judgement.seed,
+    }
+    ledger = Entry(
+        path,
+        read=lambda: storage.read_sealed(path, "curve") if path.exists() else {},
+        write=lambda contents: storage.write_sealed(contents, path),
+        under="broken",
+        complete=lambda contents: "accuracy" in contents,
+    )
+    work = Stage("curve", path.parent, log=log, force=judgement.force)
+    work.device = judgement.device
+    if work.finished(ledger, key, ()):
+        return ledger.contents
+    work.begin(ledger, key, epsilons)
+    found = robustness.curve(
+        network.build(judgement.device),
+        held,
+        settings.epsilon,
+        attack=CURVE_ATTACK,
+        size=network.image_size,
+        attack_batch=settings.attack_batch,
+        seed=judgement.seed,
+        workers=judgement.workers,
+        where=judgement.device,
+        finished=processes.of_the_first(ledger.parts),
+        save=ledger.save if processes.rank() == 0 else None,
+    )
+    if processes.rank() == 0:
+        pictures.epsilon_curve(found, path.parent / "curve.png")  # first: what is finished is not begun again
+        of_run = {"network": network.fingerprint, "images": len(held), "seed": judgement.seed}
+        ledger.write({"key": key, **found, **of_run, "environment": records.environment(judgement.device)})
+    processes.barrier()
+    return found
+
+
+def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, distilled):
+    """Evaluates teacher and student, completes the experiment's record and writes its report; prints that."""
+    teacher_log = Path(teacher_path).parent / "log.json"
+    evaluate_network(teacher, judgement, teacher_log, shared=True)
+    evaluate_network(checkpoint.load(student_path), judgement, work.log)
+    if processes.rank() == 0:
+        # The experiment's record is whole, although teachers are shared. One that came without its log has no
+        # entry 'pretrain'.
+        shared = records.read(teacher_log)
+        for entry in ("pretrain", "evaluate teacher"):
+            if entry in shared:
+                records.update(work.log, entry, shared[entry])
+        print(experiment.write(work.log, distilled), flush=True)
+    processes.barrier()
+
+
+def adopted(weights, model, dataset, root, image_size, stem):
+    """A Checkpoint, role 'network', of a plain state_dict; what is None comes from the data set's recipe."""
+    recipe = recipes.recipe(dataset)
+    size, stem = image_size or recipe.pretrain.image_size, stem or recipe.pretrain.stem
+    classes = find.find(dataset, root, "val").classes
+    shape = {"image_size": size, "stem": stem, "mean": recipe.mean, "std": recipe.std}
+    made = models.build(model, classes=len(classes), **shape)
+    load_weights(made.network, weights, model)
+    return checkpoint.Checkpoint(
+        role="network",
+        dataset=dataset,
+        model=model,
+        stem=stem,
+        image_size=size,
+        mean=list(recipe.mean),
+        std=list(recipe.std),
+        classes=list(classes),
+        seed=0,
+        settings={"weights": weights},
+        state=checkpoint.cpu_state(made.network),
+    )
