@@ -100,7 +100,6 @@ def _recorded(line, place, path):
         raise UserError(f"{place} is no record of a run ({first_line(problem)}); {_remedy(path)}") from None
     if storage.sealed(contents)[storage.SEAL] != seal:
         raise UserError(f"{place} is damaged: it does not match its fingerprint; {_remedy(path)}")
-    contents = _as_now(contents)
     problem = problem_of(contents, FORMAT, path.parent.name)
     if problem:
         raise UserError(f"{place} is no record of a run ({problem}); {_remedy(path)}")
@@ -112,7 +111,7 @@ def _recorded(line, place, path):
         seed=contents["seed"],
         scale=contents["scale"],
         command=contents["command"],
-        record=contents["record"],
+        record=_as_now(contents["record"]),
         curve=contents.get("curve"),
         place=place,
     )
@@ -121,19 +120,14 @@ def _recorded(line, place, path):
     return run
 
 
-def _as_now(contents):
-    """A record with the settings of its stages under the names that they have today. This is the one
-    place where settings come in.
+def _as_now(record):
+    """A record with the settings of its stages under the names that they have today. Settings come in here
+    and nowhere else.
     """
-    record = contents.get("record")
-    if not isinstance(record, dict):
-        return contents
     renewed = dict(record)
     for stage in STAGES:
-        entry = record.get(stage)
-        if isinstance(entry, dict) and isinstance(entry.get("settings"), dict):
-            renewed[stage] = {**entry, "settings": _settings_as_now(stage, entry["settings"])}
-    return {**contents, "record": renewed}
+        renewed[stage] = {**record[stage], "settings": _settings_as_now(stage, record[stage]["settings"])}
+    return renewed
 
 
 def _settings_as_now(stage, settings):

@@ -61,23 +61,32 @@ def regularized(record):
     """What was added to the teacher's loss and to the recovery."""
     pretrain, found = record["pretrain"]["settings"], []
     if pretrain.get("curvature"):
-        coefficient = (
-            f"beta {pretrain['beta']:.4g}"
-            if pretrain["regularizer"] == "loss"
-            else f"lambda {pretrain['lambda']:.4g}"
-        )
+        if pretrain["regularizer"] == "loss":
+            coefficient = f"beta {_beta(pretrain, 'loss_beta'):.4g}"
+        else:
+            coefficient = f"lambda {pretrain['lambda']:.4g}"
         found.append(f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}")
     if pretrain.get("gradient_regularization"):
-        found.append(f"gradient regularization, beta {pretrain['beta']:.4g}")
+        found.append(f"gradient regularization, beta {_beta(pretrain, 'gradient_beta'):.4g}")
     if pretrain.get("adversarial", "none") != "none":
-        style = {
-            "t": f"TRADES style, beta {pretrain['beta']:.4g}",
-            "f": f"ten sign steps within {pretrain['h'] * 255:.4g}/255",
-        }
-        found.append(f"adversarial training, {style.get(pretrain['adversarial'], pretrain['adversarial'])}")
+        found.append(f"adversarial training, {_adversarial(pretrain)}")
     if record["recover"]["settings"].get("cda"):
         found.append("recovery with CDA")
     return "; ".join(found) or "nothing added"
+
+
+def _adversarial(pretrain):
+    """The style of adversarial training and its number."""
+    if pretrain["adversarial"] == "t":
+        return f"TRADES style, beta {_beta(pretrain, 'trades_beta'):.4g}"
+    if pretrain["adversarial"] == "f":
+        return f"ten sign steps within {pretrain.get('epsilon', pretrain['h']) * 255:.4g}/255"
+    return pretrain["adversarial"]
+
+
+def _beta(pretrain, name):
+    """A coefficient that has a name of its own, or that of all three where a record knows only that."""
+    return pretrain.get(name, pretrain.get("beta"))
 
 
 def lines(groups):

@@ -1,14 +1,17 @@
 """The files of recorded runs: what is read, refused by name, and written."""
 
 import json
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from recorded import RESULTS, add, contents, empty, run, text_of
+from spoiling import cut, flip
 
 from guard.errors import UserError
-from guard.paper import records, tables
+from guard.paper import plan, records, runner, tables
 from guard.run import storage
 
 
@@ -163,7 +166,11 @@ def test_a_run_is_read_as_it_was_added(results):
     arm = "images guard, labels sre2l"
     add(results, record, images="guard", labels="sre2l", seed=3, curve=curve, table="swap")
     (found,) = records.read(results)
-    assert (found.record, found.curve, found.arm, found.seed) == (record, curve, arm, 3)
+    assert (found.curve, found.arm, found.seed, found.command) == (curve, arm, 3, "bash run.sh")
+    for stage, entry in record.items():
+        assert {**found.record[stage], "settings": None} == {**entry, "settings": None}
+        for name, value in entry.get("settings", {}).items():
+            assert name == "labels" or found.record[stage]["settings"][name] == value
     assert found.name == "cifar10-ipc10-images-guard-labels-sre2l-seed3" and found.swapped
     assert found.place == f"{results / 'cpu' / 'swap.jsonl'}, line 1"
 
@@ -213,6 +220,71 @@ def test_a_run_that_cannot_be_written_leaves_the_file_as_it_was(results, monkeyp
     with pytest.raises(UserError, match="cannot write .*main.jsonl"):
         add(results, run({"clean": 41.0}), seed=1)
     assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_on_a_full_disk_what_was_there_stays(results, size):
+    path = add(results, run({"clean": 40.0}))
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*main.jsonl"):
+            add(results, run({"clean": 41.0}), seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+# ---- what run.sh left ----------------------------------------------------------------------------
+
+LOG_DAMAGES = {
+    "cut": cut,
+    "emptied": lambda path: path.write_bytes(b""),
+    "flipped": flip,
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", LOG_DAMAGES)
+def test_a_damaged_log_is_no_record(results, tmp_path, damage):
+    """The run is listed as failed, with a line that names the file, and nothing is written."""
+    planned = plan.runs_of("digits", "recipe")[0]
+    own = runner.Runner("digits", "recipe", results, tmp_path / "runs", 1)
+    log = own.folder(planned) / "log.json"
+    log.parent.mkdir(parents=True)
+    storage.write_sealed(run({"clean": 40.0}), log)
+    LOG_DAMAGES[damage](log)
+    said = own.do(planned, ["true"])
+    assert said.startswith("error: ") and str(log) in said and "\n" not in said
+    assert not list(results.glob("*/*.jsonl"))
+
+
+def test_what_is_long_is_not_kept(results, tmp_path):
+    planned = plan.runs_of("digits", "recipe")[0]
+    own = runner.Runner("digits", "recipe", results, tmp_path / "runs", 1)
+    entries = run({"clean": 40.0})
+    entries["train"]["history"] = [{"epoch": 1}]
+    entries["evaluate student"]["attacks"]["clean"]["broken"] = [3]
+    own.folder(planned).mkdir(parents=True)
+    storage.write_sealed(entries, own.folder(planned) / "log.json")
+    assert own.do(planned, ["true"]) is None
+    (found,) = records.read(results)
+    assert "history" not in found.record["train"]
+    assert found.record["evaluate student"]["attacks"]["clean"] == {"accuracy": 40.0}
+    assert found.command == "true" and own.finished(planned, ["true"]) is False
+
+
+def test_an_unfinished_evaluation_is_no_record(results, tmp_path):
+    planned = plan.runs_of("digits", "recipe")[0]
+    own = runner.Runner("digits", "recipe", results, tmp_path / "runs", 1)
+    entries = run({"clean": 40.0})
+    entries["evaluate student"]["complete"] = False
+    own.folder(planned).mkdir(parents=True)
+    storage.write_sealed(entries, own.folder(planned) / "log.json")
+    assert "no finished evaluation" in own.do(planned, ["true"])
+
+
+# ---- the committed records -----------------------------------------------------------------------
 
 
 def test_the_committed_runs_are_whole_and_attack_enough_images():
