@@ -76,25 +76,17 @@ def _above_clean(tables):
         clean = cells["clean"]
         high = [f"{attack} {value:.2f}" for attack, value in cells.items() if value > clean]
         if high:
-            where = place(dataset, size, method)
-            yield (
-                (name,),
-                f"{where}: {' and '.join(high)} above clean {clean:.2f}; an attack cannot repair images",
-            )
+            told = f"{' and '.join(high)} above clean {clean:.2f}; an attack cannot repair images"
+            yield (name,), f"{place(dataset, size, method)}: {told}"
 
 
 def _weak_autoattack(tables):
     for name, dataset, size, method, cells in rows(tables):
-        above = round(
-            cells["autoattack"] - cells["pgd100"], 6
-        )  # 35.59 - 35.54 is above 0.05 in floating point
+        strong, weak = cells["autoattack"], cells["pgd100"]
+        above = round(strong - weak, 6)  # since 35.59 - 35.54 is more than 0.05 in floating point
         if above > TOLERANCE:
-            where = place(dataset, size, method)
-            yield (
-                (name,),
-                f"{where}: autoattack {cells['autoattack']:.2f} above pgd100 {cells['pgd100']:.2f}; it should"
-                " be the strongest attack",
-            )
+            told = f"autoattack {strong:.2f} above pgd100 {weak:.2f}; it should be the strongest attack"
+            yield (name,), f"{place(dataset, size, method)}: {told}"
 
 
 def _differing(tables):

@@ -51,8 +51,10 @@ OF_RUNS = {
         cli.number(int, low=0),
         None,
         "N",
-        "attack the first N validation images of each class, 0 for all [the scale's; 100 in swap and"
-        " variations at CPU size]",
+        (
+            "attack the first N validation images of each class, 0 for all [the scale's; 100 in swap and"
+            " variations at CPU size]"
+        ),
     ),
     "--curve": (
         _epsilons,
@@ -79,8 +81,8 @@ def _parser():
     parser.add_argument(
         "--scale",
         choices=SCALES,
-        help="the paper's settings, the data set's own recipe, or cpu: under an hour on two cores"
-        " [paper; recipe for digits]",
+        help="the paper's settings, the data set's own recipe, or small ones for a CPU [paper; recipe for"
+        " digits]",
     )
     for flag, (kind, default, metavar, text) in OF_RUNS.items():
         names = (flag, SHORT[flag]) if flag in SHORT else (flag,)
