@@ -111,8 +111,8 @@ def _does_it_help(groups):
         "seeds",
     ]
     answer = (
-        f"GUARD's students are {_count(of_robust, 'more robust', 'less robust')} than SRe2L's. Their clean"
-        f" accuracy is {_count(of_clean, 'higher', 'lower')}.\n"
+        f"Against SRe2L's, GUARD's students are {_count(of_robust, 'more robust', 'less robust')}. Their"
+        f" clean accuracy is {_count(of_clean, 'higher', 'lower')}.\n"
     )
     return [heading(3, "Does GUARD help the student?"), answer, *table(header, rows, left=4), ""]
 
