@@ -1,16 +1,17 @@
 """Tables, numbers and sizes as words, for Markdown and titles."""
 
 MISSING = "-"
+SCALES = {"paper": "published size", "recipe": "the recipe's size", "cpu": "CPU size"}
 
 
 def number(found, form=".2f"):
-    """'57.12 ± 0.50' from a mean and a standard deviation, '57.12' where there is one run, a dash where
-    there is none.
+    """'57.12 ± 0.50' from a mean and its uncertainty, '57.12' where there is none, a dash where there is no
+    mean.
     """
     if found is None:
         return MISSING
-    mean, deviation = found
-    return f"{mean:{form}}" + (f" ± {deviation:{form.lstrip('+')}}" if deviation is not None else "")
+    mean, uncertainty = found
+    return f"{mean:{form}}" + (f" ± {uncertainty:{form.lstrip('+')}}" if uncertainty is not None else "")
 
 
 def table(header, rows, left):
@@ -24,7 +25,7 @@ def heading(level, title):
 
 
 def scale_text(scale):
-    return "published size" if scale == "paper" else "CPU size"
+    return SCALES[scale]
 
 
 def size_text(images_per_class):

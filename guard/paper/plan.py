@@ -1,142 +1,129 @@
-"""The cells of the published tables: which there are at which scale, and the run.sh command of each.
-Only the standard library.
+"""Which runs the published tables are made of. Only the standard library.
 
-A cell is a data set, images per class, an arm (how the teacher is trained and the images are recovered)
-and a seed. A new table is one row of TABLES, a new arm one of ARMS.
+A new table is one row of TABLES, a new arm one of ARMS. Flags are written as one would type them.
 """
 
 from dataclasses import dataclass
 
 from guard.errors import UserError
 
-FORMAT = "guard-cell-1"
+# ---- arms ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Arm:
-    """teacher: part of its id; flags: of run.sh; stages: more flags of the stages, each after its
+    """How a teacher is trained and images are recovered from it.
+
+    teacher: part of the teacher's id; flags: of run.sh; stages: more flags of the stages, each after its
     stage's name.
     """
 
     teacher: str
-    flags: tuple = ()
-    stages: tuple = ()
+    flags: str = ""
+    stages: str = ""
+
+
+def _arms_of(name, flag, *values):
+    """GUARD with one flag of run.sh changed, which changes its teacher."""
+    return {f"guard-{name}-{value}": Arm(f"guard-{name}-{value}", f"-C {flag} {value}") for value in values}
 
 
 ARMS = {
     "sre2l": Arm("plain"),
-    "guard": Arm("guard", ("-C",)),
-    "guard-squared": Arm(
-        "guard-squared", ("-C",), ("pretrain", "--regularizer", "gradient-squared", "--lambda", "0.03")
-    ),
-    "guard-loss": Arm("guard-loss", ("-C", "-B", "1"), ("pretrain", "--regularizer", "loss")),
+    "guard": Arm("guard", "-C"),
+    "guard-squared": Arm("guard-squared", "-C", "pretrain --regularizer gradient-squared --lambda 0.03"),
+    "guard-loss": Arm("guard-loss", "-C -B 1", "pretrain --regularizer loss"),
     **{
-        f"gr-{beta}": Arm(f"gr-{beta}", ("-G", "-B", beta))
+        f"gr-{beta}": Arm(f"gr-{beta}", f"-G -B {beta}")
         for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1", "30")
     },
-    "adv-t": Arm("adv-t", ("-v", "t")),
-    "adv-f": Arm("adv-f", ("-v", "f", "-h", "8/255")),  # its epsilon; the published one is not known
-    "cda": Arm("plain", ("-A",)),
-    "cda+guard": Arm("guard", ("-A", "-C")),
+    "adv-t": Arm("adv-t", "-v t"),
+    "adv-f": Arm("adv-f", "-v f -h 8/255"),  # its epsilon; the published one is not known
+    "cda": Arm("plain", "-A"),
+    "cda+guard": Arm("guard", "-A -C"),
 }
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
+    **_arms_of("lambda", "-l", "1", "3", "10", "30", "100", "1000"),
+    **_arms_of("h", "-h", "0.5", "1", "3", "6"),
     **{
-        f"guard-lambda-{value}": Arm(f"guard-lambda-{value}", ("-C", "-l", value))
-        for value in ("1", "3", "10", "30", "100", "1000")
-    },
-    **{f"guard-h-{value}": Arm(f"guard-h-{value}", ("-C", "-h", value)) for value in ("0.5", "1", "3", "6")},
-    **{
-        f"guard-epochs-{value}": Arm(f"guard-epochs-{value}", ("-C",), ("pretrain", "--epochs", value))
+        f"guard-epochs-{value}": Arm(f"guard-epochs-{value}", "-C", f"pretrain --epochs {value}")
         for value in ("10", "15", "100")
     },
-    **{
-        f"guard-r_bn-{value}": Arm("guard", ("-C", "-b", value))
-        for value in ("0.01", "0.1", "1", "10", "100")
-    },
-    "guard-jpg": Arm("guard", ("-C",), ("recover", "--image-format", "jpg")),
-    "guard-train-mode": Arm("guard", ("-C",), ("relabel", "--teacher-mode", "train")),
+    **{f"guard-r_bn-{value}": Arm("guard", f"-C -b {value}") for value in ("0.01", "0.1", "1", "10", "100")},
+    "guard-jpg": Arm("guard", "-C", "recover --image-format jpg"),
+    "guard-train-mode": Arm("guard", "-C", "relabel --teacher-mode train"),
 }
 ARMS |= VARIATIONS
 
 
+def rank(arm):
+    """Where an arm stands among the arms; those without a place of their own come last."""
+    return list(ARMS).index(arm) if arm in ARMS else len(ARMS)
+
+
+# ---- scales --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Scale:
-    """How a data set of the tables is run: its name for -d, flags of run.sh, more flags of the stages,
-    the images per class that stand for the table's (but see OWN_SIZE), and, where it is a subset of the
-    table's data set, its classes.
+class Setting:
+    """How a data set of the tables is run at a scale.
+
+    dataset: its name for -d; flags: of run.sh; stages: more flags of the stages; images_per_class: those
+    that stand for the table's (but see OWN_SIZE); classes: of the subset, where it is one of the table's
+    data set.
     """
 
     dataset: str
-    flags: tuple = ()
-    stages: tuple = ()
-    images_per_class: tuple | None = None
+    flags: str = ""
+    stages: str = ""
+    images_per_class: tuple = ()
     classes: str = ""
 
 
-_SMALL = ("-m", "convnet-32", "-e", "convnet-32", "-b", "1")
+ENOUGH = 625  # attacked images that leave a standard error of at most 2 points: 50 / sqrt(625)
+_SMALL = "-m convnet-32 -e convnet-32 -b 1"
+# paper: the published settings; recipe: those of the data set's own recipe; cpu: small ones for a CPU
 SCALES = {
     "paper": {
-        name: Scale(name, ("-b", "10.0") if name == "imagenette" else ())
-        for name in ("imagenette", "tiny-imagenet", "imagenet", "cifar10")
+        "imagenette": Setting("imagenette", "-b 10.0"),
+        "tiny-imagenet": Setting("tiny-imagenet"),
+        "imagenet": Setting("imagenet"),
+        "cifar10": Setting("cifar10"),
     },
+    "recipe": {"digits": Setting("digits", stages="train --protocol paper --images 0")},
     "cpu": {
-        "imagenette": Scale(
+        "imagenette": Setting(
             "imagenette-3",
-            (*_SMALL, "-i", "100", "-z", "100"),
-            (
-                "pretrain",
-                "--image-size",
-                "64",
-                "--stem",
-                "cifar",
-                "--images",
-                "200",
-                "--epochs",
-                "8",
-                "--curvature-images",
-                "60",
-                "train",
-                "--images",
-                "10",
-            ),
-            (1, 10),
-            "n01440764,n02979186,n03028079",
+            f"{_SMALL} -i 100 -z 100",
+            "pretrain --image-size 64 --stem cifar --images 200 --epochs 8 --curvature-images 60"
+            " train --images 209",  # of each of 3 classes: 627, which are ENOUGH
+            images_per_class=(1, 10),
+            classes="n01440764,n02979186,n03028079",
         ),
-        "cifar10": Scale(
+        "cifar10": Setting(
             "cifar10",
-            (*_SMALL, "-i", "150", "-z", "100"),
-            (
-                "pretrain",
-                "--images",
-                "200",
-                "--epochs",
-                "6",
-                "--curvature-images",
-                "100",
-                "train",
-                "--images",
-                "10",
-                "--protocol",
-                "both",
-            ),
-            (1, 5),
+            f"{_SMALL} -i 150 -z 100",
+            "pretrain --images 200 --epochs 6 --curvature-images 100"
+            " train --images 63 --protocol both",  # of each of 10 classes: 630, which are ENOUGH
+            images_per_class=(1, 5),
         ),
-        "digits": Scale("digits", ("-z", "500"), ("pretrain", "--curvature-images", "100")),
+        "digits": Setting("digits", "-z 500", "pretrain --curvature-images 100"),
     },
 }
 
+# ---- tables --------------------------------------------------------------------------------------
+
 GRADIENT_REGULARIZATION = tuple(f"gr-{beta}" for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1"))
-REGULARIZERS = ("guard", "guard-squared", "guard-loss", "gr-30")
-ONCE = ("guard-jpg", "guard-train-mode")
+REGULARIZERS = ("sre2l", "guard", "guard-squared", "guard-loss", "gr-30")
 
 
-def _varied(setting, *values):
-    return tuple(f"guard-{setting}-{value}" for value in values)
+def _varied(settings):
+    """GUARD, and each of the varied settings: 'lambda-10 h-1' are guard-lambda-10 and guard-h-1."""
+    return ("guard", *(f"guard-{setting}" for setting in settings.split()), "guard-jpg", "guard-train-mode")
 
 
-# table -> {data set: (images per class, arms)}; in the swap an arm's images also get the plain teacher's
-# labels, and the other way round
+# table -> {data set: (images per class, arms)}
 TABLES = {
     "main": {
         "imagenette": ((10, 50, 100), ("sre2l", "guard")),
@@ -146,67 +133,68 @@ TABLES = {
     "adversarial-training": {"imagenette": ((1, 10), ("sre2l", "guard", "adv-t", "adv-f"))},
     "gradient-regularization": {"imagenette": ((1, 10, 50), ("sre2l", "guard", *GRADIENT_REGULARIZATION))},
     "other-methods": {"cifar10": ((1, 10, 50), ("sre2l", "guard", "cda", "cda+guard"))},
-    "regularizers": {
-        "imagenette": ((10,), ("sre2l", *REGULARIZERS)),
-        "cifar10": ((10,), ("sre2l", *REGULARIZERS)),
-    },
-    "swap": {"cifar10": ((10,), ("sre2l", *REGULARIZERS)), "digits": ((10,), ("sre2l", *REGULARIZERS))},
+    "regularizers": {"imagenette": ((10,), REGULARIZERS), "cifar10": ((10,), REGULARIZERS)},
+    "swap": {"cifar10": ((10,), REGULARIZERS), "digits": ((10,), REGULARIZERS)},
     "variations": {
         "imagenette": (
             (10,),
-            (
-                "guard",
-                *_varied("lambda", "1", "10", "30"),
-                *_varied("h", "1", "6"),
-                *_varied("r_bn", "0.01", "0.1", "100"),
-                *_varied("epochs", "15", "100"),
-                *ONCE,
-            ),
+            _varied("lambda-1 lambda-10 lambda-30 h-1 h-6 r_bn-0.01 r_bn-0.1 r_bn-100 epochs-15 epochs-100"),
         ),
-        "cifar10": (
-            (10,),
-            (
-                "guard",
-                *_varied("lambda", "10", "1000"),
-                *_varied("h", "1", "6"),
-                *_varied("r_bn", "0.1", "10"),
-                *_varied("epochs", "15"),
-                *ONCE,
-            ),
-        ),
+        "cifar10": ((10,), _varied("lambda-10 lambda-1000 h-1 h-6 r_bn-0.1 r_bn-10 epochs-15")),
         "digits": (
             (10,),
-            (
-                "guard",
-                *_varied("lambda", "3", "10", "100"),
-                *_varied("h", "0.5", "3"),
-                *_varied("r_bn", "0.01", "1", "10"),
-                *_varied("epochs", "10", "100"),
-                *ONCE,
-            ),
+            _varied("lambda-3 lambda-10 lambda-100 h-0.5 h-3 r_bn-0.01 r_bn-1 r_bn-10 epochs-10 epochs-100"),
         ),
     },
+    "digits": {"digits": ((10,), ("sre2l", "guard"))},
 }
-OWN_SIZE = ("swap", "variations")  # tables that keep their images per class at every scale
-# (table, data set) -> (protocol, images of each class) of the attacks at CPU size, where it is not the
-# recipe's and the scale's: students of
-# swapped labels and of varied settings differ by little, which takes many images to see
-ATTACKED = {(table, name): ("quick", 100) for table in OWN_SIZE for name in ("cifar10", "digits")}
+# tables that are not about the published sizes: they keep their images per class at every scale
+OWN_SIZE = ("swap", "variations")
+
+
+def scales_of(table):
+    """The scales at which a table has runs. The digits' own table is of their recipe, and all else of the
+    other scales.
+    """
+    return [
+        scale
+        for scale, settings in SCALES.items()
+        if set(TABLES[table]) & set(settings) and (table == "digits") == (scale == "recipe")
+    ]
+
+
+def attacks_of(table, scale, dataset):
+    """(protocol, images of each class) that a table's students are attacked by, where these are not the
+    scale's; else (None, None).
+
+    Students of swapped labels and of varied settings differ by little, which takes many images to see.
+    """
+    if scale == "cpu" and table in OWN_SIZE and dataset in ("cifar10", "digits"):
+        return "quick", 100
+    return None, None
+
+
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of run.sh. images, labels: arms whose teachers make them."""
+class PlannedRun:
+    """One run of run.sh. images_from, labels_from: arms whose teachers make the images and the labels."""
 
     dataset: str
     images_per_class: int
-    images: str
-    labels: str
+    images_from: str
+    labels_from: str
     seed: int
 
     @property
+    def swapped(self):
+        """Whether images and labels come from teachers of different arms."""
+        return self.images_from != self.labels_from
+
+    @property
     def arm(self):
-        return self.images if self.images == self.labels else f"images {self.images}, labels {self.labels}"
+        return f"images {self.images_from}, labels {self.labels_from}" if self.swapped else self.images_from
 
     @property
     def name(self):
@@ -214,64 +202,33 @@ class Cell:
         return f"{self.dataset}-ipc{self.images_per_class}-{arm}-seed{self.seed}"
 
 
-def cells_of(table, scale, *, datasets=None, images_per_class=None, arms=None, seeds=(0,)):
-    """The cells of a table at a scale, those first whose teachers others need. Raises UserError for what
-    the table does not have.
+def runs_of(table, scale, *, datasets=None, images_per_class=None, arms=None, seeds=(0,)):
+    """The runs of a table at a scale, those first whose teachers others need. In the swap an arm's images
+    also get the plain teacher's labels, and the other way round. Raises UserError for what the table does
+    not have.
     """
+    if scale not in scales_of(table):
+        raise UserError(
+            f"table {table} has no runs at scale {scale}; it has at {' and '.join(scales_of(table))}"
+        )
     rows = {name: row for name, row in TABLES[table].items() if name in SCALES[scale]}
-    for given, known, what in (
-        (datasets, rows, "data set"),
-        (arms, {arm for _, row in rows.values() for arm in row}, "arm"),
-    ):
-        if unknown := sorted(set(given or ()) - set(known)):
+    known = {arm for _, of_row in rows.values() for arm in of_row}
+    for given, there, what in ((datasets, set(rows), "data set"), (arms, known, "arm")):
+        if unknown := sorted(set(given or ()) - there):
             raise UserError(
                 f"table {table} has no {what} {unknown[0]} at scale {scale}; it has"
-                f" {', '.join(sorted(known))}"
+                f" {', '.join(sorted(there))}"
             )
     found = []
-    for name, (counts, all_arms) in rows.items():
+    for name, (published, of_row) in rows.items():
         if datasets and name not in datasets:
             continue
-        counts = (
-            images_per_class or (table not in OWN_SIZE and SCALES[scale][name].images_per_class) or counts
-        )
-        chosen = [arm for arm in all_arms if not arms or arm in arms]
-        found += [Cell(name, count, arm, arm, seed) for seed in seeds for count in counts for arm in chosen]
+        own = () if table in OWN_SIZE else SCALES[scale][name].images_per_class
+        pairs = [(arm, arm) for arm in of_row if not arms or arm in arms]
         if table == "swap":
-            pairs = [pair for arm in chosen if arm != "sre2l" for pair in ((arm, "sre2l"), ("sre2l", arm))]
-            found += [Cell(name, count, *pair, seed) for seed in seeds for count in counts for pair in pairs]
-    return sorted(found, key=lambda cell: cell.images != cell.labels)
-
-
-def command_of(cell, scale, *, root, output, device=None, protocol=None, images=None):
-    """The words of the cell's `bash run.sh`."""
-    setting, arm = SCALES[scale][cell.dataset], ARMS[cell.images]
-    own = cell.images == cell.labels
-    words = [
-        "bash",
-        "run.sh",
-        "-d",
-        setting.dataset,
-        "-r",
-        str(root),
-        "-o",
-        str(output),
-        "-x",
-        cell.name,
-        "-y",
-        f"{arm.teacher}-{cell.seed}",
-        "-c",
-        str(cell.images_per_class),
-        "-s",
-        str(cell.seed),
-    ]
-    words += ["-p"] if own else ["-Y", f"{ARMS[cell.labels].teacher}-{cell.seed}"]
-    words += [
-        *setting.flags,
-        *(arm.flags if own else [flag for flag in arm.flags if flag == "-A"]),
-        *(["-u", device] if device else []),
-    ]
-    stages = [*setting.stages, *(arm.stages if own else ())]
-    stages += ["train", "--protocol", protocol] if protocol else []
-    stages += ["train", "--images", str(images)] if images is not None else []
-    return [*words, "--", *stages] if stages else words
+            for arm, _ in pairs[:]:
+                pairs += [(arm, "sre2l"), ("sre2l", arm)] if arm != "sre2l" else []
+        for seed in seeds:
+            for count in images_per_class or own or published:
+                found += [PlannedRun(name, count, images, labels, seed) for images, labels in pairs]
+    return sorted(found, key=lambda run: run.swapped)

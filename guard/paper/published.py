@@ -18,11 +18,9 @@ OURS = {
     "dc": (),
     "dc+guard": (),
 }
-OUR_ATTACKS = {
-    "autoattack": "autoattack-paper"
-}  # the published column of that name comes from the shorter attack
-# percentage points by which an attack may look weaker than one that it contains: its random draws are
-# others
+# the published column of that name comes from the shorter attack
+OUR_ATTACKS = {"autoattack": "autoattack-paper"}
+# percentage points by which an attack may look weaker than one that it contains: its random draws differ
 TOLERANCE = 0.05
 
 
@@ -38,7 +36,7 @@ def read(results):
 
 
 def arms_of(method):
-    """Our arms that a published row stands for, none where we have no such method."""
+    """Our arms that a published row is compared with, none where we have no such method."""
     return OURS.get(method, (method,))
 
 
@@ -49,9 +47,7 @@ def datasets(table):
     found = {}
     for dataset, sizes in table.items():
         if isinstance(sizes, dict) and all(size.isdigit() for size in sizes):
-            found[dataset] = {
-                int(size): rows for size, rows in sorted(sizes.items(), key=lambda item: int(item[0]))
-            }
+            found[dataset] = {int(size): sizes[size] for size in sorted(sizes, key=int)}
     return found
 
 
@@ -77,30 +73,24 @@ def place(dataset, size, method):
 
 def _above_clean(tables):
     for name, dataset, size, method, cells in rows(tables):
-        high = [
-            f"{attack} {value:.2f}"
-            for attack, value in cells.items()
-            if attack != "clean" and value > cells["clean"]
-        ]
+        clean = cells["clean"]
+        high = [f"{attack} {value:.2f}" for attack, value in cells.items() if value > clean]
         if high:
-            yield (
-                (name,),
-                f"{place(dataset, size, method)}: {' and '.join(high)} above clean {cells['clean']:.2f}; an attack cannot repair images",
-            )
+            told = f"{' and '.join(high)} above clean {clean:.2f}; an attack cannot repair images"
+            yield (name,), f"{place(dataset, size, method)}: {told}"
 
 
 def _weak_autoattack(tables):
     for name, dataset, size, method, cells in rows(tables):
-        if (
-            round(cells["autoattack"] - cells["pgd100"], 6) > TOLERANCE
-        ):  # rounded, since 35.59 - 35.54 is above 0.05 in floating point
-            yield (
-                (name,),
-                f"{place(dataset, size, method)}: autoattack {cells['autoattack']:.2f} above pgd100 {cells['pgd100']:.2f}; it should be the strongest attack",
-            )
+        strong, weak = cells["autoattack"], cells["pgd100"]
+        above = round(strong - weak, 6)  # since 35.59 - 35.54 is more than 0.05 in floating point
+        if above > TOLERANCE:
+            told = f"autoattack {strong:.2f} above pgd100 {weak:.2f}; it should be the strongest attack"
+            yield (name,), f"{place(dataset, size, method)}: {told}"
 
 
 def _differing(tables):
+    """Numbers that stand in two tables, and are not the same there."""
     seen = {}
     for name, dataset, size, method, cells in rows(tables):
         same = "guard" if method == "sre2l+guard" else method
@@ -109,7 +99,5 @@ def _differing(tables):
     for (dataset, size, method, attack), values in seen.items():
         if len(values) > 1:
             told = " but ".join(f"{value:.2f} in {' and '.join(names)}" for value, names in values.items())
-            yield (
-                tuple(name for names in values.values() for name in names),
-                f"{place(dataset, size, method)}: {attack} is {told}",
-            )
+            everywhere = tuple(name for names in values.values() for name in names)
+            yield everywhere, f"{place(dataset, size, method)}: {attack} is {told}"

@@ -1,18 +1,18 @@
-"""How runs were made, in words, from their records: networks, sizes, epochs, regularizer, machine,
-versions and data.
+"""How runs were made, in words, from the settings in their records: networks, sizes, epochs, regularizer,
+attacks; and where the settings of two runs differ.
 """
 
-from math import sqrt
-from pathlib import Path
+from guard.paper.groups import standard_error
+from guard.paper.published import place
+from guard.paper.records import STAGES
 
-from guard.errors import UserError
-from guard.paper import cells
-from guard.run import storage
+# settings that name what a run was made from, not how: they differ between seeds as they must
+OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
 
 
 def described(record):
     """Everything that a table's reader must know of a run but for its regularizer, in one line."""
-    pretrain, recover, relabel, train = (record[stage]["settings"] for stage in cells.STAGES)
+    pretrain, recover, relabel, train = (record[stage]["settings"] for stage in STAGES)
     images = (
         f"the first {pretrain['images']} training images of each class"
         if pretrain.get("images")
@@ -42,7 +42,7 @@ def evaluation(record):
     evaluated = record["evaluate student"]
     first = evaluated.get("key", {}).get("images per class")
     part = f" (the first {first} of each class)" if first else ""
-    error = 50 / sqrt(evaluated["images"])
+    error = standard_error(50, evaluated["images"])
     return (
         f"evaluated on {evaluated['images']} validation images{part}, which leaves a standard error of up to"
         f" {error:.1f} points, epsilon {evaluated['epsilon'] * 255:.4g}/255, protocol"
@@ -61,23 +61,32 @@ def regularized(record):
     """What was added to the teacher's loss and to the recovery."""
     pretrain, found = record["pretrain"]["settings"], []
     if pretrain.get("curvature"):
-        coefficient = (
-            f"beta {pretrain['beta']:.4g}"
-            if pretrain["regularizer"] == "loss"
-            else f"lambda {pretrain['lambda']:.4g}"
-        )
+        if pretrain["regularizer"] == "loss":
+            coefficient = f"beta {_beta(pretrain, 'loss_beta'):.4g}"
+        else:
+            coefficient = f"lambda {pretrain['lambda']:.4g}"
         found.append(f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}")
     if pretrain.get("gradient_regularization"):
-        found.append(f"gradient regularization, beta {pretrain['beta']:.4g}")
+        found.append(f"gradient regularization, beta {_beta(pretrain, 'gradient_beta'):.4g}")
     if pretrain.get("adversarial", "none") != "none":
-        style = {
-            "t": f"TRADES style, beta {pretrain['beta']:.4g}",
-            "f": f"ten sign steps within {pretrain['h'] * 255:.4g}/255",
-        }
-        found.append(f"adversarial training, {style.get(pretrain['adversarial'], pretrain['adversarial'])}")
+        found.append(f"adversarial training, {_adversarial(pretrain)}")
     if record["recover"]["settings"].get("cda"):
         found.append("recovery with CDA")
     return "; ".join(found) or "nothing added"
+
+
+def _adversarial(pretrain):
+    """The style of adversarial training and its number."""
+    if pretrain["adversarial"] == "t":
+        return f"TRADES style, beta {_beta(pretrain, 'trades_beta'):.4g}"
+    if pretrain["adversarial"] == "f":
+        return f"ten sign steps within {pretrain.get('epsilon', pretrain['h']) * 255:.4g}/255"
+    return pretrain["adversarial"]
+
+
+def _beta(pretrain, name):
+    """A coefficient that has a name of its own, or that of all three where a record knows only that."""
+    return pretrain.get(name, pretrain.get("beta"))
 
 
 def lines(groups):
@@ -106,50 +115,47 @@ def _named(groups):
     return ", ".join(f"{' / '.join(held)} at {size}" for size, held in sizes.items()) + " images per class"
 
 
-# ---- where, with what, on what -------------------------------------------------------------------
-
-COLUMNS = ("device", "torch", "precision", "data", "commit", "uncommitted changes")
+# ---- differences ---------------------------------------------------------------------------------
 
 
-def copies(results):
-    """fingerprint of training images -> which copy of a data set they are, from the folder `results`."""
-    path = Path(results) / "data.json"
-    if not path.exists():
-        return {}
-    found = storage.read_json(path, "list of copies").get("copies")
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path} has no object 'copies'; take the repository's own again: git checkout {path}"
-        )
-    return found
+def settings(record):
+    """Every setting of a run, apart from its seed and from the fingerprints that follow from it: 'stage
+    name' -> value.
+    """
+    found = {}
+    for stage in STAGES:
+        for name, value in record[stage]["settings"].items():
+            if name == "labels" and isinstance(value, dict):
+                found |= {f"labels {inner}": inside for inner, inside in value.items()}
+            elif name != "seed":
+                found[f"{stage} {name}"] = value
+    evaluated = record["evaluate student"]
+    found |= {f"evaluation {name}": evaluated.get(name) for name in ("epsilon", "images", "protocols")}
+    return {name: value for name, value in found.items() if name not in OF_THE_RUN}
 
 
-def environment(runs, known):
-    """One cell for each of COLUMNS, from all stages of all records. known: as of `copies`."""
-    found = {name: {} for name in COLUMNS}
-    for record in runs:
-        for where in (
-            entry.get("environment", {})
-            for name, entry in record.items()
-            if name in cells.STAGES or name.startswith("evaluate ")
-        ):
-            commit = where.get("commit")
-            found["device"][where.get("device")] = None
-            found["torch"][where.get("torch")] = None
-            found["commit"][commit.removesuffix("-dirty") if commit else None] = None
-            found["uncommitted changes"][
-                ("yes" if commit.endswith("-dirty") else "no") if commit else None
-            ] = None
-        for stage in cells.STAGES:
-            found["precision"][record[stage]["settings"].get("precision")] = None
-        data = record["pretrain"]["settings"].get("data")
-        found["data"][data[:12] + (f" ({known[data]})" if data in known else "") if data else None] = None
-    return [
-        ", ".join(sorted(str(value) for value in values if value)) + _gap(values) for values in found.values()
-    ]
+def differences(records):
+    """What differs between the settings of records: 'stage name (8, 4)', one for each."""
+    told, held = [], [settings(record) for record in records]
+    for name in dict.fromkeys(name for one in held for name in one):
+        values = list(dict.fromkeys(str(one.get(name, "not recorded")) for one in held))
+        if len(values) > 1:
+            told.append(f"{name} ({', '.join(values)})")
+    return told
 
 
-def _gap(values):
-    if None not in values:
-        return ""
-    return " (not recorded everywhere)" if len(values) > 1 else "not recorded"
+def unequal(group):
+    """A sentence about what differs between runs that should differ in their seeds alone, or None."""
+    found = differences(group.records)
+    if not found:
+        return None
+    where = place(group.dataset, group.images_per_class, group.arm)
+    return (
+        f"the runs of {where} are not equal but for their seeds, so their mean mixes settings:"
+        f" {'; '.join(found)}"
+    )
+
+
+def warnings(groups):
+    """Markdown: a line for each group whose runs are not equal but for their seeds."""
+    return [f"**Warning**: {said}." for said in map(unequal, groups) if said]

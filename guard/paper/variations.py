@@ -1,15 +1,18 @@
 """GUARD with one setting changed: which setting matters, for the teacher and for the student."""
 
-from guard.paper import cells, published, settings, swap
+from guard.paper import groups as gathered
+from guard.paper import not_run, plan, published, settings
+from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import MISSING, heading, number, scale_text, table
 from guard.paper.plan import VARIATIONS
 
+TITLE = "Which setting matters"
 INTRODUCTION = """\
-Accuracy in percent, mean ± standard deviation over seeds. The columns "against guard" are the change of the student against the student of
-guard as it stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the records. The
-teacher's gradient change is measured with its own h.
+Accuracy in percent, mean ± standard deviation over seeds (of a single run ± the standard error that its
+images leave). The columns "against guard" are the change of the student against the student of guard as it
+stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the
+records. The teacher's gradient change is measured with its own h.
 """
-BESIDE = ("sre2l", "guard")
 
 
 def others(groups):
@@ -17,65 +20,49 @@ def others(groups):
     return [group for group in groups if group.arm not in VARIATIONS]
 
 
-def section(groups):
-    """Markdown lines; none where no setting was varied."""
-    sizes = dict.fromkeys(
-        (group.scale, group.dataset, group.images_per_class) for group in groups if group.arm in VARIATIONS
-    )
-    lines = [heading(2, "Which setting matters"), INTRODUCTION] if sizes else []
-    for scale, dataset, size in sizes:
-        held = [
-            group
-            for group in groups
-            if (group.scale, group.dataset, group.images_per_class) == (scale, dataset, size)
-            and group.arm in (*BESIDE, *VARIATIONS)
-        ]
-        beside = [group for group in held if group.arm in BESIDE] or held
-        lines += [
-            heading(3, f"{published.place(dataset, size, 'guard')}, {scale_text(scale)}"),
-            *_table(held),
-            "",
-        ]
-        lines += [
-            line + "\n"
-            for line in (
-                *settings.lines(beside),
-                *(f"**Warning**: {warning}." for group in held for warning in swap.unequal(group)),
-            )
-        ]
-    return lines
+def varied(groups):
+    """{size: groups of sre2l, guard and guard with one setting changed} of the sizes that have such."""
+    found = {}
+    for size, here in gathered.by_size(groups).items():
+        shown = [group for group in here if group.arm in (PLAIN, ROBUST, *VARIATIONS)]
+        if any(group.arm in VARIATIONS for group in shown):
+            found[size] = shown
+    return found
+
+
+def section(groups, results):
+    """Markdown lines. groups: all."""
+    lines = [heading(2, TITLE), INTRODUCTION]
+    for (scale, dataset, size), here in varied(groups).items():
+        lines += [heading(3, f"{published.place(dataset, size, ROBUST)}, {scale_text(scale)}")]
+        beside = [group for group in here if group.arm in (PLAIN, ROBUST)]
+        told = [*settings.lines(beside or here), *settings.warnings(here)]
+        lines += [*_table(here), "", *(f"{line}\n" for line in told)]
+    return lines + not_run.lines(["variations"], plan.SCALES, groups, results)
 
 
 def _table(groups):
-    shown = "clean", cells.robust_attack(groups)
-    plain = next((group for group in groups if group.arm == "guard"), None)
-    rows = []
-    for group in groups:
-        teacher = [number(cells.accuracies(group.records, "teacher", attack)) for attack in shown]
-        curvature = number(
-            cells.average([cells.curvature(record, "gradient_change") for record in group.records]), ".3g"
-        )
-        student = [number(cells.accuracies(group.records, "student", attack)) for attack in shown]
-        varied = plain is not None and group is not plain
-        changes = [number(change(group, plain, attack), "+.2f") if varied else MISSING for attack in shown]
-        different = "; ".join(cells.differences([plain.records[0], group.records[0]])) if varied else MISSING
-        rows.append([group.arm, str(len(group.cells)), *teacher, curvature, *student, *changes, different])
-    columns = [
+    shown = "clean", gathered.robust_attack(groups)
+    robust = gathered.of_arm(groups, ROBUST)
+    header = [
+        *("arm", "runs"),
         *(f"teacher: {attack}" for attack in shown),
         "teacher: gradient change",
         *(f"student: {attack}" for attack in shown),
         *(f"against guard: {attack}" for attack in shown),
         "changed (guard, this)",
     ]
-    return table(["arm", "runs", *columns], rows, left=1)
+    return table(header, [_row(group, robust, shown) for group in groups], left=1)
 
 
-def change(group, plain, attack):
-    """(mean, deviation) of the student's accuracy less that of `plain` with the same seed, or None."""
-    before = {cell.seed: cells.accuracy(cell.record, "student", attack) for cell in plain.cells}
-    pairs = [
-        (cells.accuracy(cell.record, "student", attack), before[cell.seed])
-        for cell in group.cells
-        if cell.seed in before
-    ]
-    return cells.average([after - other for after, other in pairs if None not in (after, other)])
+def _row(group, robust, shown):
+    """robust: guard as it stands, or None."""
+    teacher = [number(gathered.accuracies(group.records, "teacher", attack)) for attack in shown]
+    curvature = number(gathered.curvatures(group.records, "gradient_change"), ".3g")
+    student = [number(gathered.accuracies(group.records, "student", attack)) for attack in shown]
+    changes, different = [MISSING for _ in shown], MISSING
+    if robust is not None and group is not robust:
+        found = [gathered.change(group, robust, attack) for attack in shown]
+        changes = [number(one and one[0], "+.2f") for one in found]
+        different = "; ".join(settings.differences([robust.records[0], group.records[0]]))
+    return [group.arm, str(len(group.runs)), *teacher, curvature, *student, *changes, different]

@@ -98,6 +98,11 @@ def read_sealed(path, what, remedy=REMEDY):
     return contents
 
 
+def sealed(contents):
+    """A copy of a JSON object that has its fingerprint with it."""
+    return {**contents, SEAL: _fingerprint(contents)}
+
+
 @contextlib.contextmanager
 def sealing(contents, path):
     """Writes a JSON object and its fingerprint beside `path`; on leaving without an error the file is
@@ -109,7 +114,7 @@ def sealing(contents, path):
     if SEAL in contents:
         raise ValueError(f"'{SEAL}' is the name of the seal")
     with replacing(path) as temporary:
-        temporary.write_text(_text({**contents, SEAL: _fingerprint(contents)}))
+        temporary.write_text(_text(sealed(contents)))
         yield
 
 

@@ -77,7 +77,6 @@ COMMANDS = {
     ],
     "adopt": ["pretrain", *DATA, "--weights", "weights.pt", "--output", "new", *TOY["pretrain"]],
     "report": ["guard.report", "student"],
-    "results": ["guard.paper.results", "results.json", "--arm", "one", "student"],
 }
 
 
@@ -145,7 +144,7 @@ READERS = {
         "train --output new",
         f"evaluate --checkpoint {TEACHER}",
     ],
-    Path("student/log.json"): ["train", "evaluate", "report", "results", "train --force"],
+    Path("student/log.json"): ["train", "evaluate", "report", "train --force"],
     Path("images/log.json"): ["recover", "recover --force"],
     Path("labels/log.json"): ["relabel", "relabel --force"],
 }
@@ -600,7 +599,6 @@ FULL = [
     ("evaluate --epsilon 0,1", 0),
     ("report", 0),
     ("report", 5000),
-    ("results", 100),
 ]
 
 

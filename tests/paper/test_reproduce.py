@@ -1,4 +1,4 @@
-"""results/reproduce.sh: which cells a table has, what they run, what is skipped, and what a failure does."""
+"""results/reproduce.sh: which runs a table has, what they do, what is skipped, and what a failure does."""
 
 import argparse
 import json
@@ -6,12 +6,12 @@ import os
 import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, command
-from PIL import Image
 
-from guard.paper import plan, reproduce
+from guard.paper import commands, plan, records, reproduce, runner
 
 
 def reproduce_sh(*words, cwd=ROOT):
@@ -24,49 +24,39 @@ def reproduce_sh(*words, cwd=ROOT):
     )
 
 
-def commands_of_every_cell():
-    """cell -> words of its run.sh, of every table and scale, one seed."""
+def commands_of_every_run():
+    """(run, words of its run.sh), of every table and scale, one seed."""
     found = {}
     for table in plan.TABLES:
-        for scale in plan.SCALES:
-            cells = plan.cells_of(table, scale)
-            assert len({cell.name for cell in cells}) == len(cells)
-            for cell in cells:
-                cell_of_kind = (
-                    scale,
-                    cell.dataset,
-                    cell.images,
-                    cell.labels,
-                )  # other images per class change one number
-                found.setdefault(
-                    cell_of_kind,
-                    (
-                        cell,
-                        plan.command_of(
-                            cell, scale, root="data/raw", output="runs", protocol="both", images=5
-                        ),
-                    ),
-                )
+        for scale in plan.scales_of(table):
+            runs = plan.runs_of(table, scale)
+            assert len({run.name for run in runs}) == len(runs)
+            for run in runs:
+                # other images per class change one number
+                kind = scale, run.dataset, run.images_from, run.labels_from
+                folders = {"root": "data/raw", "output": "runs"}
+                words = commands.command_of(run, scale, **folders, protocol="both", images=5)
+                found.setdefault(kind, (run, words))
     return found.values()
 
 
-def test_every_cell_is_a_run_that_run_sh_accepts():
+def test_every_run_is_one_that_run_sh_accepts():
     def printed(words):
         place = words.index("--")
         return subprocess.run(
             [*words[:place], "-n", *words[place:]], cwd=ROOT, capture_output=True, text=True, check=False
         )
 
-    todo = list(commands_of_every_cell())
+    todo = list(commands_of_every_run())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (cell, _), done in zip(todo, pool.map(printed, [words for _, words in todo])):
+        for (run, _), done in zip(todo, pool.map(printed, [words for _, words in todo]), strict=True):
             assert done.returncode == 0, done.stderr
             lines = done.stdout.splitlines()
-            assert len(lines) == 4 and lines[0].startswith(
-                "python -m pretrain" if cell.images == cell.labels else "# teacher: "
-            )
-            for line, maker in zip(lines[1:], (cell.images, cell.labels, cell.labels)):
-                assert f"/{plan.ARMS[maker].teacher}-{cell.seed}/checkpoint.pt" in line
+            first = "# teacher: " if run.swapped else "python -m pretrain"
+            assert len(lines) == 4 and lines[0].startswith(first)
+            makers = run.images_from, run.labels_from, run.labels_from
+            for line, maker in zip(lines[1:], makers, strict=True):
+                assert f"/{plan.ARMS[maker].teacher}-{run.seed}/checkpoint.pt" in line
 
 
 def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
@@ -81,7 +71,7 @@ def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
         **{f"gr-{beta}": f"gr-{beta}" for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1")},
     }
     for table in ("main", "adversarial-training", "gradient-regularization", "other-methods"):
-        cells = {(cell.dataset, cell.images_per_class, cell.images) for cell in plan.cells_of(table, "paper")}
+        runs = {(run.dataset, run.images_per_class, run.images_from) for run in plan.runs_of(table, "paper")}
         for dataset, counts in published[table].items():
             if isinstance(counts, dict):
                 wanted = {
@@ -90,12 +80,12 @@ def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
                     for arm in arms
                     if arm in ours
                 }
-                assert wanted <= cells
+                assert wanted <= runs
 
 
 def test_a_swap_takes_images_and_labels_from_different_teachers_after_both_are_there():
-    cells = plan.cells_of("swap", "cpu", datasets=("digits",), arms=("sre2l", "guard"), seeds=(0, 1))
-    assert [(cell.images, cell.labels, cell.seed) for cell in cells] == [
+    runs = plan.runs_of("swap", "cpu", datasets=("digits",), arms=("sre2l", "guard"), seeds=(0, 1))
+    assert [(run.images_from, run.labels_from, run.seed) for run in runs] == [
         ("sre2l", "sre2l", 0),
         ("guard", "guard", 0),
         ("sre2l", "sre2l", 1),
@@ -105,24 +95,24 @@ def test_a_swap_takes_images_and_labels_from_different_teachers_after_both_are_t
         ("guard", "sre2l", 1),
         ("sre2l", "guard", 1),
     ]
-    words = plan.command_of(cells[4], "cpu", root="data/raw", output="runs")
+    words = commands.command_of(runs[4], "cpu", root="data/raw", output="runs")
     assert (
         "-p" not in words
         and "-C" not in words
         and words[words.index("-y") + 1] == "guard-0"
         and words[words.index("-Y") + 1] == "plain-0"
     )
-    assert cells[4].name == "digits-ipc10-images-guard-labels-sre2l-seed0"
+    assert runs[4].name == "digits-ipc10-images-guard-labels-sre2l-seed0"
 
 
 def test_the_command_of_a_record_is_the_same_on_every_machine():
-    cell = plan.cells_of("other-methods", "cpu", images_per_class=(1,), arms=("cda+guard",))[0]
+    run = plan.runs_of("other-methods", "cpu", images_per_class=(1,), arms=("cda+guard",))[0]
     here, there = (
-        plan.command_of(cell, "cpu", root=root, output=output, device=device)
+        commands.command_of(run, "cpu", root=root, output=output, device=device)
         for root, output, device in (("data/raw", "runs", None), ("/data", "/out", "cpu"))
     )
-    assert here != there and reproduce.shown(here) == reproduce.shown(there)
-    assert " -A -C " in reproduce.shown(here) and "-r" not in shlex.split(reproduce.shown(here))
+    assert here != there and commands.shown(here) == commands.shown(there)
+    assert " -A -C " in commands.shown(here) and "-r" not in shlex.split(commands.shown(here))
 
 
 def meaning(words):
@@ -142,17 +132,62 @@ def meaning(words):
 
 
 @pytest.mark.parametrize("scale", plan.SCALES)
-def test_a_cell_is_one_run_whichever_table_asks_for_it_and_no_other_cells(scale):
+def test_a_name_is_one_run_whichever_table_asks_for_it_and_no_other_runs(scale):
     """Else one table's record would stand in another, and a setting that is called varied would not be."""
-    options = argparse.Namespace(scale=scale, protocol=None, images=None, root="data/raw", device=None)
+    options = argparse.Namespace(
+        protocol=None, images=None, root="data/raw", device=None, output=Path("runs")
+    )
     runs_of, names_of = {}, {}
-    for options.table in plan.TABLES:
-        for cell in plan.cells_of(options.table, scale):
-            run = meaning(reproduce._command(cell, options, "runs"))
-            runs_of.setdefault(cell.name, set()).add(run)
-            names_of.setdefault(run, set()).add(cell.name)
+    for table in plan.TABLES:
+        for run in plan.runs_of(table, scale) if scale in plan.scales_of(table) else ():
+            what = meaning(reproduce.command(run, table, scale, options))
+            runs_of.setdefault(run.name, set()).add(what)
+            names_of.setdefault(what, set()).add(run.name)
     assert [name for name, runs in runs_of.items() if len(runs) > 1] == []
     assert [names for names in names_of.values() if len(names) > 1] == []
+
+
+def test_a_command_is_the_same_where_it_asks_for_the_same():
+    line = "bash run.sh -d digits -r data/raw -o runs -p -C -l 3 -- pretrain --epochs 3 train --images 9"
+    words = shlex.split(line)
+    assert commands.same(commands.shown(words), words)
+    assert commands.same("bash run.sh -d digits -p -C -l 3 -- train --images 9 pretrain --epochs 3", words)
+    later = "bash run.sh -d digits -p -C -l 3 -- pretrain --epochs 3 train --images 1 train --images 9"
+    assert commands.same(later, words)  # of a flag that is given twice the last counts
+    for other in (
+        "bash run.sh -d digits -p -C -l 4 -- pretrain --epochs 3 train --images 9",
+        "bash run.sh -d digits -C -l 3 -- pretrain --epochs 3 train --images 9",
+        "bash run.sh -d digits -p -C -l 3 -- pretrain --epochs 3 train --images 9 train --images 1",
+        "bash run.sh -d digits -p -C -l 3 -- relabel --epochs 3 train --images 9",
+        "bash run.sh -d digits -p -C -l 3 -- relabel --teacher-mode train --epochs 3 train --images 9",
+    ):
+        assert not commands.same(other, words), other
+
+
+@pytest.mark.parametrize("dataset", ["imagenette", "cifar10"])
+def test_runs_at_cpu_size_attack_enough_images_for_two_points(dataset):
+    classes = len(plan.SCALES["cpu"][dataset].classes.split(",")) if dataset == "imagenette" else 10
+    for table in (table for table in plan.TABLES if dataset in plan.TABLES[table] and table != "swap"):
+        run = plan.runs_of(table, "cpu", datasets=(dataset,))[0]
+        words = commands.command_of(run, "cpu", root="data/raw", output="runs")
+        images = classes * int(commands.last(words, "--images"))
+        assert images >= plan.ENOUGH and 50 / images**0.5 <= 2
+
+
+def test_the_recorded_runs_of_swap_and_variations_are_finished():
+    """Their attacks did not change, so nobody need do them again."""
+    held = {run.name: run for run in records.read(ROOT / "results") if run.scale == "cpu"}
+    own = runner.Runner("swap", "cpu", ROOT / "results", Path("runs"), 1, recorded=held)
+    options = argparse.Namespace(
+        protocol=None, images=None, root="data/raw", device=None, output=Path("runs")
+    )
+    for table in ("swap", "variations"):
+        for run in plan.runs_of(
+            table, "cpu", datasets=("cifar10", "digits") if table == "swap" else ("cifar10",)
+        ):
+            assert own.finished(run, reproduce.command(run, table, "cpu", options))
+    run = plan.runs_of("other-methods", "cpu")[0]
+    assert not own.finished(run, reproduce.command(run, "other-methods", "cpu", options))
 
 
 @pytest.mark.parametrize(
@@ -167,20 +202,23 @@ def test_a_cell_is_one_run_whichever_table_asks_for_it_and_no_other_cells(scale)
         (["main", "--seeds", "0,x"], "no whole number"),
         (["main", "--images-per-class", "0"], "at least 1"),
         (["main", "--jobs", "0"], "at least 1"),
+        (["digits", "--scale", "paper"], "table digits has no runs at scale paper; it has at recipe"),
+        (["overhead", "--scale", "recipe"], "at --scale paper or cpu"),
+        (["main", "--keep-estimate"], "add -n"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, expected, refused):
     assert expected in refused("guard.paper.reproduce", *flags)
 
 
-TINY = plan.Scale("digits", ("-g", "-u", "cpu"))
+TINY = plan.Setting("digits", "-g -u cpu")
 
 
-def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, monkeypatch, capsys):
+def test_a_failed_run_stops_no_other_and_finished_ones_are_skipped(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(plan.SCALES["cpu"], "digits", TINY)
-    monkeypatch.setitem(plan.ARMS, "broken", plan.Arm("broken", ("-l", "-1")))
+    monkeypatch.setitem(plan.ARMS, "broken", plan.Arm("broken", "-l -1"))
     monkeypatch.setitem(plan.TABLES, "swap", {"digits": ((10,), ("broken", "sre2l"))})
-    monkeypatch.setattr(reproduce.Run, "folder", lambda self, cell: self.output / "debug" / cell.name)
+    monkeypatch.setattr(runner.Runner, "folder", lambda self, run: self.output / "debug" / run.name)
     words = [
         "guard.paper.reproduce",
         "swap",
@@ -200,23 +238,25 @@ def test_a_failed_cell_stops_no_other_and_finished_ones_are_skipped(tmp_path, mo
     assert command(*words) == 2
     printed = capsys.readouterr()
     assert (
-        "1 of 4 cells failed" not in printed.err
-        and "3 of 4 cells failed" in printed.err
+        "1 of 4 runs failed" not in printed.err
+        and "3 of 4 runs failed" in printed.err
         and "--lambda" in printed.err
         and len(printed.err.strip().splitlines()) == 1
     )
-    place = tmp_path / "results/cells/cpu/digits-ipc10-sre2l-seed0"
-    record = json.loads(place.with_suffix(".json").read_text())
+    place = tmp_path / "results" / "cpu" / "swap.jsonl"
+    assert [path for path in (tmp_path / "results").rglob("*") if path.is_file()] == [place]
+    (line,) = place.read_text().splitlines()
+    record = json.loads(line)
     assert (
-        record["format"] == plan.FORMAT
+        record["format"] == records.FORMAT
         and record["record"]["evaluate student"]["complete"]
         and record["command"].startswith("bash run.sh -d digits")
     )
     assert record["curve"]["epsilon"] == pytest.approx([0, 1 / 255]) and record["curve"]["images"] == 10
-    with Image.open(place.with_suffix(".png")) as picture:
-        assert picture.size == (160, 16)
+    (run,) = records.read(tmp_path / "results")
+    assert run.name == "digits-ipc10-sre2l-seed0"
     assert command(*words, "--arms", "sre2l") == 0
-    assert "1 of 1 cells are finished" in capsys.readouterr().out
+    assert "1 of 1 runs are finished" in capsys.readouterr().out
 
 
 def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path, capsys):
@@ -238,7 +278,7 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert sum(line.startswith("bash run.sh -d digits") for line in lines) == 4 and lines[-1].startswith(
-        "# 4 of 4 cells to do, about "
+        "# 4 of 4 runs to do, about "
     )
     minutes = [float(line.split()[2]) for line in lines if line.startswith("# about")]
     assert (
@@ -250,3 +290,16 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
     assert not list(tmp_path.iterdir())
     assert command("guard.paper.reproduce", "main", "--dataset", "imagenet", "--root", tmp_path, "-n") == 0
     assert "the data are not there" in capsys.readouterr().out
+
+
+def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
+    words = ["digits", "--results", tmp_path, "--arms", "sre2l", "--seeds", "0,1", "-n"]
+    assert command("guard.paper.reproduce", *words) == 0 and not list(tmp_path.iterdir())
+    assert command("guard.paper.reproduce", *words, "--keep-estimate") == 0
+    (entry,) = json.loads((tmp_path / "estimates.json").read_text())["estimates"].items()
+    total = float(capsys.readouterr().out.splitlines()[-1].split()[-2])
+    assert entry[0] == "recipe/digits" and entry[1]["device"]
+    assert entry[1]["minutes"] == pytest.approx(total / 2, abs=1)  # of one of the two seeds
+    data = ["main", "--dataset", "imagenet", "--root", tmp_path, "--results", tmp_path, "-n"]
+    assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
+    assert "no estimate of all runs" in capsys.readouterr().err

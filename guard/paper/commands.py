@@ -1,0 +1,67 @@
+"""The run.sh command of a planned run, and when two commands ask for the same. Only the standard library."""
+
+import shlex
+
+from guard.paper.plan import ARMS, SCALES
+
+OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
+
+
+def command_of(run, scale, *, root, output, device=None, protocol=None, images=None):
+    """The words of the run's `bash run.sh`. protocol, images: of the attacks, where they are not the
+    scale's.
+    """
+    setting, arm = SCALES[scale][run.dataset], ARMS[run.images_from]
+    words = ["bash", "run.sh", "-d", setting.dataset, "-r", str(root), "-o", str(output), "-x", run.name]
+    words += ["-y", f"{arm.teacher}-{run.seed}", "-c", str(run.images_per_class), "-s", str(run.seed)]
+    flags, stages = arm.flags.split(), arm.stages.split()
+    if run.swapped:  # both teachers are there already, so only flags of the recovery mean anything
+        words += ["-Y", f"{ARMS[run.labels_from].teacher}-{run.seed}"]
+        flags, stages = [flag for flag in flags if flag == "-A"], []
+    else:
+        words += ["-p"]
+    words += [*setting.flags.split(), *flags]
+    words += ["-u", device] if device else []
+    stages = [*setting.stages.split(), *stages]
+    stages += ["train", "--protocol", protocol] if protocol else []
+    stages += ["train", "--images", str(images)] if images is not None else []
+    return [*words, "--", *stages] if stages else words
+
+
+def shown(words):
+    """A command as one would type it, without what differs between machines."""
+    place = words.index("--") if "--" in words else len(words)
+    kept, skip = [], False
+    for word in words[:place]:
+        if not skip and word not in OF_THE_MACHINE:
+            kept.append(word)
+        skip = word in OF_THE_MACHINE  # its value comes next
+    return shlex.join(kept + words[place:])
+
+
+def meaning(words):
+    """{(stage, flag): value} of a command; of a flag that is given twice the last counts. The stage of
+    run.sh's own flags is run.sh.
+    """
+    found, stage, flag = {}, "", None
+    for word in words:
+        if word == "--":
+            flag = None
+        elif word.startswith("-"):
+            flag = word
+            found[stage, flag] = None
+        elif flag and found[stage, flag] is None:
+            found[stage, flag] = word
+        else:
+            stage, flag = word, None
+    return found
+
+
+def same(recorded, words):
+    """Whether a recorded command line asks for what the words ask for, but for folders and device."""
+    return meaning(shlex.split(recorded)) == meaning(shlex.split(shown(words)))
+
+
+def last(words, flag):
+    """What follows the last occurrence of a flag."""
+    return words[len(words) - words[::-1].index(flag)]

@@ -1,0 +1,167 @@
+"""What the records show, in a few lines with intervals: whether GUARD helps the student, whether images or
+labels carry it, and which settings matter.
+
+Every number is a mean of changes, seed by seed, between two students of the same seed, with its 95 %
+confidence interval by Student's t distribution. A change is clear where the interval excludes zero.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+from guard.paper import groups as gathered
+from guard.paper import published, swap, variations
+from guard.paper.groups import PLAIN, ROBUST
+from guard.paper.markdown import heading, scale_text, table
+from guard.paper.plan import VARIATIONS
+
+INTRODUCTION = """\
+Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two
+students of the same seed, and its 95 % confidence interval (Student's t). A change is clear where its
+interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
+twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
+attacked images alone, and says nothing of other seeds.
+"""
+# 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
+QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+NORMAL_QUANTILE = 1.96
+
+
+@dataclass(frozen=True)
+class Change:
+    """A mean change in percentage points, half the width of its 95 % interval, and the number of seeds."""
+
+    mean: float
+    half_width: float
+    seeds: int
+
+    @property
+    def clear(self):
+        return abs(self.mean) > self.half_width
+
+    @property
+    def verdict(self):
+        if not self.clear:
+            return "not clear"
+        return "higher" if self.mean > 0 else "lower"
+
+    def __str__(self):
+        low, high = self.mean - self.half_width, self.mean + self.half_width
+        return f"{self.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def changed(found, seeds):
+    """A Change from (mean, uncertainty over `seeds` differences); of a single one the uncertainty is the
+    standard error that its images leave.
+    """
+    mean, uncertainty = found
+    if seeds == 1:
+        return Change(mean, NORMAL_QUANTILE * uncertainty, seeds)
+    quantile = QUANTILES[min(seeds - 1, len(QUANTILES)) - 1]
+    return Change(mean, quantile * uncertainty / sqrt(seeds), seeds)
+
+
+def section(groups):
+    """Markdown lines. groups: all."""
+    told = [*_does_it_help(groups), *_images_or_labels(groups), *_which_setting(groups)]
+    if not told:
+        told = ["No runs are recorded yet.\n"]
+    return [heading(2, "What was found"), INTRODUCTION, *told]
+
+
+def _where(size):
+    scale, dataset, images_per_class = size
+    return published.place(dataset, images_per_class, scale_text(scale))
+
+
+def _count(changes, more, less):
+    """'clearly higher in 2 of 7 comparisons and clearly lower in none'."""
+    verdicts = [change.verdict for change in changes]
+    higher, lower = verdicts.count("higher"), verdicts.count("lower")
+    of_all = f"{len(changes)} comparison{'s' * (len(changes) != 1)}"
+    return f"clearly {more} in {higher or 'none'} of {of_all} and clearly {less} in {lower or 'none'}"
+
+
+# ---- the questions -------------------------------------------------------------------------------
+
+
+def _does_it_help(groups):
+    """GUARD's students against SRe2L's."""
+    rows, of_robust, of_clean = [], [], []
+    for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
+        plain, robust = gathered.of_arm(here, PLAIN), gathered.of_arm(here, ROBUST)
+        if plain is None or robust is None:
+            continue
+        attack = gathered.robust_attack([plain, robust])
+        found = [gathered.change(robust, plain, name) for name in (attack, "clean")]
+        if None in found:
+            continue
+        under_attack, clean = (changed(*one) for one in found)
+        of_robust.append(under_attack)
+        of_clean.append(clean)
+        seeds = str(under_attack.seeds)
+        rows.append([_where(size), attack, str(under_attack), under_attack.verdict, str(clean), seeds])
+    if not rows:
+        return []
+    header = [
+        "where",
+        "attack",
+        "under attack: guard less sre2l",
+        "so it is",
+        "clean: guard less sre2l",
+        "seeds",
+    ]
+    answer = (
+        f"Against SRe2L's, GUARD's students are {_count(of_robust, 'more robust', 'less robust')}. Their"
+        f" clean accuracy is {_count(of_clean, 'higher', 'lower')}.\n"
+    )
+    return [heading(3, "Does GUARD help the student?"), answer, *table(header, rows, left=4), ""]
+
+
+def _images_or_labels(groups):
+    """The main effects of the swap, for every regularizer."""
+    rows, of_images, of_labels = [], [], []
+    for size, arm, square in swap.squares(groups):
+        attack = gathered.robust_attack(square.values())
+        found = swap.effects(square, arm, attack)
+        if found is None:
+            continue
+        images, labels = changed(found[0], found[2]), changed(found[1], found[2])
+        of_images.append(images)
+        of_labels.append(labels)
+        row = [_where(size), attack, arm, str(images), images.verdict, str(labels), labels.verdict]
+        rows.append([*row, str(images.seeds)])
+    if not rows:
+        return []
+    header = ["where", "attack", "teacher", "its images", "so it is", "its labels", "so it is", "seeds"]
+    answer = (
+        "Images and labels of a regularized teacher in place of a plain one's, each averaged over both kinds"
+        f" of the other. With its images the student is {_count(of_images, 'more robust', 'less robust')};"
+        f" with its labels {_count(of_labels, 'more robust', 'less robust')}.\n"
+    )
+    return [heading(3, "Images or labels?"), answer, *table(header, rows, left=7), ""]
+
+
+def _which_setting(groups):
+    """GUARD's students with one setting changed against those of GUARD as it stands."""
+    rows, unclear = [], []
+    for size, here in variations.varied(groups).items():
+        robust = gathered.of_arm(here, ROBUST)
+        clear, rest, attack = [], [], gathered.robust_attack(here)
+        for group in here:
+            found = gathered.change(group, robust, attack) if robust and group.arm in VARIATIONS else None
+            if found:
+                under_attack = changed(*found)
+                (clear if under_attack.clear else rest).append((under_attack, group))
+        for under_attack, group in sorted(clear, key=lambda pair: -abs(pair[0].mean)):
+            setting = group.arm.removeprefix(f"{ROBUST}-")
+            row = [_where(size), attack, setting, str(under_attack), under_attack.verdict]
+            rows.append([*row, str(under_attack.seeds)])
+        if rest:
+            told = ", ".join(f"{group.arm.removeprefix(f'{ROBUST}-')} {change}" for change, group in rest)
+            unclear.append(f"- {_where(size)}, under {attack}, {rest[0][0].seeds} seeds: {told}")
+    if not rows and not unclear:
+        return []
+    header = ["where", "attack", "guard with", "under attack: this less guard", "so it is", "seeds"]
+    shown = [*table(header, rows, left=5), ""] if rows else ["No setting changes it clearly.\n"]
+    told = ["Not clear:\n", *unclear, ""] if unclear else []
+    return [heading(3, "Which setting matters?"), *shown, *told]

@@ -1,0 +1,159 @@
+"""Runs that differ in their seeds alone, gathered: means, and what uncertainty stands beside them."""
+
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
+
+PLAIN, ROBUST = "sre2l", "guard"  # the arms that all others are compared with
+
+
+@dataclass(frozen=True)
+class Group:
+    """The recorded runs of one arm at one size."""
+
+    scale: str
+    dataset: str
+    images_per_class: int
+    images_from: str
+    labels_from: str
+    runs: tuple
+
+    @property
+    def arm(self):
+        return self.runs[0].arm
+
+    @property
+    def swapped(self):
+        return self.images_from != self.labels_from
+
+    @property
+    def size(self):
+        """What the groups of one table share."""
+        return self.scale, self.dataset, self.images_per_class
+
+    @property
+    def records(self):
+        return [run.record for run in self.runs]
+
+
+def gather(runs):
+    """The recorded runs as groups, in their order."""
+    found = {}
+    for run in runs:
+        key = (run.scale, run.dataset, run.images_per_class, run.images_from, run.labels_from)
+        found.setdefault(key, []).append(run)
+    return [Group(*key, tuple(held)) for key, held in found.items()]
+
+
+# ---- numbers of one run --------------------------------------------------------------------------
+
+
+def accuracy(record, network, attack):
+    """Percent of 'teacher' or 'student', or None where the record has no such measurement."""
+    return record.get(f"evaluate {network}", {}).get("attacks", {}).get(attack, {}).get("accuracy")
+
+
+def standard_error(percent, images):
+    """Percentage points, of an accuracy that was measured on so many images."""
+    return sqrt(percent * (100 - percent) / images)
+
+
+def error_of(record, network, attack):
+    """The standard error that the number of attacked images leaves an accuracy, or None."""
+    found = accuracy(record, network, attack)
+    return None if found is None else standard_error(found, record[f"evaluate {network}"]["images"])
+
+
+def curvature(record, name):
+    """Of the teacher, per squared normalized-image unit, or None."""
+    return record["pretrain"].get("results", {}).get("curvature", {}).get(name)
+
+
+# ---- numbers of several runs ---------------------------------------------------------------------
+
+
+def average(values, error=None):
+    """(mean, uncertainty): the standard deviation over several values, and `error` for a single one. None
+    where a value is missing, as a mean over the others would mix.
+    """
+    if not values or any(value is None for value in values):
+        return None
+    return mean(values), stdev(values) if len(values) > 1 else error
+
+
+def accuracies(records, network, attack):
+    """(mean, uncertainty) of an accuracy over records; a single run has the standard error that its
+    number of attacked images leaves. None where a record has no such measurement.
+    """
+    errors = [error_of(record, network, attack) for record in records]
+    return average([accuracy(record, network, attack) for record in records], errors[0] if errors else None)
+
+
+def worst_cases(records):
+    """(mean, uncertainty) of the share of images that survive clean and every attack, as `accuracies`."""
+    found = [record["evaluate student"].get("worst_case") for record in records]
+    error = None
+    if len(found) == 1 and found[0] is not None:
+        error = standard_error(found[0], records[0]["evaluate student"]["images"])
+    return average(found, error)
+
+
+def curvatures(records, name):
+    """(mean, standard deviation or None for a single run) of a measure of the teacher's curvature."""
+    return average([curvature(record, name) for record in records])
+
+
+def curve(group):
+    """epsilon -> (mean, uncertainty) of the student's accuracy over the runs that have a curve, at the
+    epsilons that all of these have.
+    """
+    measured = [run.curve for run in group.runs if run.curve]
+    points = [dict(zip(one["epsilon"], one["accuracy"], strict=True)) for one in measured]
+    shared = [epsilon for epsilon in points[0] if all(epsilon in one for one in points)] if points else []
+    found = {}
+    for epsilon in sorted(shared):
+        values, images = [one[epsilon] for one in points], measured[0].get("images")
+        found[epsilon] = average(values, standard_error(values[0], images) if images else None)
+    return found
+
+
+def change(group, before, attack):
+    """((mean, uncertainty) of the student's accuracy less that of the group `before` with the same seed,
+    number of seeds that both have), or None.
+
+    The uncertainty of a single pair is that of two independent accuracies.
+    """
+    pairs = []
+    for run in group.runs:
+        other = next((other.record for other in before.runs if other.seed == run.seed), None)
+        if other and None not in (
+            accuracy(run.record, "student", attack),
+            accuracy(other, "student", attack),
+        ):
+            pairs.append((run.record, other))
+    if not pairs:
+        return None
+    values = [accuracy(one, "student", attack) - accuracy(two, "student", attack) for one, two in pairs]
+    errors = [error_of(record, "student", attack) for record in pairs[0]]
+    return average(values, sqrt(sum(error**2 for error in errors))), len(values)
+
+
+def robust_attack(groups):
+    """The attack that stands for robustness where one number has to: PGD100, or PGD20 where no run met
+    that.
+    """
+    met = any(accuracies(group.records, "student", "pgd100") for group in groups)
+    return "pgd100" if met else "pgd20"
+
+
+def by_size(groups):
+    """{(scale, data set, images per class): groups}, in their order."""
+    found = {}
+    for group in groups:
+        found.setdefault(group.size, []).append(group)
+    return found
+
+
+def of_arm(groups, arm):
+    """The first group of an arm, or None."""
+    return next((group for group in groups if group.arm == arm), None)

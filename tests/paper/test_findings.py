@@ -1,0 +1,77 @@
+"""What TABLES.md says was found: changes and intervals by hand."""
+
+import pytest
+from recorded import add, empty, gathered, rows, run, text_of
+
+from guard.paper import findings
+
+
+@pytest.fixture
+def results(tmp_path):
+    return empty(tmp_path)
+
+
+def found_in(results):
+    return text_of(results).split("## What was found")[1].split("## Protocol paper")[0]
+
+
+def pairs(results, changes, **others):
+    """Runs of sre2l and guard whose accuracy under PGD100 differs by `changes`, a seed each."""
+    for seed, change in enumerate(changes):
+        add(results, run({"clean": 50.0, "pgd100": 20.0}, seed=seed), arm="sre2l", seed=seed)
+        add(results, run({"clean": 49.0, "pgd100": 20.0 + change}, seed=seed), seed=seed, **others)
+
+
+def test_the_interval_is_students(results):
+    """Mean 4, standard deviation 1, three seeds: 4.30 / sqrt(3) on both sides."""
+    pairs(results, (3.0, 4.0, 5.0))
+    (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "pgd100")
+    assert row == ["+4.0 [+1.5, +6.5]", "higher", "-1.0 [-1.0, -1.0]", "3"]
+    assert "clearly more robust in 1 of 1 comparison and clearly less robust in none" in found_in(results)
+
+
+def test_a_change_that_seeds_do_not_agree_on_is_not_clear(results):
+    pairs(results, (1.0, 4.0, 7.0))
+    (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "pgd100")
+    assert row[:2] == ["+4.0 [-3.4, +11.4]", "not clear"]
+
+
+def test_a_single_run_has_the_interval_of_its_images():
+    assert findings.changed((3.0, 2.0), 1).half_width == pytest.approx(3.92)
+    assert findings.changed((3.0, 2.0), 2).half_width == pytest.approx(12.71 * 2 / 2**0.5)
+    assert findings.changed((3.0, 2.0), 40).half_width == pytest.approx(2.23 * 2 / 40**0.5)
+
+
+def test_images_or_labels(results):
+    """Images +7 and labels +13 for both seeds."""
+    accuracies = {
+        ("sre2l", "sre2l"): 10,
+        ("sre2l", "guard"): 20,
+        ("guard", "sre2l"): 14,
+        ("guard", "guard"): 30,
+    }
+    for (images, labels), accuracy in accuracies.items():
+        for seed in (0, 1):
+            record = run({"clean": 50.0, "pgd100": accuracy + seed}, seed=seed)
+            add(results, record, images=images, labels=labels, seed=seed)
+    found = found_in(results).split("Images or labels?")[1]
+    assert rows(found, "cifar10, 10 images per class, CPU size", "pgd100") == [
+        ["guard", "+7.0 [+7.0, +7.0]", "higher", "+13.0 [+13.0, +13.0]", "higher", "2"]
+    ]
+
+
+def test_settings_that_matter_stand_apart_from_those_that_do_not(results):
+    for seed in range(3):
+        add(results, run({"clean": 50.0, "pgd100": 20.0 + seed}, seed=seed), seed=seed)
+        for arm, change in (("guard-jpg", 6.0), ("guard-h-1", 6.0 * (seed - 1))):
+            record = run({"clean": 50.0, "pgd100": 20.0 + seed + change}, seed=seed)
+            add(results, record, arm=arm, seed=seed)
+    found = found_in(results).split("Which setting matters?")[1]
+    assert rows(found, "cifar10, 10 images per class, CPU size") == [
+        ["pgd100", "jpg", "+6.0 [+6.0, +6.0]", "higher", "3"]
+    ]
+    assert "under pgd100, 3 seeds: h-1 +0.0 [-14.9, +14.9]" in found
+
+
+def test_nothing_is_found_where_nothing_was_run(results):
+    assert "No runs are recorded yet." in found_in(results) and not gathered(results)
