@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from guard.report import experiment_page, results_page
+from guard.report.page import experiment as experiment_page
+from guard.report.page import results as results_page
 from guard.run import storage
 
 NAME = "report.html"
@@ -25,5 +26,5 @@ def write_results(results):
 
 def _write(path, contents):
     with storage.replacing(path) as temporary:
-        temporary.write_text(contents, encoding="utf-8")
+        temporary.write_text(contents, encoding="utf-8", errors="backslashreplace")  # names of any bytes
     return path

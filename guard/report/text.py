@@ -12,12 +12,16 @@ def standard_error(accuracy, images):
     return math.sqrt(max(accuracy * (100 - accuracy), 0) / images)
 
 
+def accuracy_text(accuracy, images):
+    """'43.00 ± 4.95': an accuracy and its standard error, in percent; the accuracy alone where it is not
+    known on how many images.
+    """
+    return f"{accuracy:.2f}" + (f" ± {standard_error(accuracy, images):.2f}" if images else "")
+
+
 def shown_accuracy(result, attack):
-    """'43.00 ± 4.95': an accuracy and its standard error, in percent. result: an evaluation."""
-    accuracy = result["attacks"][attack]["accuracy"]
-    if not result.get("images"):
-        return f"{accuracy:.2f}"
-    return f"{accuracy:.2f} ± {standard_error(accuracy, result['images']):.2f}"
+    """As `accuracy_text`, of an attack in an evaluation."""
+    return accuracy_text(result["attacks"][attack]["accuracy"], result.get("images"))
 
 
 def accuracy_table(results):
@@ -85,10 +89,10 @@ def evaluation_text(results):
 
 
 def curve_text(curve):
-    """Accuracy against epsilon as a Markdown table, and whether it reaches zero."""
+    """Accuracy against epsilon as a Markdown table, and whether it reaches zero. curve: as curve.json."""
     lines = ["| epsilon | accuracy |", "| ---: | ---: |"]
     lines += [
-        f"| {epsilon * 255:.4g}/255 | {accuracy:.2f} |"
+        f"| {epsilon * 255:.4g}/255 | {accuracy_text(accuracy, curve.get('images'))} |"
         for epsilon, accuracy in zip(curve["epsilon"], curve["accuracy"])
     ]
     return "\n".join([*lines, "", reaches_zero_text(curve)])

@@ -1,14 +1,13 @@
 """What guard.paper knows, as plain rows: the one place where the page of results asks it.
 
-A row is {'scale', 'dataset', 'images per class', 'arm', 'kind', 'colour', 'setting', 'runs'}, kind one of KINDS, and
-each of its runs {'seed', 'file', 'place', 'images', 'epsilon', 'student', 'teacher', 'worst case',
-'gradient change', 'curve'}: file relative to the folder of results, place a text that names it, student and
-teacher {attack: accuracy in percent}.
+A row is {'scale', 'dataset', 'images per class', 'arm', 'kind', 'colour', 'setting', 'runs'}. kind: 'arm'
+as planned, 'variation' with one setting changed, 'swapped' with the labels of another teacher. Each of
+its runs is {'seed', 'file', 'place', 'images', 'epsilon', 'student', 'teacher', 'gradient change',
+'curve'}. file: that of its record, relative to the folder of results; place: a text that names it;
+student, teacher: {attack: accuracy in percent}; curve: None, or of accuracy against epsilon.
 """
 
 from pathlib import Path
-
-KINDS = ("arm", "variation", "swapped")  # as planned; with one setting changed; labels of another teacher
 
 
 def rows(results):
@@ -47,7 +46,6 @@ def _run(cell, path):
         "epsilon": student["epsilon"],
         "student": _accuracies(student),
         "teacher": _accuracies(record.get("evaluate teacher", {})),
-        "worst case": student.get("worst_case"),
         "gradient change": curvature.get("gradient_change"),
         "curve": cell.curve,
     }

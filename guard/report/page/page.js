@@ -20,9 +20,10 @@ function textOf(target) {
 
 function showTip(event) {
   const target = event.target.closest?.(".mark, [title], [data-tip]");
-  tip.hidden = !target;
-  if (!target) return;
-  tip.textContent = textOf(target);
+  const text = target && textOf(target);
+  tip.hidden = !text;
+  if (!text) return;
+  tip.textContent = text;
   const place = target.getBoundingClientRect();
   const left = place.left + place.width / 2 - tip.offsetWidth / 2;
   const above = place.top - tip.offsetHeight - 8;

@@ -91,10 +91,10 @@ class Cell:
         self.shown, self.order = shown, order
 
 
-def table(header, rows, words=1, sortable=False, name=None):
+def table(header, rows, words=(0,), sortable=False, name=None):
     """A table in a box of its own that scrolls when it is too wide.
 
-    rows: lists of texts, Markup or Cells. words: the first so many columns are words, the others
+    rows: lists of texts, Markup or Cells. words: the columns that hold words; the others hold
     numbers, which stand to the right. sortable: by a click on a column's name; its head stays in sight.
     name: its id.
     """
@@ -103,7 +103,7 @@ def table(header, rows, words=1, sortable=False, name=None):
         for column, cell in enumerate(row):
             order = cell.order if isinstance(cell, Cell) else None
             shown = cell.shown if isinstance(cell, Cell) else cell
-            yield element(kind, shown, class_=None if column < words else "number", data_order=order)
+            yield element(kind, shown, class_=None if column in words else "number", data_order=order)
 
     head = element("thead", element("tr", *cells("th", header)))
     body = element("tbody", *(element("tr", *cells("td", row)) for row in rows))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 from PIL import Image
@@ -9,8 +10,9 @@ from PIL import Image
 from guard import attacks
 from guard.distilled import image_folder
 from guard.errors import printable
-from guard.report import experiment, svg, text
-from guard.report.markup import data_uri, details, element, note, page, section, table, warnings
+from guard.report import experiment, text
+from guard.report.page import svg
+from guard.report.page.markup import data_uri, details, element, note, page, section, table, warnings
 from guard.run import storage
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # distilled images at most: so many classes, so many of each
@@ -147,7 +149,7 @@ def _attacks(results):
     measured = [text.metrics_text(name, result) for name, result in results.items()]
     return section(
         "Attacks",
-        table(["attack", *columns, "what it is"], rows),
+        table(["attack", *columns, "what it is"], rows, words=(0, 1 + len(columns))),
         *(note(line) for line in measured if line),
     )
 
@@ -195,6 +197,7 @@ def _training(entries):
     for network, history in experiment.histories(entries).items():
         for field, axis in MEASURED.items():
             measured = [(row["epoch"], row[field]) for row in history if field in row]
+            measured = [(epoch, value) for epoch, value in measured if math.isfinite(value)]
             if len(measured) > 1:
                 charts.append(_training_chart(network, field, axis, measured))
     return section("Training", element("div", *charts, class_="charts")) if charts else None
@@ -221,13 +224,15 @@ def _training_chart(network, field, axis, measured):
 
 def _epsilon(folder):
     """Accuracy against epsilon, where train.evaluate measured it."""
-    charts = []
+    charts, notes = [], []
     for name in CURVES:
         path = folder / name
         curve = storage.read_sealed(path, "curve") if path.exists() else {}
         if "accuracy" in curve:
-            charts += [_epsilon_chart(curve, name), note(text.reaches_zero_text(curve))]
-    return section("Accuracy against epsilon", element("div", *charts, class_="charts")) if charts else None
+            charts.append(_epsilon_chart(curve, name))
+            notes.append(note(text.reaches_zero_text(curve)))
+    drawn = element("div", *charts, class_="charts")
+    return section("Accuracy against epsilon", drawn, *notes) if charts else None
 
 
 def _epsilon_chart(curve, name):
@@ -264,12 +269,16 @@ def _settings(entries):
         if not entry:
             continue
         parts = [
-            table([title, ""], [[key, _value(value)] for key, value in _flat(entry.get(title, {}))], words=2)
+            table(
+                [title, ""],
+                [[key, _value(value)] for key, value in _flat(entry.get(title, {}))],
+                words=(0, 1),
+            )
             for title in ("settings", "key", "results", "environment")
             if entry.get(title)
         ]
         took = f"{entry['seconds']:.1f} seconds" if "seconds" in entry else None
-        yield details([name, element("small", took)], element("div", *parts, class_="charts"))
+        yield details([name, element("small", took)], element("div", *parts, class_="columns"))
 
 
 def _flat(held, before=""):

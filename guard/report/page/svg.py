@@ -6,11 +6,12 @@ Colours, fonts and sizes of text are the page's (page.css). A mark's own colour 
 import math
 from dataclasses import dataclass
 
-from guard.report.markup import element
+from guard.report.page.markup import element
 
 WIDTH, HEIGHT = 440, 320  # units of a chart, which is drawn as wide as its column of the page
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 46  # margins
 RADIUS = 5
+LIMITS = 0, 100  # no deviation is drawn beyond these, where no accuracy in percent can be
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,23 @@ MARKS = {
 }
 
 
+def _ends(value, deviation):
+    """From where to where a value's deviation reaches."""
+    low, high = LIMITS
+    reach = deviation or 0
+    return max(value - reach, min(value, low)), min(value + reach, max(value, high))
+
+
 def mark(point, frame):
     """A point with its deviations as thin lines, its text and its link."""
-    (across, across_deviation), (up, up_deviation) = point.x, point.y
-    x, y = frame.x(across), frame.y(up)
+    x, y = frame.x(point.x[0]), frame.y(point.y[0])
     parts = [element("title", point.text)]
-    if across_deviation:
-        ends = frame.x(across - across_deviation), frame.x(across + across_deviation)
-        parts.append(element("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="deviation"))
-    if up_deviation:
-        ends = frame.y(up - up_deviation), frame.y(up + up_deviation)
-        parts.append(element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="deviation"))
+    if point.x[1]:
+        left, right = map(frame.x, _ends(*point.x))
+        parts.append(element("line", x1=left, x2=right, y1=y, y2=y, class_="deviation"))
+    if point.y[1]:
+        bottom, top = map(frame.y, _ends(*point.y))
+        parts.append(element("line", x1=x, x2=x, y1=bottom, y2=top, class_="deviation"))
     parts.append(MARKS[point.kind](x, y, round(RADIUS * point.size, 2)))
     style = f"--mark: {point.colour}" if point.colour else None
     drawn = element("g", parts, class_=f"mark {point.kind}", style=style, data_series=point.series)
@@ -123,9 +130,8 @@ def mark(point, frame):
 
 def _reach(points, axis):
     """The smallest and largest values that the points and their deviations need."""
-    found = [getattr(point, axis) for point in points]
-    low = min(value - (deviation or 0) for value, deviation in found)
-    return low, max(value + (deviation or 0) for value, deviation in found)
+    ends = [_ends(*getattr(point, axis)) for point in points]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def scatter(points, names, label, equal=False):

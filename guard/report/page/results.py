@@ -1,0 +1,152 @@
+"""The page of all recorded results: what was found, charts, tables."""
+
+from pathlib import Path
+
+from guard.report.page import charts, recorded
+from guard.report.page.markup import Cell, data_uri, details, element, note, page, section, table
+from guard.report.page.numbers import (
+    UNCERTAIN,
+    accuracy,
+    average,
+    change,
+    link,
+    number,
+    scale_text,
+    size,
+    strongest,
+)
+
+PLAIN, ROBUST = "sre2l", "guard"  # the arms whose difference stands at the top of the page
+FIGURES = "figures/distilled-*.png"
+
+
+def page_of(results):
+    """The page of the folder `results`. Raises UserError for records that are none."""
+    results = Path(results)
+    rows, (source, attacks, others) = recorded.rows(results), recorded.published(results)
+    for row in rows:
+        row["attack"] = strongest([other for other in rows if size(other) == size(row)])
+    return page(
+        "GUARD, results",
+        _head(rows, others),
+        _found(rows),
+        charts.clean_against_robust(rows, others, source),
+        charts.curvature(rows),
+        charts.by_epsilon(rows),
+        _distilled(results),
+        _runs(rows),
+        _published(source, attacks, others),
+    )
+
+
+def _head(rows, others):
+    runs = sum(len(row["runs"]) for row in rows)
+    datasets = len({row["dataset"] for row in rows})
+    counted = f"{runs} recorded runs on {datasets} data sets, {len(others)} published rows"
+    full = element("a", "TABLES.md", href="TABLES.md")
+    return element(
+        "header",
+        element("p", "GUARD", class_="eyebrow"),
+        element("h1", "Results"),
+        element("p", counted, " · the tables in full: ", full, class_="facts"),
+    )
+
+
+def _found(rows):
+    """GUARD's student against the plain one's, size by size."""
+    lines = []
+    for here in dict.fromkeys(map(size, rows)):
+        arms = {row["arm"]: row for row in rows if size(row) == here}
+        if PLAIN not in arms or ROBUST not in arms:
+            continue
+        plain, robust, (scale, dataset, count) = arms[PLAIN], arms[ROBUST], here
+        where = [dataset, element("small", f"{scale_text(scale)}, {plain['attack']}", class_="below")]
+        line = [where, str(count), str(len(robust["runs"]))]
+        for attack in ("clean", plain["attack"]):
+            both = [number(accuracy(row, attack)) for row in (plain, robust)]
+            line += [*both, _changed(change(robust, plain, attack))]
+        lines.append(line)
+    if not lines:
+        return None
+    header = ["", "images per class", "runs", "clean: sre2l", "guard", "change"]
+    return section(
+        "What was found: GUARD against SRe2L",
+        table([*header, "robust: sre2l", "guard", "change"], lines),
+        note(
+            "Accuracy of the student in percent, clean and under the attack that the first column names;"
+            " change seed by seed. Bold: a 95 % confidence interval leaves out zero (Student's t over seeds)."
+            f" All other changes may be chance. {UNCERTAIN}"
+        ),
+    )
+
+
+def _changed(found):
+    if found is None:
+        return "-"
+    cell = number(found, "+.2f")
+    return Cell(element("b", cell.shown), cell.order) if found[2] else cell
+
+
+def _distilled(results):
+    """The figures of distilled images, where they were drawn."""
+    pictures = []
+    for path in sorted(results.glob(FIGURES)):
+        _, scale, dataset = path.stem.split("-", 2)
+        title = f"{dataset}, {scale_text(scale)}"
+        picture = element(
+            "img", src=data_uri(path.read_bytes()), alt=f"distilled images, {title}", class_="strip"
+        )
+        pictures.append(element("figure", element("figcaption", title), picture))
+    return section("Distilled images", element("div", *pictures, class_="columns")) if pictures else None
+
+
+def _runs(rows):
+    """All rows in a table that can be sorted, and filtered by words."""
+    if not rows:
+        return section("All runs", note("No runs are recorded here yet."))
+    header = ["data set", "size", "arm", "seeds", "images per class", "clean", "robust", "attack"]
+    header += ["teacher: clean", "teacher: robust", "teacher: gradient change"]
+    field = element(
+        "input",
+        type="search",
+        class_="filter",
+        placeholder="keep rows with these words: cifar10 guard",
+        aria_label="filter the runs",
+        data_table="runs",
+    )
+    made = table(header, [_run_line(row) for row in rows], words=(0, 1, 2, 3, 7), sortable=True, name="runs")
+    settings = dict.fromkeys(row["setting"] for row in rows if row["kind"] == "arm")
+    list_of_them = element("ul", *(element("li", setting) for setting in settings))
+    return section(
+        "All runs", field, made, note(UNCERTAIN), details("How these runs were made", list_of_them)
+    )
+
+
+def _run_line(row):
+    attack, links = row["attack"], []
+    for run in row["runs"]:
+        links += [element("a", str(run["seed"]), href=link(run), title=run["place"]), " "]
+    return [
+        row["dataset"],
+        scale_text(row["scale"]),
+        row["arm"],
+        links,
+        str(row["images per class"]),
+        number(accuracy(row, "clean")),
+        number(accuracy(row, attack)),
+        attack,
+        number(accuracy(row, "clean", "teacher")),
+        number(accuracy(row, attack, "teacher")),
+        number(average([run["gradient change"] for run in row["runs"]]), ".3g"),
+    ]
+
+
+def _published(source, attacks, others):
+    lines = []
+    for row in others:
+        words = [row["dataset"], row["method"], ", ".join(row["tables"]), str(row["images per class"])]
+        found = [row["student"].get(attack) for attack in attacks]
+        lines.append([*words, *("-" if value is None else f"{value:.2f}" for value in found)])
+    header = ["data set", "method", "table", "images per class", *attacks]
+    made = table(header, lines, words=(0, 1, 2), sortable=True, name="published")
+    return section("Published numbers", details(source, made))
