@@ -10,7 +10,7 @@ from conftest import ROOT, command
 from PIL import Image
 
 from guard.report import html
-from guard.report.page import markup, numbers, recorded, results, svg
+from guard.report.page import from_markdown, markup, recorded, results, svg
 from guard.run import records, storage
 
 EVIL = "<script>alert(1)<|script>"  # a name of a folder cannot hold a slash
@@ -238,10 +238,10 @@ def row(arm, seeds=(0,), clean=60.0, robust=20.0, kind="arm", scale="paper", cur
 
 @pytest.fixture
 def results_page(tmp_path, monkeypatch):
-    """results_page(rows): the page of these rows, beside the published ones."""
+    """results_page(rows, found): the page of these rows, beside the published ones."""
 
-    def write(rows):
-        monkeypatch.setattr(recorded, "rows", lambda folder: rows)
+    def write(rows, found=("## What was found\n",)):
+        monkeypatch.setattr(recorded, "rows", lambda folder: (rows, list(found)))
         shutil.copy(ROOT / "results" / "published.json", tmp_path)
         return html.write_results(tmp_path)
 
@@ -277,21 +277,37 @@ def test_ours_stand_beside_the_published_points_and_lead_to_their_records(result
     assert document.all("table", id="runs") and document.all("input", **{"data-table": "runs"})
 
 
-def test_what_was_found_stands_first_and_in_bold_only_beyond_chance(results_page):
-    seeds = (0, 1, 2)
-    document = results_page([row("sre2l", seeds), row("guard", seeds, 60.0, 45.0)]).read_text()
-    assert "<b>+25.00 ± 0.00</b>" in document and "<b>+0.00" not in document
-    assert document.index("What was found") < document.index("Clean against robust")
-    assert numbers.change(row("guard", (0,), robust=22.0), row("sre2l", (0,)), "pgd100")[2] is False
-    assert numbers.change(row("guard", (0,), robust=40.0), row("sre2l", (0,)), "pgd100")[2] is True
-    assert numbers.change(row("guard", (1,)), row("sre2l", (0,)), "pgd100") is None
+def test_what_was_found_stands_first(results_page):
+    text = results_page([row("guard")], ["## What was found\n", "GUARD <helps>.\n"]).read_text()
+    assert text.index("<h2>What was found</h2><p>GUARD &lt;helps&gt;.</p>") < text.index(
+        "Clean against robust"
+    )
+
+
+def test_markdown_of_ours_becomes_html():
+    lines = [
+        "### Does it\n",
+        "It does,",
+        "often.\n",
+        "| a | b |",
+        "| --- | ---: |",
+        "| <i> | 1 |",
+        "",
+        "- one",
+        "- two",
+    ]
+    made = markup.markup(from_markdown.html_of(lines))
+    assert made.startswith("<h3>Does it</h3><p>It does, often.</p><div")
+    assert (
+        '<td>&lt;i&gt;</td><td class="number">1</td>' in made and "<ul><li>one</li><li>two</li></ul>" in made
+    )
 
 
 def test_without_any_run_the_published_numbers_are_there(results_page):
     path = results_page([])
     needs_nothing_else(path)
     text = path.read_text()
-    assert "No runs are recorded here yet" in text and "mark diamond" in text and "What was found" not in text
+    assert "No runs are recorded here yet" in text and "mark diamond" in text
 
 
 def test_the_command_writes_the_page_of_results(results_page, monkeypatch, tmp_path, capsys, refused):

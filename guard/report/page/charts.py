@@ -15,10 +15,10 @@ from guard.report.page.numbers import (
     link,
     per_class,
     percent,
-    scale_text,
     size,
     told,
 )
+from guard.report.page.recorded import scale_text
 from guard.report.text import standard_error
 
 # legend of the kinds of rows that share a colour, grey

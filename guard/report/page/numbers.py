@@ -1,17 +1,13 @@
 """Numbers of recorded runs (rows as of guard.report.page.recorded), and the words around them."""
 
-from math import sqrt
 from statistics import mean, stdev
 from urllib.parse import quote
 
 from guard.report.page.markup import Cell
+from guard.report.page.recorded import scale_text
 from guard.report.text import standard_error
 
 STRONGEST = ("pgd100", "pgd20")  # the first of these that a size's runs met stands for robustness
-SCALES = {"paper": "published size", "cpu": "CPU size"}
-# 97.5 % quantiles of Student's t by degrees of freedom; beyond these and for a single run, the normal's
-QUANTILES = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-NORMAL = 1.96
 UNCERTAIN = (
     "± is the standard deviation over seeds; of a single run, the standard error that its number of"
     " validation images leaves."
@@ -44,24 +40,6 @@ def accuracy(row, attack, network="student"):
     return average(values, standard_error(values[0], row["runs"][0]["images"]))
 
 
-def change(row, before, attack):
-    """(mean, uncertainty, whether a 95 % confidence interval leaves out zero) of a row's accuracy less
-    that of the row `before` with the same seed; None without such pairs.
-
-    A single pair has the standard error of two independent accuracies.
-    """
-    old = {run["seed"]: run for run in before["runs"]}
-    pairs = [(run, old[run["seed"]]) for run in row["runs"] if run["seed"] in old]
-    pairs = [pair for pair in pairs if all(attack in run["student"] for run in pair)]
-    if not pairs:
-        return None
-    values = [run["student"][attack] - other["student"][attack] for run, other in pairs]
-    errors = [standard_error(run["student"][attack], run["images"]) for run in pairs[0]]
-    middle, spread = average(values, sqrt(sum(error**2 for error in errors)))
-    reach = QUANTILES.get(len(values) - 1, NORMAL) * spread / sqrt(len(values))
-    return middle, spread, abs(middle) > reach
-
-
 # ---- words -----------------------------------------------------------------------------------------
 
 
@@ -69,7 +47,7 @@ def number(found, form=".2f"):
     """A cell '57.12 ± 0.50' from (mean, uncertainty or None), sorted by the mean; a dash for None."""
     if found is None:
         return Cell("-", "")
-    middle, deviation = found[:2]
+    middle, deviation = found
     shown = f"{middle:{form}}" + (f" ± {deviation:{form.lstrip('+')}}" if deviation is not None else "")
     return Cell(shown, f"{middle:.6g}")
 
@@ -77,10 +55,6 @@ def number(found, form=".2f"):
 def percent(name, found):
     middle, deviation = found
     return f"{name} {middle:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "") + " %"
-
-
-def scale_text(scale):
-    return SCALES.get(scale, f"scale {scale}")
 
 
 def per_class(counts):

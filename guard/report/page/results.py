@@ -2,34 +2,33 @@
 
 from pathlib import Path
 
-from guard.report.page import charts, recorded
-from guard.report.page.markup import Cell, data_uri, details, element, note, page, section, table
+from guard.report.page import charts, from_markdown, recorded
+from guard.report.page.markup import data_uri, details, element, note, page, section, table
 from guard.report.page.numbers import (
     UNCERTAIN,
     accuracy,
     average,
-    change,
     link,
     number,
-    scale_text,
     size,
     strongest,
 )
+from guard.report.page.recorded import scale_text
 
-PLAIN, ROBUST = "sre2l", "guard"  # the arms whose difference stands at the top of the page
-FIGURES = "figures/distilled-*.png"
+PICTURES = "docs/pictures/distilled-*.png"  # beside the folder of results
 
 
 def page_of(results):
     """The page of the folder `results`. Raises UserError for records that are none."""
     results = Path(results)
-    rows, (source, attacks, others) = recorded.rows(results), recorded.published(results)
+    rows, found = recorded.rows(results)
+    source, attacks, others = recorded.published(results)
     for row in rows:
         row["attack"] = strongest([other for other in rows if size(other) == size(row)])
     return page(
         "GUARD, results",
         _head(rows, others),
-        _found(rows),
+        _found(found),
         charts.clean_against_robust(rows, others, source),
         charts.curvature(rows),
         charts.by_epsilon(rows),
@@ -52,45 +51,16 @@ def _head(rows, others):
     )
 
 
-def _found(rows):
-    """GUARD's student against the plain one's, size by size."""
-    lines = []
-    for here in dict.fromkeys(map(size, rows)):
-        arms = {row["arm"]: row for row in rows if size(row) == here}
-        if PLAIN not in arms or ROBUST not in arms:
-            continue
-        plain, robust, (scale, dataset, count) = arms[PLAIN], arms[ROBUST], here
-        where = [dataset, element("small", f"{scale_text(scale)}, {plain['attack']}", class_="below")]
-        line = [where, str(count), str(len(robust["runs"]))]
-        for attack in ("clean", plain["attack"]):
-            both = [number(accuracy(row, attack)) for row in (plain, robust)]
-            line += [*both, _changed(change(robust, plain, attack))]
-        lines.append(line)
-    if not lines:
-        return None
-    header = ["", "images per class", "runs", "clean: sre2l", "guard", "change"]
-    return section(
-        "What was found: GUARD against SRe2L",
-        table([*header, "robust: sre2l", "guard", "change"], lines),
-        note(
-            "Accuracy of the student in percent, clean and under the attack that the first column names;"
-            " change seed by seed. Bold: a 95 % confidence interval leaves out zero (Student's t over seeds)."
-            f" All other changes may be chance. {UNCERTAIN}"
-        ),
-    )
-
-
-def _changed(found):
-    if found is None:
-        return "-"
-    cell = number(found, "+.2f")
-    return Cell(element("b", cell.shown), cell.order) if found[2] else cell
+def _found(lines):
+    """What guard.paper finds in the records, in its words."""
+    heading, *rest = from_markdown.html_of(lines)
+    return element("section", heading, *rest, class_="found")
 
 
 def _distilled(results):
-    """The figures of distilled images, where they were drawn."""
+    """The pictures of distilled images that the documentation shows."""
     pictures = []
-    for path in sorted(results.glob(FIGURES)):
+    for path in sorted(results.resolve().parent.glob(PICTURES)):
         _, scale, dataset = path.stem.split("-", 2)
         title = f"{dataset}, {scale_text(scale)}"
         picture = element(
