@@ -25,9 +25,10 @@ function showTip(event) {
   if (!text) return;
   tip.textContent = text;
   const place = target.getBoundingClientRect();
-  const left = place.left + place.width / 2 - tip.offsetWidth / 2;
+  const middle = place.left + place.width / 2 - tip.offsetWidth / 2;
+  const furthest = document.documentElement.clientWidth - tip.offsetWidth - 8;
   const above = place.top - tip.offsetHeight - 8;
-  tip.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
+  tip.style.left = `${Math.max(8, Math.min(middle, furthest))}px`;
   tip.style.top = `${above > 8 ? above : place.bottom + 8}px`;
 }
 
@@ -51,10 +52,13 @@ function compare(one, other) {
 function sortBy(heading) {
   const table = heading.closest("table");
   const column = heading.cellIndex;
-  const sign = heading.ariaSort === "descending" ? 1 : heading.ariaSort === "ascending" ? -1 :
-    heading.classList.contains("number") ? -1 : 1;
+  // Words begin with the first, numbers with the largest.
+  const begin = heading.classList.contains("number") ? "descending" : "ascending";
+  const opposite = {ascending: "descending", descending: "ascending"};
+  const order = opposite[heading.ariaSort] ?? begin;
+  const sign = order === "ascending" ? 1 : -1;
   for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");
-  heading.ariaSort = sign === 1 ? "ascending" : "descending";
+  heading.ariaSort = order;
   const rows = [...table.tBodies[0].rows];
   rows.sort((one, other) => sign * compare(orderOf(one, column), orderOf(other, column)));
   table.tBodies[0].append(...rows);

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from guard.report.page.markup import element
 
 WIDTH, HEIGHT = 440, 320  # units of a chart, which is drawn as wide as its column of the page
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 46  # margins
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 46  # margins
 RADIUS = 5
 LIMITS = 0, 100  # no deviation is drawn beyond these, where no accuracy in percent can be
 
