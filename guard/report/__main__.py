@@ -7,12 +7,15 @@ from guard import cli, ending
 from guard.errors import UserError
 from guard.report.experiment import write
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
 
 def main(argv):
     parser = cli.Parser(
         prog="python -m guard.report",
         description=(
-            "Writes the tables and figures of results/, or an experiment's report, again from their records."
+            "Writes the tables and figures of results/, or an experiment's report, again from their records;"
+            " or one page to look at."
         ),
     )
     parser.add_argument(
@@ -23,20 +26,36 @@ def main(argv):
             " written"
         ),
     )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="write one page for a browser instead, that needs no other file: report.html in the folder",
+    )
     options = parser.parse_args(argv)
 
     def work():
         if options.folder is None:
-            from guard.paper import tables
-
-            print(tables.write(Path(__file__).resolve().parents[2] / "results"))
+            _write_results(options.html)
             return
         log = Path(options.folder) / "log.json"
         if not log.exists():
             raise UserError(f"no record at {log}; name the folder of an experiment")
+        if options.html:
+            from guard.report import html
+
+            print(f"page: {html.write_experiment(options.folder)}")
+            return
         print(write(log, Path(options.folder) / "images"))
 
     ending.run(work)
+
+
+def _write_results(html_page):
+    """Writes the page of results/, or its tables and figures."""
+    from guard.paper import tables
+    from guard.report import html
+
+    print(f"page: {html.write_results(RESULTS)}" if html_page else tables.write(RESULTS))
 
 
 if __name__ == "__main__":

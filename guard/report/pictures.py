@@ -6,7 +6,7 @@ from PIL import Image
 
 from guard.distilled import image_folder
 from guard.report import plots
-from guard.report.text import common_attacks
+from guard.report.text import common_attacks, standard_error
 from guard.run import storage
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
@@ -68,15 +68,15 @@ def curves(histories, path):
 
 
 def bars(results, path):
-    """Accuracy clean and under each attack, a group of bars per attack."""
+    """Accuracy clean and under each attack with its standard error, a group of bars per attack."""
     names = common_attacks(results)
     figure, axes = plots.figure(1.5 + 1.4 * len(names), 4)
     width = 0.8 / len(results)
     for number, (network, result) in enumerate(results.items()):
         places = numpy.arange(len(names)) + (number - (len(results) - 1) / 2) * width
-        drawn = axes.bar(
-            places, [result["attacks"][name]["accuracy"] for name in names], width, label=network
-        )
+        accuracies = [result["attacks"][name]["accuracy"] for name in names]
+        errors = [standard_error(accuracy, result["images"]) for accuracy in accuracies]
+        drawn = axes.bar(places, accuracies, width, yerr=errors, capsize=2, label=network)
         axes.bar_label(drawn, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(names)), names)
     result = next(iter(results.values()))
@@ -90,9 +90,12 @@ def bars(results, path):
 
 
 def epsilon_curve(curve, path):
-    """Accuracy against epsilon."""
+    """Accuracy against epsilon, with its standard error where curve['images'] says of how many images."""
     figure, axes = plots.figure(6, 4)
-    axes.plot([epsilon * 255 for epsilon in curve["epsilon"]], curve["accuracy"], marker="o")
+    images = curve.get("images")
+    errors = [standard_error(accuracy, images) for accuracy in curve["accuracy"]] if images else None
+    epsilons = [epsilon * 255 for epsilon in curve["epsilon"]]
+    axes.errorbar(epsilons, curve["accuracy"], yerr=errors, capsize=3, marker="o")
     axes.set(
         xlabel="epsilon, 1/255",
         ylabel="accuracy, %",

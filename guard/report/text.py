@@ -5,6 +5,25 @@ import math
 from guard.attacks import metrics
 
 
+def standard_error(accuracy, images):
+    """The standard error that so many images leave to an accuracy, both in percent (points): that of a
+    share, sqrt(p (1 - p) / n).
+    """
+    return math.sqrt(max(accuracy * (100 - accuracy), 0) / images)
+
+
+def accuracy_text(accuracy, images):
+    """'43.00 ± 4.95': an accuracy and its standard error, in percent; the accuracy alone where it is not
+    known on how many images.
+    """
+    return f"{accuracy:.2f}" + (f" ± {standard_error(accuracy, images):.2f}" if images else "")
+
+
+def shown_accuracy(result, attack):
+    """As `accuracy_text`, of an attack in an evaluation."""
+    return accuracy_text(result["attacks"][attack]["accuracy"], result.get("images"))
+
+
 def accuracy_table(results):
     """A Markdown table of accuracies in percent: one row per network, columns clean and each attack that
     all of them met.
@@ -14,8 +33,7 @@ def accuracy_table(results):
     names = common_attacks(results)
     rows = [["", *names], ["---", *["---:"] * len(names)]]
     rows += [
-        [network, *(f"{result['attacks'][name]['accuracy']:.2f}" for name in names)]
-        for network, result in results.items()
+        [network, *(shown_accuracy(result, name) for name in names)] for network, result in results.items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -34,50 +52,76 @@ def common_attacks(results):
 def _padded(cell, width):
     if cell.startswith("---"):
         return "-" * (width - 1) + (":" if cell.endswith(":") else "-")
-    return cell.rjust(width) if cell.replace(".", "").isdigit() else cell.ljust(width)
+    return cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+
+
+def how_evaluated(results):
+    """On what, with which epsilon and by which protocol the networks were attacked, as a sentence."""
+    first = next(iter(results.values()))
+    return (
+        f"Accuracy in percent ± the standard error that {first['images']} validation images leave, epsilon"
+        f" {first['epsilon'] * 255:.4g}/255, protocol {' and '.join(first['protocols'])}."
+    )
+
+
+def metrics_text(name, result):
+    """RR, I-RR and worst case of a network as a sentence; None where it met no attack."""
+    if len(result["attacks"]) < 2:
+        return None
+    found = metrics.of_record(result)
+    worst = f", worst case {found['worst_case']:.2f}" if found["worst_case"] is not None else ""
+    ratio = (
+        f"RR {found['robustness_ratio']:.2f} (0 for a model that is equally robust to all attacks)"
+        if math.isfinite(found["robustness_ratio"])
+        else "RR undefined, since no attack costs anything"
+    )
+    return f"{name}: {ratio}, I-RR {found['improved_robustness_ratio']:.2f}{worst}."
 
 
 def evaluation_text(results):
     """The table, how it was made, its metrics and warnings, as Markdown. results: name -> evaluation."""
-    first = next(iter(results.values()))
-    lines = [
-        accuracy_table(results),
-        "",
-        (
-            f"Accuracy in percent on {first['images']} validation images, epsilon"
-            f" {first['epsilon'] * 255:.4g}/255, protocol {' and '.join(first['protocols'])}."
-        ),
-    ]
+    lines = [accuracy_table(results), "", how_evaluated(results)]
     for name, result in results.items():
-        if len(result["attacks"]) > 1:
-            found = metrics.of_record(result)
-            worst = f", worst case {found['worst_case']:.2f}" if found["worst_case"] is not None else ""
-            ratio = (
-                f"RR {found['robustness_ratio']:.2f} (0 for a model that is equally robust to all attacks)"
-                if math.isfinite(found["robustness_ratio"])
-                else "RR undefined, since no attack costs anything"
-            )
-            lines.append(f"{name}: {ratio}, I-RR {found['improved_robustness_ratio']:.2f}{worst}.")
+        measured = metrics_text(name, result)
+        lines += [measured] if measured else []
         lines += [f"{name}, warning: {text}." for text in result["warnings"]]
     return "\n".join(lines)
 
 
 def curve_text(curve):
-    """Accuracy against epsilon as a Markdown table, and whether it reaches zero."""
+    """Accuracy against epsilon as a Markdown table, and whether it reaches zero. curve: as curve.json."""
     lines = ["| epsilon | accuracy |", "| ---: | ---: |"]
     lines += [
-        f"| {epsilon * 255:.4g}/255 | {accuracy:.2f} |"
+        f"| {epsilon * 255:.4g}/255 | {accuracy_text(accuracy, curve.get('images'))} |"
         for epsilon, accuracy in zip(curve["epsilon"], curve["accuracy"])
     ]
+    return "\n".join([*lines, "", reaches_zero_text(curve)])
+
+
+def reaches_zero_text(curve):
+    """Whether the accuracy reaches zero at the largest epsilon, as it must, as a sentence."""
     if curve["reaches_zero"]:
-        return "\n".join([*lines, "", "At the largest epsilon the accuracy reaches zero, as it must."])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                "At the largest epsilon the accuracy is not zero yet: add a larger one. If it stays, the"
-                " attack or the gradients are broken."
-            ),
-        ]
+        return "At the largest epsilon the accuracy reaches zero, as it must."
+    return (
+        "At the largest epsilon the accuracy is not zero yet: add a larger one. If it stays, the attack or"
+        " the gradients are broken."
+    )
+
+
+def curvature_text(measured):
+    """What was measured of the curvature of the teacher's loss, as a sentence."""
+    return (
+        f"Curvature of the teacher's loss, mean over {measured['images']} validation images, per squared"
+        f" normalized-image unit: gradient change over a step of {measured['h']} along the gradient"
+        f" {measured['gradient_change']:.4g}, along the gradient {measured['along_z']:.4g}, largest"
+        f" eigenvalue {measured['largest_eigenvalue']:.4g}."
+    )
+
+
+def where_text(entry):
+    """How long a stage took, where, and with what, as a sentence. entry: that of a stage in a record."""
+    where = entry["environment"]
+    return (
+        f"{entry['seconds']:.1f} seconds on {where['device']}, torch {where['torch']}, commit"
+        f" {where['commit']}, seed {entry['seed']}."
     )
