@@ -13,6 +13,7 @@ from guard.errors import UserError, first_line
 from guard.paper.checks import problem_of
 from guard.paper.plan import SCALES, TABLES, PlannedRun, rank
 from guard.run import lock, storage
+from guard.settings import as_now
 
 FORMAT = "guard-cell-1"
 STAGES = ("pretrain", "recover", "relabel", "train")
@@ -121,17 +122,17 @@ def _recorded(line, place, path):
 
 
 def _as_now(record):
-    """A record with the settings of its stages under the names that they have today. Settings come in here
-    and nowhere else.
+    """A record with the settings of its stages under the names that they have today.
+
+    Settings come in here and nowhere else.
     """
     renewed = dict(record)
     for stage in STAGES:
-        renewed[stage] = {**record[stage], "settings": _settings_as_now(stage, record[stage]["settings"])}
+        settings = as_now(stage, record[stage]["settings"])
+        if isinstance(settings.get("labels"), dict):
+            settings["labels"] = as_now("relabel", settings["labels"])
+        renewed[stage] = {**record[stage], "settings": settings}
     return renewed
-
-
-def _settings_as_now(stage, settings):
-    return settings
 
 
 # ---- writing -------------------------------------------------------------------------------------

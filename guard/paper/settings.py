@@ -62,12 +62,12 @@ def regularized(record):
     pretrain, found = record["pretrain"]["settings"], []
     if pretrain.get("curvature"):
         if pretrain["regularizer"] == "loss":
-            coefficient = f"beta {_beta(pretrain, 'loss_beta'):.4g}"
+            coefficient = f"beta {pretrain['loss_beta']:.4g}"
         else:
             coefficient = f"lambda {pretrain['lambda']:.4g}"
         found.append(f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}")
     if pretrain.get("gradient_regularization"):
-        found.append(f"gradient regularization, beta {_beta(pretrain, 'gradient_beta'):.4g}")
+        found.append(f"gradient regularization, beta {pretrain['gradient_beta']:.4g}")
     if pretrain.get("adversarial", "none") != "none":
         found.append(f"adversarial training, {_adversarial(pretrain)}")
     if record["recover"]["settings"].get("cda"):
@@ -78,15 +78,10 @@ def regularized(record):
 def _adversarial(pretrain):
     """The style of adversarial training and its number."""
     if pretrain["adversarial"] == "t":
-        return f"TRADES style, beta {_beta(pretrain, 'trades_beta'):.4g}"
+        return f"TRADES style, beta {pretrain['trades_beta']:.4g}"
     if pretrain["adversarial"] == "f":
-        return f"ten sign steps within {pretrain.get('epsilon', pretrain['h']) * 255:.4g}/255"
+        return f"ten sign steps within {pretrain['epsilon'] * 255:.4g}/255"
     return pretrain["adversarial"]
-
-
-def _beta(pretrain, name):
-    """A coefficient that has a name of its own, or that of all three where a record knows only that."""
-    return pretrain.get(name, pretrain.get("beta"))
 
 
 def lines(groups):

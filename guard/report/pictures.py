@@ -1,13 +1,10 @@
 """Pictures and plots of an experiment."""
 
 import numpy
-import torch
-from PIL import Image
 
 from guard.distilled import image_folder
 from guard.report import plots
 from guard.report.text import common_attacks, standard_error
-from guard.run import storage
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
 
@@ -38,19 +35,6 @@ def image_grid(distilled, path):
     )
     axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
     plots.save(figure, path)
-
-
-def image_strip(distilled, path, count=10, side=64):
-    """The first image of each of the first `count` classes in one row, at most `side` pixels high, as a
-    plain PNG.
-    """
-    held = image_folder.load_distilled(distilled)
-    firsts = [held.pixels[held.labels == label][0] for label in range(min(count, len(held.classes)))]
-    row = Image.fromarray(torch.cat(firsts, 2).permute(1, 2, 0).numpy())
-    if row.height > side:
-        row = row.resize((side * len(firsts), side), Image.Resampling.LANCZOS)
-    with storage.replacing(path) as temporary:
-        row.save(temporary, format="PNG")
 
 
 def curves(histories, path):

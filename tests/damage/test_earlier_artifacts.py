@@ -13,6 +13,7 @@ from conftest import ROOT, command
 
 from guard import recipes, settings
 from guard.distilled import soft_labels
+from guard.paper import records
 from guard.run import storage
 from guard.run.stage import differences
 
@@ -95,3 +96,15 @@ def test_a_setting_that_was_always_there_still_refuses(earlier):
     other = {**manifest, "settings": {**manifest["settings"], "r_bn": 3.0}}
     assert differences("recover", manifest, manifest) == []
     assert differences("recover", manifest, other) == ["settings"]
+
+
+def test_all_records_know_every_setting_of_today():
+    """Also those that were written before there was one, so that they stand beside newer ones."""
+    found = records.read(ROOT / "results")
+    assert len(found) > 100
+    for run in found:
+        for stage in COMMANDS:
+            known = set(settings.as_dict(settings.STAGES[stage]()))
+            assert known <= set(run.record[stage]["settings"]), (run.place, stage)
+        pretrain = run.record["pretrain"]["settings"]
+        assert "beta" not in pretrain and pretrain["loss_beta"] == pretrain["gradient_beta"]

@@ -233,7 +233,7 @@ def test_machine_and_commit_are_told(results):
     add(results, run({"clean": 40.0}))
     (results / "data.json").write_text(json.dumps({"copies": {"feedbeef" * 8: "a copy"}}))
     (row,) = rows(text_of(results), "cpu, cifar10")
-    assert row == ["a machine", "2.11.0", "not recorded", "feedbeeffeed (a copy)", "0123456789ab", "yes"]
+    assert row == ["a machine", "2.11.0", "fp32", "feedbeeffeed (a copy)", "0123456789ab", "yes"]
     (results / "data.json").write_text('{"copies": null}')
     with pytest.raises(UserError, match="data.json has no object 'copies'"):
         text_of(results)
