@@ -172,7 +172,7 @@ def _train(settings, train, val, dataset, seed, where, workers, resume):
             )
             row = _epoch(settings, model, optimizer, train, seed, epoch, where, workers, progress)
             row["val accuracy"] = robustness.accuracy(
-                model, val, settings.image_size, workers=workers, where=where
+                model, val, settings.image_size, workers=workers, device=where
             )
             history.append({"epoch": epoch + 1, **row})
             progress.line(
@@ -254,7 +254,7 @@ def _checkpoint(settings, model, classes, dataset, seed, key):
 
 def _finish(settings, teacher, model, val, output, log, where, workers, history, seconds):
     results = {
-        "val accuracy": robustness.accuracy(model, val, teacher.image_size, workers=workers, where=where)
+        "val accuracy": robustness.accuracy(model, val, teacher.image_size, workers=workers, device=where)
     }
     if settings.curvature_images:
         results["curvature"] = measure_curvature(

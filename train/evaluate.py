@@ -66,7 +66,7 @@ def evaluate_network(network, settings, *, dataset, root, log, seed, where, work
             attack_batch=settings.attack_batch,
             seed=seed,
             workers=workers,
-            where=where,
+            device=where,
             finished=begun.get("attacks"),
             save=save,
         )
@@ -116,7 +116,7 @@ def curve_of(network, settings, *, dataset, root, log, seed, where, workers, for
         attack_batch=settings.attack_batch,
         seed=seed,
         workers=workers,
-        where=where,
+        device=where,
         finished=begun.get("broken"),
         save=save,
     )

@@ -182,7 +182,7 @@ def _train_and_save(settings, key, rows_of, recipe, images, val, teacher, output
             }
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 row["val accuracy"] = robustness.accuracy(
-                    model, val, teacher.image_size, workers=workers, where=where
+                    model, val, teacher.image_size, workers=workers, device=where
                 )
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})

@@ -42,15 +42,15 @@ ORDER = (
 
 
 @torch.no_grad()
-def accuracy(model, held, size, *, workers, where, batch_size=256):
+def accuracy(model, held, size, *, workers, device, batch_size=256):
     """Percent of images that `model`, in eval mode, gets right in the validation view of `size` pixels;
     then back to its mode.
     """
     training = model.training
     model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=where)
+    right = torch.zeros((), dtype=torch.int64, device=device)
     views = ValidationBatches(held, batch_size=batch_size, size=size)
-    for pixels, labels in batches(views, workers, where):
+    for pixels, labels in batches(views, workers, device):
         right += (model(pixels).argmax(1) == labels).sum()
     model.train(training)
     return 100 * right.item() / len(held)
@@ -69,9 +69,9 @@ def attacks_of(protocols):
 
 
 def evaluate(
-    model, images, *, size, protocols, epsilon, attack_batch, seed, workers, where, finished=None, save=None
+    model, images, *, size, protocols, epsilon, attack_batch, seed, workers, device, finished=None, save=None
 ):
-    """Accuracy (percent) of `model` (in eval mode, on `where`) on `images` in the validation view, clean
+    """Accuracy (percent) of `model` (in eval mode, on `device`) on `images` in the validation view, clean
     and under each attack.
 
     images: guard.data.images.Packed or Streamed. protocols: names of attacks.PROTOCOLS. finished: results of
@@ -95,7 +95,7 @@ def evaluate(
                 attack_batch,
                 seed,
                 workers,
-                where,
+                device,
                 *_known(name, results, len(images)),
             )
             if save:
@@ -110,7 +110,7 @@ def evaluate(
         "seed": seed,
         "attacks": results,
         "worst_case": _worst_case(results, len(images)) if "standard" in covered else None,
-        "warnings": [*check_model(model, images, size, where), *check_results(accuracies, results, epsilon)],
+        "warnings": [*check_model(model, images, size, device), *check_results(accuracies, results, epsilon)],
     }
 
 
@@ -144,15 +144,15 @@ def _attack(name, model, pixels, labels, epsilon, seed, indices, known, done, at
     )
 
 
-def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, where, known, done=()):
-    attack_batch = attack_batch or memory.images_that_fit(model, size, where, most=MOST_IMAGES)
+def _attack_all(name, model, images, size, epsilon, attack_batch, seed, workers, device, known, done=()):
+    attack_batch = attack_batch or memory.images_that_fit(model, size, device, most=MOST_IMAGES)
     chunks = ValidationBatches(images, batch_size=CHUNK * attack_batch, size=size)
-    broken = torch.zeros(len(images), dtype=torch.int64, device=where)
-    extremes = torch.zeros(3, device=where)  # largest change, largest excursion out of [0,1], NaNs
+    broken = torch.zeros(len(images), dtype=torch.int64, device=device)
+    extremes = torch.zeros(3, device=device)  # largest change, largest excursion out of [0,1], NaNs
     started, begin = time.time(), 0
     with Progress(f"attack {name}", len(images), "image") as progress:
-        for number, (pixels, labels) in enumerate(batches(chunks, workers, where)):
-            indices = torch.arange(begin, begin + len(labels), device=where)
+        for number, (pixels, labels) in enumerate(batches(chunks, workers, device)):
+            indices = torch.arange(begin, begin + len(labels), device=device)
             begin += len(labels)
             if number % processes.world_size() == processes.rank():
                 if name == "clean":
@@ -201,12 +201,12 @@ def _extremes(found, pixels):
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def check_model(model, images, size, where, count=64):
+def check_model(model, images, size, device, count=64):
     """One sentence for each property of the model, seen on a few images, with which an attack's number
     means little.
     """
     chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
-    pixels, labels = as_float(images.validation(chosen, size)).to(where), images.labels[chosen].to(where)
+    pixels, labels = as_float(images.validation(chosen, size)).to(device), images.labels[chosen].to(device)
     found = []
     with frozen_eval(model):
         pixels.requires_grad_()
@@ -284,7 +284,7 @@ def curve(model, images, epsilons, *, attack, finished=None, save=None, **settin
                 settings["attack_batch"],
                 settings["seed"],
                 settings["workers"],
-                settings["where"],
+                settings["device"],
                 fallen,
             )["broken"]
             if save:

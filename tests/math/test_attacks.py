@@ -206,7 +206,7 @@ def evaluated(model, **changes):
         "attack_batch": 4,
         "seed": 0,
         "workers": 0,
-        "where": torch.device("cpu"),
+        "device": torch.device("cpu"),
         **changes,
     }
     return robustness.evaluate(model.float(), held, size=8, **settings)
@@ -334,7 +334,7 @@ def test_the_curve_falls_to_zero_and_says_so(model):
         "attack_batch": 30,
         "seed": 0,
         "workers": 0,
-        "where": torch.device("cpu"),
+        "device": torch.device("cpu"),
     }
     found = robustness.curve(model.float(), held, (64 / 255, 0.0, 6 / 255), **settings)
     assert (
