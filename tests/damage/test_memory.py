@@ -16,7 +16,7 @@ from guard.attacks import robustness
 from guard.data import find, images
 from guard.networks import memory
 from guard.recipes import recipe
-from recover import recovery, sre2l
+from recover import sre2l
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
     model, pack = pixel_model(network), sre2l.problems_of(3, 5, 100)
     whole = sre2l.recover_pack(settings, model, pack, 7, CPU)
     limited = full_above(2, sre2l.recover_pack)
-    monkeypatch.setattr(recovery, "recover_pack", limited)
+    monkeypatch.setattr(sre2l, "recover_pack", limited)
 
     def compute(count):
         return sre2l._recover_in_parts(settings, model, pack, 7, CPU, None, count)
@@ -83,7 +83,14 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
 def test_an_attack_without_memory_goes_on_with_half_of_the_images(network, tmp_path, monkeypatch, capsys):
     write_folder(tmp_path, classes=("a", "b", "c"), size=8)
     held, model = images.load(find.find("toy", tmp_path, "val"), 8), pixel_model(network.float())
-    settings = {"size": 8, "protocols": ("quick",), "epsilon": 8 / 255, "seed": 0, "workers": 0, "device": CPU}
+    settings = {
+        "size": 8,
+        "protocols": ("quick",),
+        "epsilon": 8 / 255,
+        "seed": 0,
+        "workers": 0,
+        "device": CPU,
+    }
     whole = robustness.evaluate(model, held, attack_batch=0, **settings)["attacks"]["pgd20"]
     assert not capsys.readouterr().err
     limited = full_above(6, attacks.run)
