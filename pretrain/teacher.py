@@ -38,7 +38,7 @@ class Data:
     def accuracy(self, model):
         """Percent of the validation images that `model` gets right."""
         size = model.image_size
-        return robustness.accuracy(model, self.val, size, workers=self.workers, where=self.device)
+        return robustness.accuracy(model, self.val, size, workers=self.workers, device=self.device)
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers, force):

@@ -103,7 +103,7 @@ def evaluate_network(network, judgement, log, shared=False):
             attack_batch=settings.attack_batch,
             seed=judgement.seed,
             workers=judgement.workers,
-            where=judgement.device,
+            device=judgement.device,
             finished=processes.of_the_first(ledger.parts),
             save=ledger.save if processes.rank() == 0 else None,
         )
@@ -148,7 +148,7 @@ def curve_of(network, judgement, log):
         attack_batch=settings.attack_batch,
         seed=judgement.seed,
         workers=judgement.workers,
-        where=judgement.device,
+        device=judgement.device,
         finished=processes.of_the_first(ledger.parts),
         save=ledger.save if processes.rank() == 0 else None,
     )

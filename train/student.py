@@ -174,7 +174,7 @@ def _train(settings, inputs, val, key, training, workers, device):
             row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 size = teacher.image_size
-                row["val accuracy"] = robustness.accuracy(model, val, size, workers=workers, where=device)
+                row["val accuracy"] = robustness.accuracy(model, val, size, workers=workers, device=device)
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))

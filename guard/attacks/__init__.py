@@ -22,8 +22,10 @@ ROWS = 8  # mini-batches are filled up to a multiple of this, see _whole_blocks
 
 
 def check_inputs(model, images, labels, epsilon):
-    """Raises UserError for what no attack can work on: a bad epsilon, pixels outside [0,1], a model in
-    train mode.
+    """Raises UserError for what no attack can work on.
+
+    That is a bad epsilon, a model in train mode, shapes that do not fit, pixels outside [0,1], or negative
+    labels.
     """
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise UserError(f"epsilon is {epsilon}; it has to be a finite number of at least 0, in [0,1] pixels")
@@ -31,9 +33,10 @@ def check_inputs(model, images, labels, epsilon):
         raise UserError("the model is in train mode; call model.eval() before an attack")
     if images.ndim != 4 or len(images) != len(labels):
         raise UserError(
-            f"images are {tuple(images.shape)} and labels {tuple(labels.shape)}; expected (N, 3, H, W) and"
-            " (N,)"
+            f"images are {tuple(images.shape)} and labels {tuple(labels.shape)};"
+            " expected (N, 3, H, W) and (N,)"
         )
+    # Asked so that NaN is refused, too.
     if len(images) and not (images.min() >= 0 and images.max() <= 1):
         raise UserError(
             f"images reach from {images.min():.3g} to {images.max():.3g}; pixels have to be in [0,1],"
@@ -44,16 +47,17 @@ def check_inputs(model, images, labels, epsilon):
 
 
 def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, indices=None, batch_size=128):
-    """Adversarial images (N, 3, H, W) in [0,1] for `images` and their true `labels`, by the attack `name`.
+    """Adversarial images (N, 3, H, W) in [0,1], by the attack `name`.
 
     model: pixels to logits, in eval mode; its weights, their gradients and its mode stay as they are.
-    epsilon: largest change of a pixel (of the L2 norm for pgd100-l2; cw knows none). indices: the images'
-    numbers in their data set [0, 1, ...]. With seed and attack they decide the random draws, so that nothing
-    depends on batches or order. Images that the model gets wrong anyway come back unchanged.
-    Raises UserError for bad inputs.
+    images: (N, 3, H, W) in [0,1]. labels: (N,) true classes. epsilon: largest change of a pixel (of the L2
+    norm for pgd100-l2; cw knows none). indices: the images' numbers in their data set [0, 1, ...]. With seed
+    and attack they decide the random draws, so that nothing depends on mini-batches or order. Images that the
+    model gets wrong anyway come back unchanged. Raises UserError for bad inputs.
     """
     settings = {"epsilon": epsilon, "seed": seed, "indices": indices, "batch_size": batch_size}
-    return run(name, model, images, labels, **settings)[0]
+    adversarial, _ = run(name, model, images, labels, **settings)
+    return adversarial
 
 
 def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None, done=()):
@@ -66,18 +70,22 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
     check_inputs(model, images, labels, epsilon)
-    indices = range(len(images)) if indices is None else [int(i) for i in indices]
+    numbers = range(len(images)) if indices is None else [int(i) for i in indices]
+    adversarial = images.clone()
     with frozen_eval(model):
-        adversarial, broken = images.clone(), wrong(model, images, labels, batch_size)
+        broken = wrong(model, images, labels, batch_size)
         if known is not None:
             broken |= known.to(broken.device)
         fast = prepared(model, images)
 
         def attack_on(attacked, part, chosen):
-            """Attacks the images `chosen` by way of `attacked`; returns those that fell for it alone."""
-            numbers = [indices[i] for i in chosen.tolist()]
-            own = images[chosen], labels[chosen]
-            found, fell = _one(part, attacked, *own, epsilon, seed, numbers, batch_size)
+            """Attacks the images at the positions `chosen` by way of the model `attacked`.
+
+            Returns the positions of those that `attacked` gets wrong afterwards and `model` does not.
+            """
+            own_numbers = [numbers[i] for i in chosen.tolist()]
+            inputs = images[chosen], labels[chosen]
+            found, fell = _single(part, attacked, *inputs, epsilon, seed, own_numbers, batch_size)
             confirmed = fell & wrong(model, found, labels[chosen], batch_size)
             adversarial[chosen], broken[chosen] = found, confirmed
             return chosen[fell & ~confirmed]
@@ -94,26 +102,27 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
     return adversarial, broken
 
 
-def _one(name, model, images, labels, epsilon, seed, indices, batch_size):
-    """A single attack on images that stand; (adversarial, broken).
+def _single(name, model, images, labels, epsilon, seed, numbers, batch_size):
+    """An attack that is no sequence, on images that still stand; (adversarial, broken).
 
-    Draws are tied to the attack's own name, so that a part of a sequence is the attack itself.
+    numbers: of the images in their data set. Draws are tied to the attack's own name, so that a part of a
+    sequence finds what the same attack finds alone.
     """
 
     def draws(position, part=""):
-        return generator(seed, indices[position], name, part)
+        return generator(seed, numbers[position], name, part)
 
     row = ATTACKS[name]
-    function, settings = registry.function_of(row.function), dict(row.settings)
-    settings |= {"epsilon": epsilon, "draws": draws, "batch_size": batch_size}
-    return function(_whole_blocks(model), images, labels, **settings)
+    function = registry.function_of(row.function)
+    given = {"epsilon": epsilon, "draws": draws, "batch_size": batch_size}
+    return function(_whole_blocks(model), images, labels, **{**row.settings, **given})
 
 
 def _whole_blocks(model):
     """The model on mini-batches that are filled up to a multiple of ROWS with copies of the first image.
 
-    Matrix products sum up the rows that do not fill a block of theirs in another order. With whole blocks
-    alone an image's bits do not depend on how many images there are beside it.
+    Matrix products add up the rows that do not fill a block in another order. With whole blocks alone an
+    image's bits do not depend on how many images there are beside it.
     """
 
     def logits(images):

@@ -1,5 +1,6 @@
-"""Auto-PGD (Croce and Hein, ICML 2020, algorithm 1): PGD with momentum whose step size adapts to each
-image's progress.
+"""Auto-PGD (Croce and Hein, ICML 2020, algorithm 1).
+
+PGD with momentum, whose step size adapts to each image's progress.
 """
 
 import functools
@@ -7,7 +8,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from guard.attacks.slots import Slots
+from guard.attacks.ball import bounds, uniform_noise
+from guard.attacks.slots import Slots, no_steps, none_broken, per_image
 
 MOMENTUM = 0.75  # weight of the new step in x_{k+1} = x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})
 # rho: the step is halved where fewer than this share of the steps since the last look raised the loss
@@ -15,80 +17,63 @@ PROGRESS = 0.75
 
 
 def cross_entropy(logits, labels, targets):
+    """(N,) cross-entropy of each image."""
+    del targets  # as it aims at no class
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def targeted_dlr(logits, labels, targets):
-    """Targeted difference-of-logits ratio: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), z_1 >= z_2 >= ... the
-    sorted logits.
+    """(N,) targeted difference-of-logits ratio of each image: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2).
 
-    With three classes z_4 is taken for z_3, and with two z_1 - z_2 is the denominator, which the
-    published formula leaves open.
+    z_1 >= z_2 >= ... are the sorted logits, y is the label and t the target. With three classes z_4 is taken
+    for z_3, and with two z_1 - z_2 is the denominator, which the published formula leaves open.
     """
     ordered = logits.sort(dim=1, descending=True).values
-    third, fourth = ordered[:, min(2, ordered.shape[1] - 1)], ordered[:, min(3, ordered.shape[1] - 1)]
-    own, target = (logits.gather(1, each.view(-1, 1)).squeeze(1) for each in (labels, targets))
-    return -(own - target) / (ordered[:, 0] - 0.5 * (third + fourth) + 1e-12)
+    last = ordered.shape[1] - 1
+    first, third, fourth = ordered[:, 0], ordered[:, min(2, last)], ordered[:, min(3, last)]
+    own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
+    target = logits.gather(1, targets.view(-1, 1)).squeeze(1)
+    return -(own - target) / (first - 0.5 * (third + fourth) + 1e-12)
 
 
 def looks(steps):
-    """(steps + 1,) int64: at the iterations at which the step size is looked at, the number of
-    iterations since the last look, else 0.
+    """When the step size is looked at: (steps + 1,) int64, for each number of steps done.
 
-    The first interval is 22 % of the steps, each next one 3 % shorter, but at least 6 %.
+    Where it is looked at, the entry is the number of steps since the last look, else 0. The first interval is
+    22 % of the steps, each next one 3 % shorter, but at least 6 %.
     """
-    interval, shortest, shorter = (
-        max(int(0.22 * steps), 1),
-        max(int(0.06 * steps), 1),
-        max(int(0.03 * steps), 1),
-    )
-    table, at = torch.zeros(steps + 1, dtype=torch.int64), 0
-    while at + interval <= steps:
-        at += interval
+    interval = max(int(0.22 * steps), 1)
+    shortest = max(int(0.06 * steps), 1)
+    shorter = max(int(0.03 * steps), 1)
+    table = torch.zeros(steps + 1, dtype=torch.int64)
+    at = interval
+    while at <= steps:
         table[at] = interval
         interval = max(interval - shorter, shortest)
+        at += interval
     return table
 
 
 def auto_pgd(
     model, images, labels, *, epsilon, draws, batch_size, steps, loss=cross_entropy, targets=None, part=""
 ):
-    """`steps` steps of APGD on `loss`, within epsilon (L-inf) and [0,1], from a random start;
-    (adversarial, broken).
+    """`steps` steps up `loss`, within epsilon (L-inf) and [0,1], from a random start; (adversarial, broken).
 
-    targets: (N,) classes for a targeted loss. part: told to `draws`, so that several runs start
-    differently. An image is broken by its first misclassified iterate and left alone from then on; the
-    forward that judges an iterate is the one its gradient is taken of.
+    targets: (N,) classes for a targeted loss. part: told to `draws`, so that several runs start differently.
+
+    An image is broken by its first misclassified iterate and left alone from then on. The forward pass that
+    judges an iterate is the one that its gradient is taken of.
     """
-    adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+    adversarial, broken = images.clone(), none_broken(images)
+    lowest, highest = bounds(images, epsilon)
     intervals = looks(steps).to(images.device)
 
+    def draw(position):
+        return draws(position, part)
+
     def start(entering):
-        x = images[entering]
-        noise = torch.stack(
-            [
-                2 * torch.rand(x.shape[1:], generator=draws(i, part), dtype=x.dtype) - 1
-                for i in entering.tolist()
-            ]
-        ).to(x.device)
-        x = (x + epsilon * noise / noise.abs().amax((1, 2, 3), keepdim=True)).clamp(0, 1)
-        fresh = x.new_full((len(x),), -torch.inf)
-        return {
-            "x": x,
-            "before": x,
-            "best": x,
-            "low": low[entering],
-            "high": high[entering],
-            "gradient": torch.zeros_like(x),
-            "done": torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            "step": x.new_full((len(x), 1, 1, 1), 2 * epsilon),
-            "loss": fresh,
-            "best_loss": fresh,
-            "looked": fresh,
-            "rises": torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            "halved": torch.ones(len(x), dtype=torch.bool, device=x.device),
-        }
+        x = _random_start(images[entering], entering, epsilon, draw)
+        return _fresh_state(x, lowest[entering], highest[entering], epsilon)
 
     slots = Slots(len(images), batch_size, start, images.device)
     while slots.refill():
@@ -99,80 +84,115 @@ def auto_pgd(
         fooled = logits.argmax(1) != labels[index]
         finished = fooled | (state["done"] == steps)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
-        state["x"] = x = x.detach()
+        state["x"] = x.detach()
         if fooled.any():
-            adversarial[index[fooled]], broken[index[fooled]] = x[fooled], True
+            adversarial[index[fooled]] = state["x"][fooled]
+            broken[index[fooled]] = True
         _keep_best(state, losses.detach(), gradient)
-        _look(state, intervals)
-        _step(state)
+        direction = _adapt_step(state, gradient, intervals)
+        _move(state, direction)
         slots.leave(finished)
     return adversarial, broken
 
 
-def _rows(mask):
-    return mask.view(-1, 1, 1, 1)
+def _random_start(x, positions, epsilon, draw):
+    """A random place on the border of each image's ball, (k, 3, H, W) in [0,1]."""
+    noise = uniform_noise(x, positions, draw)
+    return (x + epsilon * noise / noise.abs().amax((1, 2, 3), keepdim=True)).clamp(0, 1)
+
+
+def _fresh_state(x, low, high, epsilon):
+    """What is known of images that start at x (k, 3, H, W); one row per image."""
+    worst = x.new_full((len(x),), -torch.inf)
+    return {
+        "x": x,
+        "before": x,  # the iterate before x
+        "low": low,
+        "high": high,
+        "step": x.new_full((len(x), 1, 1, 1), 2 * epsilon),
+        "done": no_steps(x),
+        "loss": worst,
+        # of the iterate with the largest loss so far
+        "best": x,
+        "best_gradient": torch.zeros_like(x),
+        "best_loss": worst,
+        # since the last look at the step size
+        "rises": no_steps(x),  # steps that raised the loss
+        "looked": worst,  # the best loss at that look
+        "halved": torch.ones(len(x), dtype=torch.bool, device=x.device),  # whether it halved the step
+    }
 
 
 def _keep_best(state, losses, gradient):
-    """Notes whether the loss rose, and where it is an image's best so far, the image and its gradient."""
+    """Counts the steps that raised the loss, and keeps the iterate with the largest loss.
+
+    losses: (k,) at state["x"]. gradient: (k, 3, H, W) there.
+    """
     started = state["done"] > 0
     state["rises"] += started & (losses > state["loss"])
     state["loss"] = losses
     better = losses > state["best_loss"]
-    state["best"] = torch.where(_rows(better), state["x"], state["best"])
-    state["gradient_here"], state["gradient"] = (
-        gradient,
-        torch.where(_rows(better), gradient, state["gradient"]),
-    )
+    state["best"] = torch.where(per_image(better), state["x"], state["best"])
+    state["best_gradient"] = torch.where(per_image(better), gradient, state["best_gradient"])
     state["best_loss"] = torch.where(better, losses, state["best_loss"])
     state["looked"] = torch.where(started, state["looked"], losses)
 
 
-def _look(state, intervals):
-    """At a look: where the loss rose too seldom, or its best has not changed since a look that did not
-    halve, halve the step and go back to the best image.
+def _adapt_step(state, gradient, intervals):
+    """Halves the step of the images that make no progress and takes them back to their best iterate.
+
+    This happens only at a look (see `looks`), where the loss rose too seldom, or where the best loss has not
+    changed since a look that did not halve the step. gradient: (k, 3, H, W) at state["x"]. Returns the
+    direction (k, 3, H, W) of the next step: the sign of the gradient at the iterate that it starts from.
     """
+    direction = gradient.sign()
     interval = intervals[state["done"]]
     look = interval > 0
-    state["direction"] = state.pop("gradient_here").sign()
     if not look.any():
-        return
+        return direction
     seldom = state["rises"] <= PROGRESS * interval
     stuck = ~state["halved"] & (state["looked"] >= state["best_loss"])
     halve = look & (seldom | stuck)
     state["halved"] = torch.where(look, halve, state["halved"])
     state["looked"] = torch.where(look, state["best_loss"], state["looked"])
     state["rises"] = torch.where(look, 0, state["rises"])
-    state["step"] = torch.where(_rows(halve), state["step"] / 2, state["step"])
-    state["x"] = torch.where(_rows(halve), state["best"], state["x"])
-    state["direction"] = torch.where(_rows(halve), state["gradient"].sign(), state["direction"])
+    state["step"] = torch.where(per_image(halve), state["step"] / 2, state["step"])
+    state["x"] = torch.where(per_image(halve), state["best"], state["x"])
+    return torch.where(per_image(halve), state["best_gradient"].sign(), direction)
 
 
-def _step(state):
-    low, high = state["low"], state["high"]
-    x, momentum = state["x"], torch.where(_rows(state["done"] > 0), MOMENTUM, 1.0)
-    ahead = torch.addcmul(x, state["step"], state.pop("direction")).clamp_(low, high)
+def _move(state, direction):
+    """One step along `direction` (k, 3, H, W) with momentum; an image's first step has none."""
+    x, low, high = state["x"], state["low"], state["high"]
+    momentum = torch.where(per_image(state["done"] > 0), MOMENTUM, 1.0)
+    ahead = torch.addcmul(x, state["step"], direction).clamp_(low, high)
     state["x"] = (x + momentum * (ahead - x) + (1 - momentum) * (x - state["before"])).clamp_(low, high)
     state["before"] = x
     state["done"] += 1
 
 
+# ---- targeted attacks ----------------------------------------------------------------------------
+
+
 def ranked_targets(model, images, batch_size, count):
-    """(N, count') classes by falling logit of the clean image, the first one left out; count' =
-    min(count, classes - 1).
+    """The classes to aim at, most likely first: (N, min(count, classes - 1)) int64.
+
+    They are ordered by the logits of the clean images, and the most likely class, the image's own, is left
+    out.
     """
     with torch.no_grad():
         logits = torch.cat([model(part) for part in images.split(batch_size)])
-    return logits.argsort(dim=1, descending=True)[:, 1 : 1 + min(count, logits.shape[1] - 1)]
+    count = min(count, logits.shape[1] - 1)
+    return logits.argsort(dim=1, descending=True)[:, 1 : 1 + count]
 
 
 def each_target(attack, model, images, labels, *, targets, draws, **settings):
     """Runs a targeted attack for one target rank after the other; (adversarial, broken).
 
-    Each rank is tried on the images that still stand. targets: most targets per image; a model with k
+    Each rank is tried on the images that still stand. targets: the most targets per image; a model with k
     classes has k - 1.
     """
-    adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    adversarial, broken = images.clone(), none_broken(images)
     ranked = ranked_targets(model, images, settings["batch_size"], targets)
     for rank in range(ranked.shape[1]):
         standing = (~broken).nonzero().squeeze(1)
@@ -180,12 +200,20 @@ def each_target(attack, model, images, labels, *, targets, draws, **settings):
             break
         numbers = standing.tolist()
 
-        def drawn(position, part, numbers=numbers):
+        def draws_of_standing(position, part, numbers=numbers):
             return draws(numbers[position], part)
 
-        settings |= {"targets": ranked[standing, rank], "draws": drawn, "part": f"target {rank}"}
-        found, fell = attack(model, images[standing], labels[standing], **settings)
-        adversarial[standing[fell]], broken[standing[fell]] = found[fell], True
+        found, fell = attack(
+            model,
+            images[standing],
+            labels[standing],
+            targets=ranked[standing, rank],
+            draws=draws_of_standing,
+            part=f"target {rank}",
+            **settings,
+        )
+        adversarial[standing[fell]] = found[fell]
+        broken[standing[fell]] = True
     return adversarial, broken
 
 

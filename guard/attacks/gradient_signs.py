@@ -1,94 +1,97 @@
-"""Attacks that follow the cross-entropy's gradient in steps of one size: FGSM (Goodfellow et al. 2015),
-PGD (Madry et al. 2018), MIM (Dong et al. 2018).
+"""Attacks that follow the gradient of the cross-entropy in steps of one size.
+
+FGSM (Goodfellow et al., ICLR 2015), PGD (Madry et al., ICLR 2018) and MIM (Dong et al., CVPR 2018) follow its
+sign; PGD in L2 follows the gradient itself.
 """
 
 import torch
 import torch.nn.functional as F
 
-from guard.attacks.slots import Slots
+from guard.attacks.ball import bounds, uniform_in_unit_ball, uniform_noise
+from guard.attacks.slots import Slots, no_steps, none_broken, per_image
 
 
 def sign_steps(
     model, images, labels, *, epsilon, draws, batch_size, relative_step, steps, random_start=False, decay=None
 ):
-    """`steps` steps of relative_step * epsilon along the gradient's sign, within epsilon (L-inf) and
-    [0,1]; (adversarial, broken).
+    """`steps` steps of relative_step * epsilon along the sign of the gradient; (adversarial, broken).
 
-    random_start: begin uniformly in the ball, with draws(position) for the image at that position.
-    decay: of MIM's momentum, in which each image's gradient is divided by that image's own L1 norm; None
-    for none.
+    The images stay within epsilon (L-inf) and in [0,1]. random_start: begin uniformly in the ball, with
+    draws(position) for the image at that position. decay: of MIM's momentum, to which each image's gradient
+    adds, divided by its own L1 norm; None for no momentum.
     """
-    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+    lowest, highest = bounds(images, epsilon)
 
-    def start(index):
-        x = images[index]
+    def start(entering):
+        x, low, high = images[entering], lowest[entering], highest[entering]
         if random_start:
-            noise = [
-                2 * torch.rand(x.shape[1:], generator=draws(i), dtype=x.dtype) - 1 for i in index.tolist()
-            ]
-            x = (x + torch.stack(noise).to(x.device) * epsilon).maximum(low[index]).minimum(high[index])
-        bounds = {"low": low[index], "high": high[index]}
-        return {"x": x, **bounds} if decay is None else {"x": x, "momentum": torch.zeros_like(x), **bounds}
+            noise = uniform_noise(x, entering, draws)
+            x = (x + noise * epsilon).maximum(low).minimum(high)
+        state = {"x": x, "low": low, "high": high}
+        if decay is not None:
+            state["momentum"] = torch.zeros_like(x)
+        return state
 
     def step(index, state, gradient):
+        del index
+        direction = gradient
         if decay is not None:
-            length = gradient.abs().sum((1, 2, 3), keepdim=True)
-            state["momentum"] = gradient = decay * state["momentum"] + gradient / torch.where(
-                length > 0, length, 1
-            )
-        return (
-            (state["x"] + relative_step * epsilon * gradient.sign())
-            .maximum(state["low"])
-            .minimum(state["high"])
-        )
+            norm = gradient.abs().sum((1, 2, 3), keepdim=True)
+            state["momentum"] = decay * state["momentum"] + gradient / _or_one(norm)
+            direction = state["momentum"]
+        moved = state["x"] + relative_step * epsilon * direction.sign()
+        return moved.maximum(state["low"]).minimum(state["high"])
 
     return _follow(model, images, labels, start, step, steps, batch_size)
 
 
 def gradient_steps(model, images, labels, *, epsilon, draws, batch_size, relative_step, steps):
-    """PGD in L2: `steps` steps of length relative_step * epsilon along the gradient, within epsilon (L2)
-    and [0,1], from a start that is uniform in the ball; (adversarial, broken).
+    """PGD in L2: `steps` steps of length relative_step * epsilon along the gradient; (adversarial, broken).
+
+    The images stay within epsilon (L2) and in [0,1]. The start is uniform in the ball.
     """
 
-    def norm(change):
-        return change.square().flatten(1).sum(1).sqrt().view(-1, 1, 1, 1)
-
-    def within(x, index):
+    def project(x, index):
+        """The changes of the images shortened to epsilon where they are longer, then valid pixels."""
         change = x - images[index]
-        length = norm(change)
-        return (
-            images[index] + change * (epsilon / torch.where(length > epsilon, length, epsilon or 1.0))
-        ).clamp(0, 1)
+        length = _l2_norm(change)
+        shrink = epsilon / torch.where(length > epsilon, length, epsilon or 1.0)
+        return (images[index] + change * shrink).clamp(0, 1)
 
-    def start(index):
-        x, noise = images[index], []
-        for i in index.tolist():
-            generator = draws(i)
-            direction = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype)
-            radius = torch.rand((), generator=generator, dtype=x.dtype) ** (1 / direction.numel())
-            noise.append(direction / direction.norm() * radius)
-        return {"x": within(x + epsilon * torch.stack(noise).to(x.device), index)}
+    def start(entering):
+        x = images[entering]
+        return {"x": project(x + epsilon * uniform_in_unit_ball(x, entering, draws), entering)}
 
     def step(index, state, gradient):
-        length = norm(gradient)
-        return within(
-            state["x"] + relative_step * epsilon * gradient / torch.where(length > 0, length, 1), index
-        )
+        moved = state["x"] + relative_step * epsilon * gradient / _or_one(_l2_norm(gradient))
+        return project(moved, index)
 
     return _follow(model, images, labels, start, step, steps, batch_size)
 
 
+def _l2_norm(change):
+    """(k, 3, H, W) -> (k, 1, 1, 1), the norm of each image's change."""
+    return per_image(change.square().flatten(1).sum(1).sqrt())
+
+
+def _or_one(norm):
+    """What to divide by: the norm, and 1 where it is 0, so that a zero gradient stays zero."""
+    return torch.where(norm > 0, norm, 1)
+
+
 def _follow(model, images, labels, start, step, steps, batch_size):
-    """The loop of both. start(index) -> state of images that enter; step(index, state, gradient) ->
-    their next x.
+    """The loop of all attacks of this file; (adversarial, broken).
 
-    An image is broken by its first misclassified iterate, the start included, and left alone from then
-    on; the forward that judges an iterate is the one its gradient is taken of.
+    start(entering): the state of the images that enter, with their start under "x". step(index, state,
+    gradient): their next x.
+
+    An image is broken by its first misclassified iterate, the start included, and left alone from then on.
+    The forward pass that judges an iterate is the one that its gradient is taken of.
     """
-    adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    adversarial, broken = images.clone(), none_broken(images)
 
-    def enter(index):
-        return {**start(index), "done": torch.zeros(len(index), dtype=torch.int64, device=images.device)}
+    def enter(entering):
+        return {**start(entering), "done": no_steps(entering)}
 
     slots = Slots(len(images), batch_size, enter, images.device)
     while slots.refill():
@@ -97,10 +100,12 @@ def _follow(model, images, labels, start, step, steps, batch_size):
         logits = model(x)
         fooled = logits.argmax(1) != labels[index]
         finished = fooled | (state["done"] == steps)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels[index], reduction="sum"), x)
+        loss = F.cross_entropy(logits, labels[index], reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
         state["x"] = x.detach()
         if finished.any():
-            adversarial[index[finished]], broken[index[fooled]] = state["x"][finished], True
+            adversarial[index[finished]] = state["x"][finished]
+            broken[index[fooled]] = True
         state["x"] = step(index, state, gradient)
         state["done"] += 1
         slots.leave(finished)

@@ -5,46 +5,46 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 TOLERANCE = 1e-3  # by which the copy's logits and gradients may differ, relative to their spread
+SEEN = 8  # images on which the copy is compared with the model
+# What tracing raises for a model that it does not understand.
+TRACING = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 def prepared(model, images):
-    """A frozen copy of `model` (in eval mode) with batch norm folded into the convolutions before it, in
-    channels-last layout, its ReLUs in place.
+    """A frozen copy of `model`, which is in eval mode, that computes the same up to rounding.
 
-    The same function up to rounding; `images` (N, 3, H, W) are looked at to see that it is, gradients
-    included. Where the model cannot be traced or comes out different, the model itself.
+    Its batch norms are folded into the convolutions before them, it lies in channels-last layout, and its
+    ReLUs work in place. `images` (N, 3, H, W) are looked at to see that logits and gradients are the same.
+    Where the model cannot be traced, or the copy comes out different, the model itself is returned.
     """
     if not len(images):
         return model
     try:
         copy = fuse(model).to(memory_format=torch.channels_last).requires_grad_(False)
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        LookupError,
-        AssertionError,
-    ):  # what tracing does not know raises any of these
+    except TRACING:
         return model
     rectifiers = [module for module in copy.modules() if isinstance(module, nn.ReLU)]
-    for in_place in (True, False):  # in place, unless somebody else needs what goes in
+    for in_place in (True, False):  # not in place where somebody else needs what goes in
         for module in rectifiers:
             module.inplace = in_place
         try:
-            if all(
-                (one - other).abs().max() <= TOLERANCE * one.std()
-                for one, other in zip(_seen(model, images[:8]), _seen(copy, images[:8]))
-            ):
+            if _same(model, copy, images[:SEEN]):
                 return copy
         except RuntimeError:  # autograd's, for a gradient that needs what was overwritten
             continue
     return model
 
 
+def _same(model, copy, images):
+    """Whether logits and gradients of both models on `images` differ by no more than TOLERANCE."""
+    pairs = zip(_seen(model, images), _seen(copy, images))
+    return all((one - other).abs().max() <= TOLERANCE * one.std() for one, other in pairs)
+
+
 def _seen(model, images):
-    """Logits, and the gradient of the largest ones with respect to the pixels."""
+    """Logits (N, classes), and the gradient (N, 3, H, W) of the sum of the largest ones."""
     images = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = model(images)
-        return logits.detach(), torch.autograd.grad(logits.amax(1).sum(), images)[0]
+        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), images)
+    return logits.detach(), gradient

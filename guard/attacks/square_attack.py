@@ -2,105 +2,117 @@
 
 import torch
 
-from guard.attacks.slots import Slots
+from guard.attacks.ball import bounds
+from guard.attacks.cw import margin
+from guard.attacks.slots import Slots, no_steps, none_broken, per_image
 
-HALVINGS = (
-    10,
-    50,
-    200,
-    500,
-    1000,
-    2000,
-    4000,
-    6000,
-    8000,
-)  # of p, in queries out of 10,000: the paper's schedule, rescaled
-
-FORWARD_ONLY = 2  # times as many images fit into memory at once where nothing is kept for a backward
+# The queries out of 10,000 after which p halves: the paper's schedule, rescaled to the number of queries.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# How many times as many images fit into memory at once, since nothing is kept for a backward pass.
+FORWARD_ONLY = 2
 
 
 def sides(queries, p_init, size):
-    """(queries,) side in pixels of the square that each query changes: its share of the image starts at
-    p_init and halves by schedule.
+    """(queries,) int64, the side in pixels of the square that each query changes.
+
+    Its share p of the image starts at p_init and halves by schedule. size: the image's side in pixels.
     """
-    made = []
+    found = []
     for query in range(queries):
-        halved = sum(int(query / queries * 10000) > limit for limit in HALVINGS)
-        made.append(max(round((p_init / 2**halved) ** 0.5 * size), 1))
-    return torch.tensor(made)
+        rescaled = int(query / queries * 10000)
+        halved = sum(rescaled > limit for limit in HALVINGS)
+        share = p_init / 2**halved
+        found.append(max(round(share**0.5 * size), 1))
+    return torch.tensor(found)
 
 
 def square(model, images, labels, *, epsilon, draws, batch_size, queries, p_init):
-    """Up to `queries` queries; keeps a change that lowers the margin z_y - max_{j != y} z_j;
-    (adversarial, broken).
+    """Up to `queries` queries against the margin z_y - max_{j != y} z_j; (adversarial, broken).
 
-    Starts from vertical stripes of +-epsilon; each query moves a square, at a place of the image's own,
-    to one side of the ball in each channel. An image is left alone once it is misclassified.
+    It starts from vertical stripes of +-epsilon. Each query moves one square, at a place of the image's own,
+    to one side of the ball in each channel, and the change is kept where it lowers the margin. An image is
+    left alone once it is misclassified.
     """
-    adversarial, broken = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
-    height, width = images.shape[2:]
+    adversarial, broken = images.clone(), none_broken(images)
+    lowest, highest = bounds(images, epsilon)
+    _, channels, height, width = images.shape
     side = sides(queries, p_init, (height * width) ** 0.5).clamp(max=min(height, width))
-    room = torch.tensor([[height, width]]) - side.view(
-        -1, 1
-    )  # for the upper left corner of each query's square
-    side = side.to(images.device)
 
     def start(entering):
-        stripes, places, signs = [], [], []
-        for position in entering.tolist():
-            generator = draws(position)
-            stripes.append(
-                torch.randint(2, (images.shape[1], 1, width), generator=generator, dtype=torch.int8)
-            )
-            places.append((torch.rand(queries, 2, generator=generator) * room).int())
-            signs.append(
-                torch.randint(
-                    2, (queries, images.shape[1], 1, 1), generator=generator, dtype=torch.int8
-                ).bool()
-            )
-        stripes, places, signs = (torch.stack(each).to(images.device) for each in (stripes, places, signs))
-        x = torch.where(stripes.bool(), high[entering], low[entering])
+        stripes, corners, signs = _drawn(entering, draws, side, channels, height, width)
+        low, high = lowest[entering], highest[entering]
+        x = torch.where(stripes.to(images.device).bool(), high, low)
         return {
-            "low": low[entering],
-            "high": high[entering],
-            "own": labels[entering].view(-1, 1),
             "x": x,
-            "best": x,
-            "margin": images.new_full((len(entering),), torch.inf),
-            "places": places,
-            "signs": signs,
-            "done": torch.zeros(len(entering), dtype=torch.int64, device=x.device),
+            "best": x,  # the iterate with the lowest margin so far
+            "margin": images.new_full((len(entering),), torch.inf),  # its margin
+            "low": low,
+            "high": high,
+            "own": labels[entering].view(-1, 1),
+            "corners": corners.to(images.device),
+            "signs": signs.to(images.device),
+            "done": no_steps(x),
         }
 
-    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    side_on_device = side.to(images.device)
+    rows = torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
     slots = Slots(len(images), FORWARD_ONLY * batch_size, start, images.device)
     with torch.inference_mode():
         while slots.refill():
             index, state = slots.index, slots.state
             logits, own = model(state["x"]), state["own"]
-            margin = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -torch.inf).amax(1)
+            found = margin(logits, own)
             fooled = logits.argmax(1) != own.squeeze(1)
-            better = fooled | (margin < state["margin"])
-            state["best"] = torch.where(better.view(-1, 1, 1, 1), state["x"], state["best"])
-            state["margin"] = torch.where(better, margin, state["margin"])
+            better = fooled | (found < state["margin"])
+            state["best"] = torch.where(per_image(better), state["x"], state["best"])
+            state["margin"] = torch.where(better, found, state["margin"])
             finished = fooled | (state["done"] == queries - 1)
             if finished.any():
-                adversarial[index[fooled]], broken[index[fooled]] = state["best"][fooled], True
-
-            here, query = torch.arange(len(index), device=images.device), state["done"]
-            length, corner = side[query].view(-1, 1), state["places"][here, query]
-            inside = (
-                _between(rows - corner[:, :1], length).unsqueeze(2)
-                & _between(columns - corner[:, 1:], length).unsqueeze(1)
-            ).unsqueeze(1)
-            moved = torch.where(state["signs"][here, query], state["high"], state["low"])
-            state["x"] = torch.where(inside, moved, state["best"])
-            state["done"] = query + 1
+                adversarial[index[fooled]] = state["best"][fooled]
+                broken[index[fooled]] = True
+            state["x"] = _with_a_square_moved(state, side_on_device, rows, columns)
+            state["done"] = state["done"] + 1
             slots.leave(finished)
     return adversarial, broken
 
 
+def _drawn(entering, draws, side, channels, height, width):
+    """All that is random about the images that enter, on the CPU; one row per image.
+
+    Returns stripes (k, channels, 1, W) of 0 and 1; for each query the upper left corner of its square,
+    corners (k, queries, 2) int32 of row and column; and to which side of the ball it goes, signs (k, queries,
+    channels, 1, 1) bool.
+    """
+    queries = len(side)
+    room = torch.tensor([[height, width]]) - side.view(-1, 1)  # for the corners
+    stripes, corners, signs = [], [], []
+    for position in entering.tolist():
+        generator = draws(position)
+        stripe = torch.randint(2, (channels, 1, width), generator=generator, dtype=torch.int8)
+        corner = (torch.rand(queries, 2, generator=generator) * room).int()
+        sign = torch.randint(2, (queries, channels, 1, 1), generator=generator, dtype=torch.int8)
+        stripes.append(stripe)
+        corners.append(corner)
+        signs.append(sign.bool())
+    return torch.stack(stripes), torch.stack(corners), torch.stack(signs)
+
+
+def _with_a_square_moved(state, side, rows, columns):
+    """The best iterates (k, 3, H, W), each with the square of its next query moved to a side of the ball.
+
+    side: (queries,). rows, columns: the numbers of the images' rows (H,) and columns (W,).
+    """
+    best, query = state["best"], state["done"]
+    image = torch.arange(len(query), device=best.device)
+    length, corner = side[query].view(-1, 1), state["corners"][image, query]
+    in_rows = _between(rows - corner[:, :1], length)
+    in_columns = _between(columns - corner[:, 1:], length)
+    inside = (in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).unsqueeze(1)  # (k, 1, H, W)
+    moved = torch.where(state["signs"][image, query], state["high"], state["low"])
+    return torch.where(inside, moved, best)
+
+
 def _between(distance, length):
-    """0 <= distance < length."""
+    """Where 0 <= distance < length."""
     return (distance >= 0) & (distance < length)

@@ -47,7 +47,7 @@ COLUMNS = {
 }
 
 
-def report(rows, columns, about, where, output):
+def report(rows, columns, about, device, output):
     """Prints a table as it grows, and keeps all rows as JSON, with what `about` says of them; returns
     them.
     """
@@ -60,7 +60,7 @@ def report(rows, columns, about, where, output):
         found.append(row)
         print("| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |", flush=True)
         if output:
-            storage.write_json({**about, "rows": found, "environment": records.environment(where)}, output)
+            storage.write_json({**about, "rows": found, "environment": records.environment(device)}, output)
     return found
 
 
@@ -133,10 +133,10 @@ def main(argv):
         from guard.bench.measure import Conditions
         from guard.run.devices import ready
 
-        where = ready(options.device)
-        scale = options.scale or ("paper" if where.type == "cuda" else "small")
+        device = ready(options.device)
+        scale = options.scale or ("paper" if device.type == "cuda" else "small")
         repeats = options.repeats or (5 if options.what == "overhead" else 3)
-        conditions = Conditions(where, scale, repeats, options.precision, options.channels_last)
+        conditions = Conditions(device, scale, repeats, options.precision, options.channels_last)
         about = {"precision": options.precision, "channels last": options.channels_last, "repeats": repeats}
         if options.what in (*STAGES, "all"):
             rows = stages.run(STAGES if options.what == "all" else [options.what], conditions)
@@ -144,20 +144,22 @@ def main(argv):
                 rows,
                 COLUMNS["stages"],
                 {"what": "stages against guard.bench.reference, alternating in one run, medians", **about},
-                where,
+                device,
                 options.output,
             )
         if options.what == "overhead":
-            report(overhead.run(conditions), COLUMNS["overhead"], about, where, options.output)
+            report(overhead.run(conditions), COLUMNS["overhead"], about, device, options.output)
         if options.what == "growth":
-            rows = report(growth.run(conditions), COLUMNS["growth"], about, where, options.output)
+            rows = report(growth.run(conditions), COLUMNS["growth"], about, device, options.output)
             print(growth.bends_text(rows))
             if options.output:
                 growth.plot(rows, Path(options.output).with_suffix(".png"))
                 growth.write_table(rows, Path(options.output).with_suffix(".md"))
         if options.what in ("attacks", "all"):
             count = options.images or 200
-            rows = attack_speed.speeds(options.attack or list(attack_speed.REFERENCES), count, repeats, where)
+            rows = attack_speed.speeds(
+                options.attack or list(attack_speed.REFERENCES), count, repeats, device
+            )
             what = (
                 f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon"
                 " that breaks half of them, alternating in one run, medians"
@@ -166,7 +168,7 @@ def main(argv):
                 rows,
                 COLUMNS["attacks"],
                 {"what": what, "repeats": repeats},
-                where,
+                device,
                 options.output if options.what == "attacks" else None,
             )
         if options.what == "strength":
@@ -175,13 +177,13 @@ def main(argv):
                 names,
                 options.images or 500,
                 [options.network] if options.network else ["plain", "GUARD"],
-                where,
+                device,
             )
             report(
                 rows,
                 COLUMNS["strength"],
                 {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"},
-                where,
+                device,
                 options.output,
             )
 

@@ -187,26 +187,26 @@ def halving_epsilon(model, images, labels):
     return min((step / 255 for step in range(2, 25, 2)), key=distance)
 
 
-def speeds(names, count, repeats, where):
+def speeds(names, count, repeats, device):
     """Yields a row per attack on `count` digits and the plain network, at the epsilon that breaks half
     of the images.
     """
-    model = small_networks()["plain"].to(where)
-    images, labels = (each.to(where) for each in digits_images(count))
+    model = small_networks()["plain"].to(device)
+    images, labels = (each.to(device) for each in digits_images(count))
     epsilon = halving_epsilon(model, images, labels)
     for name in names:
         yield {**compare(name, model, images, labels, epsilon, repeats), "target": TARGETS.get(name)}
 
 
-def strengths(names, count, networks, where):
+def strengths(names, count, networks, device):
     """Yields a row per network, epsilon and attack: robust accuracies of ours and the reference's on
     `count` digits.
     """
-    images, labels = (each.to(where) for each in digits_images(count))
+    images, labels = (each.to(device) for each in digits_images(count))
     made = small_networks()
     for network in networks:
         for epsilon in (8 / 255, 4 / 255, 1 / 255):
-            for row in strength(names, made[network].to(where), images, labels, epsilon):
+            for row in strength(names, made[network].to(device), images, labels, epsilon):
                 yield {"network": network, **row}
 
 

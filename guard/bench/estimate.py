@@ -62,7 +62,7 @@ def seconds_of(words, teachers):
     except UserError:
         return None
     counts = {split: _count(source) for split, source in sources.items()}
-    classes, where = len(sources["train"].classes), ready(train.device)
+    classes, device = len(sources["train"].classes), ready(train.device)
     pretrain = cli.resolve(stages["pretrain"], train.dataset, "pretrain") if "pretrain" in stages else None
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START
@@ -73,7 +73,7 @@ def seconds_of(words, teachers):
         total += (
             pretrain.epochs
             * (trained / pretrain.batch_size)
-            * _teacher(pretrain, train.dataset, classes, where)
+            * _teacher(pretrain, train.dataset, classes, device)
         )
     recover, relabel = (cli.resolve(stages[stage], train.dataset, stage) for stage in ("recover", "relabel"))
     student, evaluate = (cli.resolve(train, train.dataset, stage) for stage in ("train", "evaluate"))
@@ -91,7 +91,7 @@ def seconds_of(words, teachers):
         shape.image_size,
         shape.stem,
         classes,
-        where,
+        device,
     )
     distilled = recover.images_per_class * classes
     total += recover.iterations * distilled * of_recovery + relabel.epochs * distilled * (
@@ -113,27 +113,27 @@ def _count(source):
 
 
 @functools.cache
-def _teacher(settings, dataset, classes, where):
-    return units.seconds({"step": units.teacher_step(settings, dataset, classes, where)}, 2, where)["step"]
+def _teacher(settings, dataset, classes, device):
+    return units.seconds({"step": units.teacher_step(settings, dataset, classes, device)}, 2, device)["step"]
 
 
 @functools.cache
-def _rest(recover, relabel, student, dataset, model, size, stem, classes, where):
+def _rest(recover, relabel, student, dataset, model, size, stem, classes, device):
     """Seconds for each image: a recovery's iteration, an epoch of labels, one of the student, a pass
     forward, and one forward and back.
     """
-    teacher = units.network(dataset, model, size, stem, classes, where).eval()
-    held = units.random_images(min(MOST, recover.images_per_class * classes), classes, size, where)
-    pixels, labels = held.pixels.float() / 255, held.labels.to(where)
+    teacher = units.network(dataset, model, size, stem, classes, device).eval()
+    held = units.random_images(min(MOST, recover.images_per_class * classes), classes, size, device)
+    pixels, labels = held.pixels.float() / 255, held.labels.to(device)
     found = units.seconds(
         {
-            "recover": units.recover_iterations(recover, teacher, classes, where),
+            "recover": units.recover_iterations(recover, teacher, classes, device),
             "relabel": units.label_epoch(relabel, teacher, held),
-            "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, where),
+            "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, device),
             "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
         },
         2,
-        where,
+        device,
     )
     each = {
         name: value / (recover.images_per_class * classes if name == "recover" else len(held))

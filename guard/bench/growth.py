@@ -30,7 +30,7 @@ def steps_of(point, model, conditions):
     """The four stages' pieces at a point: a teacher's step with gradient-norm on BATCH images;
     iterations on all distilled images; an epoch of their labels; an epoch of the student on them.
     """
-    (count, classes, size), where, common = point.values(), conditions.where, conditions.of_a_stage
+    (count, classes, size), device, common = point.values(), conditions.device, conditions.of_a_stage
     chosen, total = recipe("cifar10"), count * classes
     settings = dataclasses.replace(
         chosen.pretrain,
@@ -41,18 +41,18 @@ def steps_of(point, model, conditions):
         curvature=True,
         **common,
     )
-    network = units.network("cifar10", model, size, "cifar", classes, where, conditions.channels_last).eval()
-    held = units.random_images(total, classes, size, where)
+    network = units.network("cifar10", model, size, "cifar", classes, device, conditions.channels_last).eval()
+    held = units.random_images(total, classes, size, device)
     recovery = dataclasses.replace(
         chosen.recover, iterations=ITERATIONS, images_per_class=count, pack_images=100, **common
     )
     train = dataclasses.replace(chosen.train, model=model, **common)
     relabel = dataclasses.replace(chosen.relabel, batch_size=100, **common)
     return {
-        "teacher, step": units.teacher_step(settings, "cifar10", classes, where),
-        "recover, iteration": units.recover_iterations(recovery, network, classes, where),
+        "teacher, step": units.teacher_step(settings, "cifar10", classes, device),
+        "recover, iteration": units.recover_iterations(recovery, network, classes, device),
         "relabel, epoch": units.label_epoch(relabel, network, held),
-        "student, epoch": units.student_epoch(train, relabel, network, "cifar", "cifar10", held, where),
+        "student, epoch": units.student_epoch(train, relabel, network, "cifar", "cifar10", held, device),
     }
 
 
@@ -63,7 +63,7 @@ def run(conditions):
     model = "resnet18" if conditions.scale == "paper" else "convnet-32"
     for point in points():
         for stage, seconds in units.seconds(
-            steps_of(point, model, conditions), conditions.repeats, conditions.where
+            steps_of(point, model, conditions), conditions.repeats, conditions.device
         ).items():
             seconds = seconds / ITERATIONS if stage.startswith("recover") else seconds
             images = BATCH if stage.startswith("teacher") else point["images per class"] * point["classes"]

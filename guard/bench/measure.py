@@ -22,7 +22,7 @@ class Conditions:
     of the networks.
     """
 
-    where: torch.device
+    device: torch.device
     scale: str
     repeats: int
     precision: str = "fp32"
@@ -34,20 +34,20 @@ class Conditions:
         return {"precision": self.precision, "channels_last": self.channels_last}
 
 
-def synchronize(where):
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def peak_of(step, where):
+def peak_of(step, device):
     """Bytes of tensors that one call of step() holds at most, beside those that were there before."""
-    if where.type == "cuda":
-        synchronize(where)
-        before = torch.cuda.memory_allocated(where)
-        torch.cuda.reset_peak_memory_stats(where)
+    if device.type == "cuda":
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         step()
-        synchronize(where)
-        return torch.cuda.max_memory_allocated(where) - before
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's complaint that there is no GPU
     with (
         warnings.catch_warnings(action="ignore"),
@@ -64,21 +64,21 @@ def peak_of(step, where):
     return max(itertools.accumulate((change for _, change in changes), initial=0))
 
 
-def alternating(steps, repeats, where, memory=False):
+def alternating(steps, repeats, device, memory=False):
     """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of
     `repeats` rounds in which each has its turn, after a call of each that does not count; with `memory`
     that call tells 'peak bytes' (see peak_of), which takes its time.
     """
     found = {
-        name: {"all seconds": [], **({"peak bytes": peak_of(step, where)} if memory else {})}
+        name: {"all seconds": [], **({"peak bytes": peak_of(step, device)} if memory else {})}
         for name, step in steps.items()
     }
     for number in range(memory, repeats + 1):
         for name, step in steps.items():
-            synchronize(where)
+            synchronize(device)
             started = time.perf_counter()
             step()
-            synchronize(where)
+            synchronize(device)
             if number:
                 found[name]["all seconds"].append(time.perf_counter() - started)
     return {name: {"seconds": median(row["all seconds"]), **row} for name, row in found.items()}
@@ -107,11 +107,11 @@ def operations(step):
     return counter.total
 
 
-def product_rate(where, precision):
+def product_rate(device, precision):
     """Operations per second of a large square matrix product in this precision, the median of five."""
-    side = 8192 if where.type == "cuda" else 2048
+    side = 8192 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    with computing(precision, where):
-        one, other = torch.randn(2, side, side, device=where, dtype=dtype)
-        seconds = alternating({"product": lambda: one @ other}, 5, where)["product"]["seconds"]
+    with computing(precision, device):
+        one, other = torch.randn(2, side, side, device=device, dtype=dtype)
+        seconds = alternating({"product": lambda: one @ other}, 5, device)["product"]["seconds"]
     return 2 * side**3 / seconds

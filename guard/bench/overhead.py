@@ -26,7 +26,7 @@ def run(conditions):
     """Yields a row per case and step: seconds (median), their standard deviation, peak bytes of its
     tensors, and the cost in plain steps of the teacher.
     """
-    where, repeats = conditions.where, conditions.repeats
+    device, repeats = conditions.device, conditions.repeats
     for dataset, model, size, batch in PAPER if conditions.scale == "paper" else SMALL:
         chosen = recipe(dataset)
         settings = dataclasses.replace(
@@ -38,7 +38,9 @@ def run(conditions):
             **conditions.of_a_stage,
         )
         steps = {
-            f"teacher, {name}": units.teacher_step(units.with_regularizer(settings, name), dataset, 10, where)
+            f"teacher, {name}": units.teacher_step(
+                units.with_regularizer(settings, name), dataset, 10, device
+            )
             for name in STEPS
         }
         recovery = dataclasses.replace(
@@ -49,10 +51,10 @@ def run(conditions):
             **conditions.of_a_stage,
         )
         network = units.network(
-            dataset, model, size, settings.stem, 10, where, conditions.channels_last
+            dataset, model, size, settings.stem, 10, device, conditions.channels_last
         ).eval()
-        steps["recover, iteration"] = units.recover_iterations(recovery, network, 10, where)
-        found = measure.alternating(steps, repeats, where, memory=True)
+        steps["recover, iteration"] = units.recover_iterations(recovery, network, 10, device)
+        found = measure.alternating(steps, repeats, device, memory=True)
         plain = found["teacher, plain"]["seconds"]
         for name, row in found.items():
             images = batch // 10 * 10 if name.startswith("recover") else batch

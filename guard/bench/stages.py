@@ -42,21 +42,21 @@ class Case:
     def __str__(self):
         return f"{self.model} at {self.size}, batch {self.batch}"
 
-    def build(self, where, channels_last=False):
+    def build(self, device, channels_last=False):
         return units.network(
             self.dataset,
             self.model,
             self.size,
             recipe(self.dataset).pretrain.stem,
             self.classes,
-            where,
+            device,
             channels_last,
         )
 
-    def data(self, where):
+    def data(self, device):
         draws = torch.Generator().manual_seed(0)
         pixels = torch.rand(self.batch, 3, self.size, self.size, generator=draws)
-        return pixels.to(where), torch.randint(self.classes, (self.batch,), generator=draws).to(where)
+        return pixels.to(device), torch.randint(self.classes, (self.batch,), generator=draws).to(device)
 
 
 PAPER = {
@@ -116,9 +116,9 @@ def bench_teacher(cases, conditions, rate):
     """A training step, without and with each of the two published regularizers; `plain steps` is the
     cost in steps without one.
     """
-    names, where = (None, "gradient-norm", "loss"), conditions.where
+    names, device = (None, "gradient-norm", "loss"), conditions.device
     for case in cases:
-        model, (pixels, labels) = case.build(where, conditions.channels_last).train(), case.data(where)
+        model, (pixels, labels) = case.build(device, conditions.channels_last).train(), case.data(device)
         optimizer, settings = torch.optim.SGD(model.parameters(), 1e-6), recipe(case.dataset).pretrain
         steps = {}
         for name in names:
@@ -127,15 +127,15 @@ def bench_teacher(cases, conditions, rate):
                 reference.teacher_loss, model.network, model.normalize(pixels), labels, name, 1.0, 3.0
             )
             steps["ours", name], steps["naive", name] = (
-                units.optimizing(optimizer, [loss], conditions.precision, where) for loss in (ours, theirs)
+                units.optimizing(optimizer, [loss], conditions.precision, device) for loss in (ours, theirs)
             )
         counted = {name: measure.operations(steps["ours", name]) for name in names}
         several = [
             functools.partial(_teacher_loss, settings, model, pixels, labels, "gradient-norm", EVERY, number)
             for number in range(EVERY)
         ]
-        steps["every"] = units.optimizing(optimizer, several, conditions.precision, where)
-        found = measure.alternating(steps, conditions.repeats, where, memory=True)
+        steps["every"] = units.optimizing(optimizer, several, conditions.precision, device)
+        found = measure.alternating(steps, conditions.repeats, device, memory=True)
         plain = found["ours", None]["seconds"]
         for name in names:
             yield row_of(
@@ -165,14 +165,14 @@ def bench_recover(cases, conditions, rate, iterations=3):
     """A few iterations on `batch` images, all problems together, against one problem after the other
     with gradients of the weights.
     """
-    where = conditions.where
+    device = conditions.device
     for case in cases:
-        model = case.build(where, conditions.channels_last).eval()
+        model = case.build(device, conditions.channels_last).eval()
         settings = dataclasses.replace(
             recipe(case.dataset).recover, iterations=iterations, precision=conditions.precision
         )
         problems = sre2l.problems_of(case.classes, case.batch // case.classes, 100)
-        fitting = memory.images_that_fit(model, case.size, where, MOST_IMAGES)
+        fitting = memory.images_that_fit(model, case.size, device, MOST_IMAGES)
         packs = sre2l.packs_of(problems, fitting)
         mean, std = model.mean.flatten(), model.std.flatten()
         plans = []
@@ -181,7 +181,7 @@ def bench_recover(cases, conditions, rate, iterations=3):
             whole = not (settings.crop or settings.cda)
             noise = torch.randn(
                 len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")
-            ).to(where)
+            ).to(device)
             plans.append(
                 (
                     torch.tensor(problem.classes),
@@ -195,17 +195,17 @@ def bench_recover(cases, conditions, rate, iterations=3):
 
         def ours(model=model, settings=settings, packs=packs):
             for pack in packs:
-                sre2l.recover_pack(settings, model, pack, 0, where)
+                sre2l.recover_pack(settings, model, pack, 0, device)
 
         def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
-            with computing(conditions.precision, where):
+            with computing(conditions.precision, device):
                 for labels, noise, views in plans:
                     reference.recover(
                         model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size
                     )
 
         counted = measure.operations(ours)
-        found = measure.alternating({"ours": ours, "naive": theirs}, conditions.repeats, where, memory=True)
+        found = measure.alternating({"ours": ours, "naive": theirs}, conditions.repeats, device, memory=True)
         yield row_of(
             f"recover, {case.classes} classes",
             case,
@@ -243,7 +243,7 @@ def _folder(root, split, count, sizes, suffix):
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
-def _without_network(stage, repeats, where, size, count):
+def _without_network(stage, repeats, device, size, count):
     """Epochs of labels of `count` distilled images, network apart: `stage` relabel makes and stores
     them, student reads and looks.
     """
@@ -251,9 +251,9 @@ def _without_network(stage, repeats, where, size, count):
     with tempfile.TemporaryDirectory() as root:
         _folder(root, "train", count, [(size, size)], "png")
         source = find.scan("bench", Path(root) / "bench" / "train", "train")
-        held = image_folder.load_distilled(source.path).to(where)
+        held = image_folder.load_distilled(source.path).to(device)
         settings = soft_labels.label_recipe(recipe("imagenette").relabel, held, 0)
-        store, network = label_store.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(where)
+        store, network = label_store.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(device)
         work = Stage("relabel", store.folder)
         work.begin(store.ledger, store.key(settings, "", "", held.classes), store.parts(1))
 
@@ -265,7 +265,7 @@ def _without_network(stage, repeats, where, size, count):
                 store.read(0, count, 10, settings.batch_size), settings.batch_size
             ):
                 soft_labels.look(held, batch)
-                torch.from_numpy(batch["logits"].astype("float32")).to(where)
+                torch.from_numpy(batch["logits"].astype("float32")).to(device)
 
         def theirs():
             for number, (pixels, _) in enumerate(
@@ -273,15 +273,18 @@ def _without_network(stage, repeats, where, size, count):
             ):
                 path = Path(root) / f"batch_{number}.pt"
                 if stage == "relabel":
-                    torch.save({"logits": network(pixels.to(where)).half()}, path)
+                    torch.save({"logits": network(pixels.to(device)).half()}, path)
                 else:
-                    torch.load(path)["logits"].float().to(where)
-                    pixels.to(where)
+                    torch.load(path)["logits"].float().to(device)
+                    pixels.to(device)
 
         relabel()
         torch.save({"logits": torch.zeros(count, 10).half()}, Path(root) / "batch_0.pt")
         found = measure.alternating(
-            {"ours": relabel if stage == "relabel" else student, "naive": theirs}, repeats, where, memory=True
+            {"ours": relabel if stage == "relabel" else student, "naive": theirs},
+            repeats,
+            device,
+            memory=True,
         )
     return row_of(
         f"{stage}, without the network",
@@ -295,7 +298,7 @@ def _without_network(stage, repeats, where, size, count):
     )
 
 
-def bench_data(repeats, where, size=224, count=256):
+def bench_data(repeats, device, size=224, count=256):
     """An epoch of the teacher's batches, from JPEGs of about 500x375: from the pixel cache, and decoded
     by workers.
     """
@@ -304,21 +307,21 @@ def bench_data(repeats, where, size=224, count=256):
         _folder(root, "train", count, [(375, 500), (500, 375), (480, 480), (333, 500)], "jpg")
         source = find.find("bench", root, "train")
         pixels, sizes = pixel_cache.cached(source.files, ("bench", "train", root, 0, None))
-        held = images.Mapped(pixels, sizes, torch.tensor(source.labels), source.classes).to(where)
+        held = images.Mapped(pixels, sizes, torch.tensor(source.labels), source.classes).to(device)
 
         def ours():
             epoch = loading.TrainingEpoch(
                 held, augmentation="resized-crop", batch_size=32, size=size, seed=0, epoch=0
             )
-            for _ in loading.batches(epoch, 0, where):
+            for _ in loading.batches(epoch, 0, device):
                 pass
 
         def theirs():
             views = reference.LabelledViews(source.files, source.labels, size)
             for batch, _ in torch.utils.data.DataLoader(views, 32, shuffle=True, num_workers=workers):
-                batch.to(where)
+                batch.to(device)
 
-        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, where, memory=True)
+        found = measure.alternating({"ours": ours, "naive": theirs}, repeats, device, memory=True)
         for stale in pixel_cache.folder().glob("bench-train-*.npy"):
             stale.unlink()
     yield row_of(
@@ -335,8 +338,8 @@ def bench_data(repeats, where, size=224, count=256):
 
 def run(stages, conditions):
     """Yields the rows of the named stages."""
-    where, cases = conditions.where, PAPER if conditions.scale == "paper" else SMALL
-    rate = measure.product_rate(where, conditions.precision)
+    device, cases = conditions.device, PAPER if conditions.scale == "paper" else SMALL
+    rate = measure.product_rate(device, conditions.precision)
     yield {"stage": "matrix product", "case": conditions.precision, "TFLOP/s": rate / 1e12}
     for stage in stages:
         if stage == "teacher":
@@ -344,6 +347,6 @@ def run(stages, conditions):
         elif stage == "recover":
             yield from bench_recover(cases["recover"], conditions, rate)
         elif stage in ("relabel", "student"):
-            yield _without_network(stage, conditions.repeats, where, 224, 100)
+            yield _without_network(stage, conditions.repeats, device, 224, 100)
         else:
-            yield from bench_data(conditions.repeats, where)
+            yield from bench_data(conditions.repeats, device)

@@ -17,45 +17,45 @@ from recover import sre2l
 from train import student
 
 
-def network(dataset, model, size, stem, classes, where, channels_last=False, seed=0):
+def network(dataset, model, size, stem, classes, device, channels_last=False, seed=0):
     """A fresh PixelModel with the normalization of a data set."""
     if seed is not None:
         torch.manual_seed(seed)
     chosen = recipe(dataset)
     made = models.build(model, classes=classes, image_size=size, stem=stem, mean=chosen.mean, std=chosen.std)
     arrange(made.network, channels_last=channels_last)
-    return made.to(where)
+    return made.to(device)
 
 
-def random_images(count, classes, size, where):
+def random_images(count, classes, size, device):
     """guard.data.images.Packed of noise, classes in turn."""
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), generator=draws, dtype=torch.uint8)
     return images.Packed(
         pixels, torch.arange(count) % classes, tuple(str(label) for label in range(classes))
-    ).to(where)
+    ).to(device)
 
 
-def optimizing(optimizer, losses, precision, where):
+def optimizing(optimizer, losses, precision, device):
     """A step of the optimizer with each of `losses`, functions without arguments."""
 
     def steps():
         for loss in losses:
             optimizer.zero_grad()
-            with computing(precision, where):
+            with computing(precision, device):
                 loss().backward()
             optimizer.step()
 
     return steps
 
 
-def teacher_step(settings, dataset, classes, where):
+def teacher_step(settings, dataset, classes, device):
     """A training step of the teacher by `settings` (settings.Pretrain)."""
     model = network(
-        dataset, settings.model, settings.image_size, settings.stem, classes, where, settings.channels_last
+        dataset, settings.model, settings.image_size, settings.stem, classes, device, settings.channels_last
     ).train()
-    held = random_images(settings.batch_size, classes, settings.image_size, where)
-    pixels, labels = held.pixels.float() / 255, held.labels.to(where)
+    held = random_images(settings.batch_size, classes, settings.image_size, device)
+    pixels, labels = held.pixels.float() / 255, held.labels.to(device)
     draws = torch.Generator().manual_seed(0)
 
     def loss():
@@ -63,10 +63,10 @@ def teacher_step(settings, dataset, classes, where):
             settings, model, pixels, labels, batch_size=len(labels), step=0, draws=draws
         )[0]
 
-    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), [loss], settings.precision, where)
+    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), [loss], settings.precision, device)
 
 
-def recover_iterations(settings, model, classes, where):
+def recover_iterations(settings, model, classes, device):
     """`settings.iterations` iterations on every image of `settings` (settings.Recover), pack after pack,
     with a teacher `model`.
     """
@@ -77,7 +77,7 @@ def recover_iterations(settings, model, classes, where):
 
     def run():
         for pack in packs:
-            sre2l.recover_pack(settings, model, pack, 0, where)
+            sre2l.recover_pack(settings, model, pack, 0, device)
 
     return run
 
@@ -89,7 +89,7 @@ def label_epoch(settings, model, held):
     )
 
 
-def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, where):
+def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, device):
     """An epoch of the student by `settings` (settings.Train) on labels that are there already."""
     labelling = soft_labels.label_recipe(label_settings, held, 0)
     rows = soft_labels.make_epoch(teacher_model, held, labelling, 0)
@@ -99,7 +99,7 @@ def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, 
         teacher_model.image_size,
         stem,
         len(held.classes),
-        where,
+        device,
         settings.channels_last,
     )
     return functools.partial(
@@ -111,13 +111,13 @@ def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, 
         labelling,
         held,
         (0, "student", 0),
-        where,
+        device,
     )
 
 
-def seconds(steps, repeats, where):
+def seconds(steps, repeats, device):
     """{name: median seconds} of functions without arguments, alternating."""
-    return {name: row["seconds"] for name, row in alternating(steps, repeats, where).items()}
+    return {name: row["seconds"] for name, row in alternating(steps, repeats, device).items()}
 
 
 def with_regularizer(settings, name):

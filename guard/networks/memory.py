@@ -14,10 +14,10 @@ OVERHEAD = 3.0
 CPU_BATCH = 100  # images; more at once are no quicker on a CPU
 
 
-def of_device(where):
+def of_device(device):
     """Bytes of memory of a torch.device."""
-    if where.type == "cuda":
-        return torch.cuda.get_device_properties(where).total_memory
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -43,14 +43,14 @@ def kept_per_image(model, size):
     )
 
 
-def images_that_fit(model, size, where, most):
+def images_that_fit(model, size, device, most):
     """The number of images that go through `model` together: at most `most`, at least 1, CPU_BATCH on a
     CPU where they fit.
 
     A function of model, size and kind of device, not of what else is in its memory at the time.
     """
-    fitting = int(USABLE * of_device(where) / (OVERHEAD * kept_per_image(model, size)))
-    return max(1, min(fitting, most if where.type == "cuda" else CPU_BATCH))
+    fitting = int(USABLE * of_device(device) / (OVERHEAD * kept_per_image(model, size)))
+    return max(1, min(fitting, most if device.type == "cuda" else CPU_BATCH))
 
 
 def halved_when_full(compute, count, what):

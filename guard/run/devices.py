@@ -41,7 +41,7 @@ def select(name):
 
 
 @contextlib.contextmanager
-def computing(precision, where):
+def computing(precision, device):
     """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on
     GPUs that have it) or in 'bf16' (autocast; weights and what is summed up stay float32).
     """
@@ -50,7 +50,7 @@ def computing(precision, where):
     try:
         for switch in switches:
             switch.allow_tf32 = precision == "tf32"
-        with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield
     finally:
         for switch, value in zip(switches, before):
@@ -75,12 +75,12 @@ def keep_freed_memory():
         library.mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 
-def peak_memory(where):
+def peak_memory(device):
     """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the
     CPU.
     """
-    if where.type == "cuda":
-        return torch.cuda.max_memory_allocated(where)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -106,16 +106,16 @@ def ready(name):
 @contextlib.contextmanager
 def joined(name):
     """The torch.device for `name`, ready, inside the torchrun group where there is one."""
-    where = ready(name)
+    device = ready(name)
     if world_size() == 1:
-        yield where
+        yield device
         return
     _end_with_parent()
     # A process without work waits as long as the others need, so that the limit is no judgement on the work.
-    backend, own = ("nccl", where) if where.type == "cuda" else ("gloo", None)
+    backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
     try:
-        yield where
+        yield device
     finally:
         torch.distributed.destroy_process_group()
 

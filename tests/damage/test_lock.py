@@ -17,7 +17,7 @@ from guard.run import lock, records
 
 HOLD = """
 import sys, time
-from guard import lock
+from guard.run import lock
 with lock.held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
@@ -83,7 +83,7 @@ def test_only_one_of_many_is_in_at_a_time(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from guard import lock
+from guard.run import lock
 for _ in range(5):
     with lock.held(sys.argv[1], wait=True):
         path = Path(sys.argv[1]) / "count"

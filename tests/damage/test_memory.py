@@ -16,7 +16,7 @@ from guard.attacks import robustness
 from guard.data import find, images
 from guard.networks import memory
 from guard.recipes import recipe
-from recover import recovery, sre2l
+from recover import sre2l
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_the_batch_is_what_the_memory_holds(network, monkeypatch):
         (7.5 * kept * memory.OVERHEAD / memory.USABLE, 7),
         (1, 1),
     ):
-        monkeypatch.setattr(memory, "of_device", lambda where, available=available: available)
+        monkeypatch.setattr(memory, "of_device", lambda device, available=available: available)
         assert memory.images_that_fit(network, 8, CPU, most=500) == expected
     monkeypatch.undo()
     assert memory.of_device(CPU) > 2**28
@@ -69,7 +69,7 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
     monkeypatch.setattr(sre2l, "recover_pack", limited)
     request = recovery.Request(settings, model, ["a", "b", "c"], 7, CPU)
     made = sre2l._make(request, pack, None)
-    found = made.pixels.unflatten(0, (5, 3)), torch.tensor(made.losses)
+    found = made.pixels.unflatten(0, (5, 3)), torch.tensor(made.losses, dtype=torch.float64)
     assert (
         limited.counts == [5, 2, 2, 1]
         and capsys.readouterr().err == "warning: no memory for 5 problems at once; going on with 2\n"
@@ -81,7 +81,7 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
 def test_an_attack_without_memory_goes_on_with_half_of_the_images(network, tmp_path, monkeypatch, capsys):
     write_folder(tmp_path, classes=("a", "b", "c"), size=8)
     held, model = images.load(find.find("toy", tmp_path, "val"), 8), pixel_model(network.float())
-    settings = {"size": 8, "names": ["pgd20"], "epsilon": 8 / 255, "seed": 0, "workers": 0, "where": CPU}
+    settings = {"size": 8, "names": ["pgd20"], "epsilon": 8 / 255, "seed": 0, "workers": 0, "device": CPU}
     whole = robustness.evaluate(model, held, attack_batch=0, **settings)["attacks"]["pgd20"]
     assert not capsys.readouterr().err
     limited = full_above(6, attacks.run)
@@ -119,7 +119,7 @@ def test_freed_memory_is_kept_for_what_comes_next():
     """
     code = """
 import resource, sys, torch
-from guard.device import keep_freed_memory
+from guard.run.devices import keep_freed_memory
 if sys.argv[1] == "kept": keep_freed_memory()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20): torch.ones(10_000_000)

@@ -9,7 +9,7 @@ import torch
 from conftest import pixel_model
 
 from guard import attacks, registry
-from guard.attacks import metrics, robustness
+from guard.attacks import checks, metrics, robustness
 from guard.attacks.cw import carlini_wagner
 from guard.bench import reference
 from guard.data.images import Packed
@@ -206,7 +206,7 @@ def evaluated(model, protocols=("cheap",), **changes):
         "attack_batch": 4,
         "seed": 0,
         "workers": 0,
-        "where": torch.device("cpu"),
+        "device": torch.device("cpu"),
         **changes,
     }
     return robustness.evaluate(model.float(), held, size=8, **settings)
@@ -274,7 +274,7 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
 
 def test_the_gate_names_what_is_wrong():
     fine = {"largest_change": 0.01, "out_of_range": 0.0, "not_a_number": False}
-    check = robustness.check_results
+    check = checks.check_results
     assert check({"clean": 90.0, "pgd100": 50.0}, {"clean": fine, "pgd100": fine}, 0.01) == []
     too_far = check({"pgd100": 50.0}, {"pgd100": {**fine, "largest_change": 0.02}}, 0.01)
     assert len(too_far) == 1 and "more than epsilon" in too_far[0]
@@ -316,7 +316,7 @@ class Odd(torch.nn.Module):
 )
 def test_a_model_that_hides_from_attacks_is_named(kind, expected, model):
     images, labels = data(30)
-    found = robustness.check_model(
+    found = checks.check_model(
         Odd(model.float(), kind).eval(),
         Packed((images * 255).to(torch.uint8), labels, ("a", "b", "c")),
         8,
@@ -334,7 +334,7 @@ def test_the_curve_falls_to_zero_and_says_so(model):
         "attack_batch": 30,
         "seed": 0,
         "workers": 0,
-        "where": torch.device("cpu"),
+        "device": torch.device("cpu"),
     }
     found = robustness.curve(model.float(), held, (64 / 255, 0.0, 6 / 255), **settings)
     assert (

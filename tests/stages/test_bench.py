@@ -116,7 +116,7 @@ def test_a_guard_step_takes_the_passes_that_the_formula_needs():
 def test_a_record_holds_each_case(tmp_path, monkeypatch):
     monkeypatch.setitem(stages.SMALL, "teacher", [stages.Case("cifar10", "convnet-32", 16, 4)])
     monkeypatch.setitem(stages.SMALL, "recover", [stages.Case("cifar10", "convnet-32", 16, 20)])
-    monkeypatch.setattr(measure, "product_rate", lambda where, precision: 1e9)
+    monkeypatch.setattr(measure, "product_rate", lambda device, precision: 1e9)
     for what in ("teacher", "recover"):
         assert (
             command(
