@@ -5,7 +5,7 @@ python -m guard.recipes cifar10 pretrain model     one of them
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from guard import ending
 from guard.errors import UserError
@@ -18,11 +18,11 @@ class Recipe:
 
     mean: tuple = (0.485, 0.456, 0.406)
     std: tuple = (0.229, 0.224, 0.225)
-    pretrain: Pretrain = Pretrain()
-    recover: Recover = Recover()
-    relabel: Relabel = Relabel()
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    recover: Recover = field(default_factory=Recover)
+    relabel: Relabel = field(default_factory=Relabel)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     native_size: int = 0  # images up to this size take the stem cifar, which keeps all of their pixels
 
 

@@ -6,6 +6,7 @@ are checked and `--help` is printed without torch. docs/extending.md adds one ch
 
 import functools
 import importlib
+from types import MappingProxyType
 from typing import NamedTuple
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class Attack(NamedTuple):
 
     function: str | None
     text: str
-    settings: dict = {}
+    settings: MappingProxyType = MappingProxyType({})
     norm: str | None = "L-inf"
     parts: tuple = ()
 

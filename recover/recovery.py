@@ -53,8 +53,8 @@ class Made(NamedTuple):
     """
 
     pixels: torch.Tensor
-    losses: list = []
-    looked_at: list = []
+    losses: list | tuple = ()
+    looked_at: list | tuple = ()
 
 
 class Part(NamedTuple):
@@ -168,9 +168,9 @@ def _begun_with(ledger):
 
 
 def _files(output, part, request):
-    suffix = request.settings.image_format
+    settings = request.settings
     named = [(request.classes[label], number) for label, number in part.images]
-    return [output / name / f"{name}_{number}.{suffix}" for name, number in named]
+    return [output / name / f"{name}_{number}.{settings.image_format}" for name, number in named]
 
 
 # ---- loop ----------------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ def _make_parts(work, plan, files, request):
             for pixels, path in zip(made.pixels.cpu(), files[name]):
                 image_folder.write_image(pixels, path)
             seconds = time.time() - started
-            work.ledger.note(name, files[name], seconds=seconds, losses=made.losses, looked_at=made.looked_at)
+            kept = {"losses": list(made.losses), "looked_at": list(made.looked_at)}
+            work.ledger.note(name, files[name], seconds=seconds, **kept)
             means = [sum(column) / len(column) for column in zip(*made.losses)]
             shown = "".join(f", {title} {mean:.4f}" for title, mean in zip(plan.columns, means))
             progress.line(f"part {done}/{len(mine)}, {len(part.images)} images{shown}")

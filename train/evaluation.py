@@ -47,10 +47,11 @@ class Judgement:
     @property
     def attacks(self):
         """Names of the attacks: those that the settings list, or those of the protocol."""
-        if self.settings.attacks:
-            return self.settings.attacks.split(",")
-        both = self.settings.protocol == "both"
-        return robustness.attacks_of(("paper", "standard") if both else (self.settings.protocol,))
+        settings = self.settings
+        if settings.attacks:
+            return settings.attacks.split(",")
+        protocols = ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
+        return robustness.attacks_of(protocols)
 
 
 def check(judgement, teacher_path):

@@ -25,21 +25,23 @@ class Manifest(Ledger):
 
     def read(self):
         """The manifest. Raises UserError for one that is missing, damaged or of something else."""
-        contents = storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
-        if contents.get("format") != self.form:
-            raise UserError(
-                f"{self.path} is no manifest of {self.what} of this project; make them with python -m"
-                f" {self.stage}"
-            )
-        return contents
+        return self._checked(storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE))
 
     def complete(self):
         """The manifest, once all files are there. Raises UserError where they are not."""
-        contents = self.read()
+        contents = storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
         if not contents.get("complete"):
             raise UserError(
                 f"the {self.what} in {self.folder} are not complete; run python -m {self.stage} again to"
                 " finish them"
+            )
+        return self._checked(contents)
+
+    def _checked(self, contents):
+        if contents.get("format") != self.form:
+            raise UserError(
+                f"{self.path} is no manifest of {self.what} of this project; make them with python -m"
+                f" {self.stage}"
             )
         return contents
 

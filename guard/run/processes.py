@@ -5,8 +5,6 @@ import os
 import torch
 import torch.distributed
 
-from guard.run import processes
-
 
 def rank():
     """Number of this process in its torchrun group, 0 alone."""
@@ -67,12 +65,12 @@ def share_of(loss, count, batch_size):
 
 def add_gradients(model):
     """Makes every process's gradients those of the sum of all their losses (see share_of)."""
-    if processes.world_size() == 1:
+    if world_size() == 1:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     for parameter, gradient in zip(model.parameters(), gradients):
         parameter.grad = gradient  # a process without images has none of its own
-    together = processes.sum_over_processes(torch.cat([g.flatten() for g in gradients]))
+    together = sum_over_processes(torch.cat([g.flatten() for g in gradients]))
     for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
         gradient.copy_(summed.view_as(gradient))
 
@@ -82,7 +80,7 @@ def average_statistics(model):
     """Makes every process's batch-norm statistics their mean; called after each epoch, so that a state
     saved then is everybody's.
     """
-    if processes.world_size() > 1:
+    if world_size() > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():
-                processes.sum_over_processes(buffer).div_(processes.world_size())
+                sum_over_processes(buffer).div_(world_size())

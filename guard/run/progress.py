@@ -66,7 +66,7 @@ class Progress:
         apart = (now + remaining) / max(self.lines - 2, 1)
         due = self.printed == 0 or now - self.last >= apart
         if last or (due and self.printed < self.lines - 1):
-            left = f", {duration(remaining)} left" if remaining else ""
+            left = f", {tqdm.format_interval(remaining)} left" if remaining else ""
             print(f"{self.title}: {text}{left}", flush=True)
             self.printed, self.last = self.printed + 1, now
 

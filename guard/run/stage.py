@@ -49,8 +49,7 @@ class Ledger:
         return []
 
     def seconds(self):
-        """Seconds that the work has taken, those before a stop included; None where nobody counts them."""
-        return None
+        """Seconds that the work has taken, those before a stop included. Nothing where nobody counts them."""
 
     def finishing(self, result):
         """A context: on leaving without an error `result` is in its place, and the work complete."""
@@ -83,9 +82,9 @@ class Stage:
         """Keeps other processes out of both folders and joins the group; yields the torch.device."""
         elsewhere = [] if self.log.parent.resolve() == self.output.resolve() else [self.log.parent]
         # Not waiting for the record's folder: its holder may be waiting for the result that is made here.
-        with lock.held(self.output, wait=self.shared), lock.held(*elsewhere):
-            with devices.joined(device_name) as self.device:
-                yield self.device
+        alone = lock.held(self.output, wait=self.shared), lock.held(*elsewhere)
+        with alone[0], alone[1], devices.joined(device_name) as self.device:
+            yield self.device
 
     def finished(self, ledger, key, parts=()):
         """Whether the work is finished already; says so.

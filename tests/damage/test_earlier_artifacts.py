@@ -1,7 +1,7 @@
-"""Artifacts of an earlier version are finished work, not other work, although settings have come and gone since.
+"""Artifacts of an earlier version are finished work, not other work, although settings came and went since.
 
-data/artifacts.tar.xz holds a whole debug run (bash run.sh -g -p -C), an accuracy curve and an adversarial teacher
-of the version before settings were renamed.
+data/artifacts.tar.xz holds a whole debug run (bash run.sh -g -p -C), an accuracy curve and an adversarial
+teacher of the version before settings were renamed.
 """
 
 import dataclasses

@@ -210,7 +210,7 @@ def test_a_second_run_of_an_experiment_ends_at_once_and_is_told_who_is_there(tmp
     try:
         while not list(tmp_path.rglob("24/.lock")):
             time.sleep(0.05)
-        assert "epoch 1/" in next(line for line in first.stdout if "epoch" in line)
+        assert "epoch 1/" in next(line for line in first.stdout if "epoch 1/" in line)
         out, err = run_sh(tmp_path, "-p").communicate(timeout=60)
         assert out == "" and f"process {first.pid} on" in err and len(err.strip().splitlines()) == 1
         other = run_sh(tmp_path, "-x", "25")  # has no teacher yet, and is not kept out
@@ -223,7 +223,7 @@ def test_a_second_run_of_an_experiment_ends_at_once_and_is_told_who_is_there(tmp
 def test_while_a_stage_outlives_its_killed_run_nobody_else_comes_in(tmp_path):
     first = run_sh(tmp_path, "-p", "--", "pretrain", "--epochs", "100000")
     try:
-        assert "epoch 1/" in next(line for line in first.stdout if "epoch" in line)
+        assert "epoch 1/" in next(line for line in first.stdout if "epoch 1/" in line)
         os.kill(first.pid, signal.SIGTERM)
         first.wait(30)
         assert "in use by process" in run_sh(tmp_path, "-p").communicate(timeout=60)[1]

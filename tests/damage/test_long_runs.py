@@ -15,9 +15,9 @@ PIECES = """
 import dataclasses, functools, gc, resource, sys
 sys.path.insert(0, "tests")
 import torch
-from guard import attacks, soft_labels
+from guard import attacks
 from guard.bench import units
-from guard.device import keep_freed_memory, make_deterministic
+from guard.run.devices import keep_freed_memory, make_deterministic
 from guard.recipes import recipe
 
 make_deterministic()
@@ -26,8 +26,10 @@ torch.set_num_threads(1)
 where, chosen = torch.device("cpu"), recipe("cifar10")
 network = units.network("cifar10", "convnet-32", 8, "cifar", 2, where).eval()
 held = units.random_images(4, 2, 8, where)
-relabel, train = dataclasses.replace(chosen.relabel, batch_size=4), dataclasses.replace(chosen.train, model="convnet-32")
-pretrain = dataclasses.replace(chosen.pretrain, model="convnet-32", image_size=8, batch_size=4, curvature=True)
+relabel = dataclasses.replace(chosen.relabel, batch_size=4)
+train = dataclasses.replace(chosen.train, model="convnet-32")
+small = {"model": "convnet-32", "image_size": 8, "batch_size": 4}
+pretrain = dataclasses.replace(chosen.pretrain, **small, curvature=True)
 recover = dataclasses.replace(chosen.recover, iterations=10, images_per_class=1, pack_images=2)
 model, pixels, labels = network, held.pixels.float() / 255, held.labels
 
@@ -35,7 +37,8 @@ def recovering():
     return units.recover_iterations(recover, network, 2, where)
 
 def evaluating():
-    return functools.partial(attacks.run, "pgd100", network, pixels, labels, epsilon=8 / 255, seed=0, indices=torch.arange(4), batch_size=4)
+    given = {"epsilon": 8 / 255, "seed": 0, "indices": torch.arange(4), "batch_size": 4}
+    return functools.partial(attacks.run, "pgd100", network, pixels, labels, **given)
 
 pieces = {
     "pretrain": (units.teacher_step(pretrain, "cifar10", 2, where), 1),
@@ -115,5 +118,5 @@ def test_lines_say_how_much_time_is_left(toy, tmp_path, capsys):
         command("pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"])
         == 0
     )
-    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "val accuracy" in line]
     assert lines[0].endswith("00:00 left") and "left" not in lines[-1]

@@ -16,7 +16,7 @@ from guard.attacks import robustness
 from guard.data import find, images
 from guard.networks import memory
 from guard.recipes import recipe
-from recover import sre2l
+from recover import recovery, sre2l
 
 CPU = torch.device("cpu")
 

@@ -79,7 +79,10 @@ GOLDEN = {
     "-d cifar100 -p -G -B 0.5 -v t": {
         "dataset": "cifar100",
         "model": "resnet18",
-        "pretrain": "--gradient-regularization --loss-beta 0.5 --gradient-beta 0.5 --trades-beta 0.5 --adversarial t ",
+        "pretrain": (
+            "--gradient-regularization --loss-beta 0.5 --gradient-beta 0.5 --trades-beta 0.5"
+            " --adversarial t "
+        ),
     },
     "-d tiny-imagenet -p -C -G -v f -h 0.01": {
         "dataset": "tiny-imagenet",

@@ -1,5 +1,6 @@
 """The pages to look at: what they hold, that nothing in them is loaded or run, and how they fail."""
 
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -263,8 +264,11 @@ def test_ours_stand_beside_the_published_points_and_lead_to_their_records(result
     text, document = path.read_text(), page_of(path)
     needs_nothing_else(path)
     for expected in (
-        "guard, 10 images per class\nclean 60.50 ± 0.71 %\npgd100 20.50 ± 0.71 %\nimagenette, published size,"
-        " epsilon 1/255, 400 validation images\nseeds 0, 1; record: paper/runs of guard.jsonl, line 1",
+        (
+            "guard, 10 images per class\nclean 60.50 ± 0.71 %\npgd100 20.50 ± 0.71 %\nimagenette, published"
+            " size, epsilon 1/255, 400 validation images\nseeds 0, 1; record: paper/runs of"
+            " guard.jsonl, line 1"
+        ),
         "published: guard, 10 images per class\nclean 57.93 %\npgd100 23.87 %",
     ):
         assert expected in document.text
@@ -330,7 +334,7 @@ def test_the_command_writes_the_page_of_results(results_page, monkeypatch, tmp_p
 )
 def test_ticks_are_few_and_round_and_reach_around_what_is_drawn(low, high):
     found = svg.ticks(low, high)
-    steps = {f"{after - before:.6g}" for before, after in zip(found, found[1:])}
+    steps = {f"{after - before:.6g}" for before, after in itertools.pairwise(found)}
     assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12 and 2 <= len(found) <= 8
     assert len(steps) == 1 and re.fullmatch(r"0*\.?0*[125]0*(\.0)?|[125]e-\d+", steps.pop())
 

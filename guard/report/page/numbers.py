@@ -75,8 +75,10 @@ def told(row, *measured):
         [
             f"{row['arm']}, {per_class([row['images per class']])}",
             *measured,
-            f"{row['dataset']}, {scale_text(row['scale'])}, epsilon {first['epsilon'] * 255:.4g}/255,"
-            f" {first['images']} validation images",
+            (
+                f"{row['dataset']}, {scale_text(row['scale'])}, epsilon {first['epsilon'] * 255:.4g}/255,"
+                f" {first['images']} validation images"
+            ),
             f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}; record: {first['place']}",
         ]
     )
