@@ -153,9 +153,10 @@ def curve_of(network, judgement, log):
         finished=processes.of_the_first(ledger.parts),
         save=ledger.save if processes.rank() == 0 else None,
     )
+    found["images"] = len(held)
     if processes.rank() == 0:
         pictures.epsilon_curve(found, path.parent / "curve.png")  # first: what is finished is not begun again
-        of_run = {"network": network.fingerprint, "images": len(held), "seed": judgement.seed}
+        of_run = {"network": network.fingerprint, "seed": judgement.seed}
         ledger.write({"key": key, **found, **of_run, "environment": records.environment(judgement.device)})
     processes.barrier()
     return found

@@ -20,7 +20,7 @@ from guard.run import devices, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
 
-LINES = 6  # of the progress away from a terminal: the attacks that follow have theirs
+LINES = 5  # of the progress away from a terminal: the attacks that follow have theirs
 
 # ---- labels --------------------------------------------------------------------------------------
 

@@ -175,7 +175,8 @@ def _attack_all(name, measurement, known, done=()):
     processes.sum_over_processes(broken)
     largest_change, out_of_range, not_a_number = processes.maximum_over_processes(extremes).tolist()
     accuracy, seconds = 100 * (1 - broken.double().mean().item()), time.time() - started
-    progress.line(f"accuracy {accuracy:.2f} % of {len(images)} images, {seconds:.1f} s")
+    if name != "clean":  # which takes no time
+        progress.line(f"accuracy {accuracy:.2f} % of {len(images)} images, {seconds:.1f} s")
     return {
         "accuracy": accuracy,
         "largest_change": largest_change,

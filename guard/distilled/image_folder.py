@@ -62,17 +62,23 @@ def load_distilled(folder):
             " FOLDER/CLASS/*.png"
         )
     source = find.scan(folder.name, folder, "train")
+    classes, labels = source.classes, source.labels
     if (folder / FILE).exists():
-        _check_manifest(folder, source.files)
-    images = pack(source.files, source.labels, source.classes, "reading distilled images")
+        manifest = _checked_manifest(folder, source.files)
+        if sorted(manifest.get("classes", ())) == list(classes):  # whose order need not be the folders'
+            classes = tuple(manifest["classes"])
+            labels = [classes.index(source.classes[label]) for label in source.labels]
+    images = pack(source.files, labels, classes, "reading distilled images")
     if images.pixels.shape[2] != images.pixels.shape[3]:
         raise UserError(f"{source.files[0]} is not square; distilled images have to be")
     return images
 
 
-def _check_manifest(folder, files):
+def _checked_manifest(folder, files):
+    """The manifest, where it lists just these files, byte for byte."""
     remedy = "recover the images again with --force"
-    listed = ledger(folder).complete().get("files")
+    manifest = ledger(folder).complete()
+    listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise UserError(f"{folder / FILE} lists no files; {remedy}")
     found = {str(Path(path).relative_to(folder)): path for path in files}
@@ -81,3 +87,4 @@ def _check_manifest(folder, files):
         different = [name for name in found if fingerprints.of_file(found[name]) != listed[name]]
     if different:
         raise UserError(f"{folder / different[0]} is not what the manifest beside it says; {remedy}")
+    return manifest

@@ -44,7 +44,7 @@ def write(log, distilled):
     with storage.replacing(folder / "report.md") as temporary:
         temporary.write_text(_report(folder.resolve().name, table, entries))
     pictures = ", ".join(str(folder / name) for name in ("images.png", "curves.png", "robustness.png"))
-    return f"\n{table}\n\nreport: {folder / 'report.md'}; pictures: {pictures}"
+    return f"{table}\nreport: {folder / 'report.md'}; pictures: {pictures}"
 
 
 def _report(title, table, entries):

@@ -80,8 +80,7 @@ GOLDEN = {
         "dataset": "cifar100",
         "model": "resnet18",
         "pretrain": (
-            "--gradient-regularization --loss-beta 0.5 --gradient-beta 0.5 --trades-beta 0.5"
-            " --adversarial t "
+            "--gradient-regularization --loss-beta 0.5 --gradient-beta 0.5 --trades-beta 0.5 --adversarial t "
         ),
     },
     "-d tiny-imagenet -p -C -G -v f -h 0.01": {

@@ -1,0 +1,115 @@
+"""The project as a library: what `import guard` offers. Pixels are float32 in [0,1] everywhere."""
+
+import torch
+from torch.utils.data import Dataset
+
+from guard.attacks import robustness
+from guard.data import find, images
+from guard.data.augment import as_float
+from guard.distilled import image_folder
+from guard.distilled.label_store import LabelStore
+from guard.distilled.soft_labels import batches_of, look
+from guard.networks import checkpoint
+from guard.recipes import recipe
+from guard.registry import PROTOCOL_EPSILON
+from guard.run import devices
+
+
+class Distilled(Dataset):
+    """A set of distilled images. Item i is (pixels (3, S, S), label).
+
+    classes: their names in label order. fingerprint: of pixels, labels and classes.
+    """
+
+    def __init__(self, packed):
+        self.packed, self.classes, self.fingerprint = packed, packed.classes, packed.fingerprint
+
+    def __len__(self):
+        return len(self.packed)
+
+    def __getitem__(self, index):
+        return as_float(self.packed.pixels[index]), int(self.packed.labels[index])
+
+    def labelled(self, folder, epoch):
+        """Yields the mini-batches of an epoch of soft labels: (views (N, 3, S, S), teacher's logits (N,
+        classes)).
+
+        folder: of stage relabel, for these very images. Raises UserError for labels of other images, and
+        for an epoch that there is not.
+        """
+        store = LabelStore(folder)
+        wanted = store.open(self.fingerprint, self.classes)
+        rows = store.read(epoch, len(self), len(self.classes), wanted.batch_size)
+        for batch in batches_of(rows, wanted.batch_size):
+            yield look(self.packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
+
+
+class _Pixels:
+    """Images in memory, as guard.attacks.robustness takes them."""
+
+    def __init__(self, pixels, labels):
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def validation(self, indices, size):
+        del size  # they have the network's size
+        return self.pixels[indices]
+
+
+def load_distilled(folder):
+    """A Distilled set from FOLDER/CLASS/*.png, ours or distilled elsewhere."""
+    return Distilled(image_folder.load_distilled(folder))
+
+
+def load_network(path, device="cpu"):
+    """The network of a checkpoint, teacher or student, in eval mode: pixels (N, 3, S, S) in [0,1] to
+    logits.
+    """
+    return checkpoint.load(path).build(device)
+
+
+def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None):
+    """(pixels (N, 3, S, S), labels (N,)) of a data set, in the validation view.
+
+    split: 'train' or 'val'. per_class: the first so many images of each class, 0 for all. size: S, the
+    recipe's where it is None.
+    """
+    size = size or recipe(dataset).pretrain.image_size
+    held = images.load(find.find(dataset, root, split), size, per_class)
+    return as_float(held.validation(torch.arange(len(held)), size)), held.labels
+
+
+def evaluate(
+    model,
+    pixels,
+    labels,
+    *,
+    protocol="standard",
+    attacks=None,
+    epsilon=PROTOCOL_EPSILON,
+    seed=0,
+    device="cpu",
+):
+    """Accuracy in percent, clean and under each attack of a protocol, or of the list `attacks`: name ->
+    number.
+
+    model: pixels in [0,1] to logits, in eval mode; it is moved to `device`. epsilon: largest change of a
+    pixel. An image counts as robust where it is classified correctly and no iterate of the attack fools
+    the model.
+    """
+    names = robustness.check_names(attacks) if attacks else robustness.attacks_of([protocol])
+    place = devices.ready(str(device))
+    found = robustness.evaluate(
+        model.to(place),
+        _Pixels(pixels, labels),
+        size=pixels.shape[-1],
+        names=names,
+        epsilon=epsilon,
+        attack_batch=0,
+        seed=seed,
+        workers=0,
+        device=place,
+    )
+    return {name: result["accuracy"] for name, result in found["attacks"].items()}

@@ -1,0 +1,90 @@
+"""Image methods other than sre2l: one manifest, one way to resume and to refuse for all of them."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import TOY, command
+
+from guard.data import find, images
+from guard.distilled import image_folder
+from guard.run import storage
+
+
+def words(toy, output, *more):
+    data = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt"]
+    return ["recover", *data, "--output", output, "--method", "random", "--images-per-class", 3, *more]
+
+
+def test_random_images_are_training_images_of_their_class_and_the_manifest_says_which(toy, tmp_path):
+    assert command(*words(toy, tmp_path / "images")) == 0
+    made = image_folder.load_distilled(tmp_path / "images")
+    source = find.find("toy", toy, "train")
+    train = images.load(source, 16)
+    manifest = storage.read_sealed(tmp_path / "images/manifest.json", "manifest")
+    looked_at = [number for part in ("0", "1") for number in manifest["looked_at"][part]]
+    chosen = torch.tensor(looked_at)
+    assert len(set(looked_at)) == 6 and torch.equal(train.labels[chosen], made.labels)
+    expected = (train.validation(chosen, 16) * 255).round().to(torch.uint8)
+    assert torch.equal(made.pixels, expected)
+    assert manifest["data"] == source.fingerprint and "losses" not in manifest
+
+
+def test_another_seed_draws_others_and_is_refused_in_the_same_folder(toy, tmp_path, refused):
+    assert (
+        command(*words(toy, tmp_path / "one")) == command(*words(toy, tmp_path / "other", "--seed", 1)) == 0
+    )
+    one, other = (image_folder.load_distilled(tmp_path / name) for name in ("one", "other"))
+    assert one.fingerprint != other.fingerprint
+    assert "another seed" in refused(*words(toy, tmp_path / "one", "--seed", 1))
+    assert "another data, settings" in refused(*words(toy, tmp_path / "one")[:-4])
+
+
+def test_a_stopped_draw_goes_on_with_what_is_missing(toy, tmp_path, capsys):
+    assert command(*words(toy, tmp_path / "images")) == 0
+    whole = image_folder.load_distilled(tmp_path / "images").fingerprint
+    (tmp_path / "images/dog/dog_1.png").unlink()
+    kept = (tmp_path / "images/cat/cat_0.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert command(*words(toy, tmp_path / "images")) == 0
+    assert (tmp_path / "images/cat/cat_0.png").stat().st_mtime_ns == kept
+    assert image_folder.load_distilled(tmp_path / "images").fingerprint == whole
+    assert command(*words(toy, tmp_path / "images")) == 0 and "is finished" in capsys.readouterr().out
+
+
+def test_what_cannot_be_drawn_is_named(toy, tmp_path, refused):
+    assert "class cat has 6 images, 7 are asked for" in refused(
+        *words(toy, tmp_path / "x", "--images-per-class", 7)
+    )
+    elsewhere = ["--root", tmp_path / "nowhere"]
+    assert "no data set 'toy'" in refused(*words(toy, tmp_path / "x", *elsewhere))
+    shutil.copytree(toy / "toy", tmp_path / "toy")
+    shutil.copytree(tmp_path / "toy/train/dog", tmp_path / "toy/train/cow")
+    assert "are not those of the teacher" in refused(*words(toy, tmp_path / "x", "--root", tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "cross-entropy"])
+def test_a_student_is_trained_on_them_with_every_loss(loss, toy, tmp_path):
+    assert command(*words(toy, tmp_path / "images")) == 0
+    made = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt"]
+    made += [
+        "--distilled",
+        tmp_path / "images",
+        "--labels",
+        "online",
+        "--epochs",
+        2,
+        "--output",
+        tmp_path / "s",
+    ]
+    assert command("train", *made, *TOY["train"], "--loss", loss) == 0
+
+
+def test_a_teacher_without_batch_norm_serves_where_nothing_is_recovered_from_it(toy, tmp_path, refused):
+    small = [*TOY["pretrain"], "--model", "vit", "--epochs", 1]
+    data = ["--dataset", "toy", "--root", toy]
+    assert command("pretrain", *data, "--output", tmp_path / "teacher", *small) == 0
+    teacher = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output", tmp_path / "images"]
+    assert "no batch norm" in refused("recover", *data, *teacher)
+    assert command("recover", *data, *teacher, "--method", "random", "--images-per-class", 1) == 0

@@ -1,0 +1,102 @@
+"""`import guard`: what it offers, and that docs/notebook.md runs as it stands."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TOY, command
+
+import guard
+from guard import command as console
+from guard.errors import UserError
+
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_the_notebook_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    """With a teacher of the digits of one epoch in the place of a whole experiment."""
+    monkeypatch.chdir(tmp_path)
+    teacher, run = "runs/teacher/checkpoint.pt", "runs/24"
+    short = ["--epochs", 1, "--images", 5, "--curvature-images", 0]
+    assert command("pretrain", "--dataset", "digits", "--output", "runs/teacher", *short) == 0
+    recover = ["--images-per-class", 2, "--iterations", 2]
+    assert command("recover", "--teacher", teacher, "--output", f"{run}/images", *recover) == 0
+    made = ["--teacher", teacher, "--distilled", f"{run}/images"]
+    assert command("relabel", *made, "--output", f"{run}/labels", "--epochs", 1) == 0
+    (tmp_path / run / "student").mkdir()
+    shutil.copy(teacher, f"{run}/student/checkpoint.pt")
+    names = {}
+    for block in CODE.findall((ROOT / "docs/notebook.md").read_text()):
+        exec(block, names)  # noqa: S102 - this is the test
+    assert set(names["accuracies"]) == {"clean", "pgd20"}
+    assert len(names["distilled"]) == 20 and names["adversarial"].shape == (50, 3, 16, 16)
+    assert names["teacher_logits"].shape[1] == 10 and names["views"].shape[1:] == (3, 16, 16)
+    assert "normalization belongs into the model" in capsys.readouterr().out
+
+
+def test_evaluate_agrees_with_the_stage(toy, tmp_path):
+    from guard.run import records
+
+    path = toy / "teacher/checkpoint.pt"
+    words = ["--checkpoint", path, "--dataset", "toy", "--root", toy, "--record", tmp_path / "log.json"]
+    assert (
+        command("train.evaluate", *words, "--workers", 0, "--attacks", "fgsm,mim", "--epsilon", "8/255") == 0
+    )
+    found = records.read(tmp_path / "log.json")["evaluate teacher"]
+    assert list(found["attacks"]) == ["clean", "fgsm", "mim"] and found["protocols"] == ["custom"]
+    pixels, labels = guard.load_images("toy", toy, size=16)
+    network = guard.load_network(path)
+    ours = guard.evaluate(network, pixels, labels, attacks=["fgsm", "mim"], epsilon=8 / 255)
+    assert ours == {name: result["accuracy"] for name, result in found["attacks"].items()}
+
+
+def test_items_are_the_images_and_their_labels(toy):
+    distilled = guard.load_distilled(toy / "images")
+    pixels, label = distilled[3]
+    assert (len(distilled), label, distilled.classes) == (4, 1, ("cat", "dog"))
+    assert torch.equal(pixels, distilled.packed.pixels[3].float() / 255)
+    with pytest.raises(guard.UserError, match="epoch_0007"):
+        next(distilled.labelled(toy / "labels", epoch=7))
+
+
+def test_a_user_error_is_a_value_error():
+    assert guard.UserError is UserError and issubclass(UserError, ValueError)
+    with pytest.raises(ValueError, match="no attack 'nosuch'"):
+        guard.attack("nosuch", None, None, None)
+    with pytest.raises(AttributeError, match="nosuch"):
+        guard.nosuch  # noqa: B018 - the access is the test
+
+
+def test_importing_guard_loads_no_torch():
+    code = "import sys, guard; assert 'torch' not in sys.modules; guard.attack; assert 'torch' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_console_command_names_the_stages(capsys):
+    console.main([])
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in console.COMMANDS)
+    with pytest.raises(SystemExit) as end:
+        console.main(["nosuch"])
+    assert end.value.code == 2 and capsys.readouterr().err.startswith("error: there is no command 'nosuch'")
+    for name in console.COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            console.main([name, "--help"])
+        assert end.value.code == 0
+
+
+def test_attacks_by_name_are_checked_before_the_training(toy, tmp_path, refused):
+    made = [
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        toy / "images",
+        "--labels",
+        toy / "labels",
+    ]
+    words = ["--dataset", "toy", "--root", toy, *made, "--output", tmp_path / "student", *TOY["train"]]
+    assert "no attack 'nosuch'" in refused("train", *words, "--attacks", "fgsm,nosuch")
+    assert not (tmp_path / "student").exists()
