@@ -131,6 +131,14 @@ def test_ruff_is_content():
     assert done.returncode == 0, done.stdout
 
 
+def test_every_line_has_the_one_format():
+    words = ["ruff", "format", "--no-cache", "--check", "."]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_can_be_read_in_one_sitting(path):
     text = path.read_text()
@@ -156,3 +164,36 @@ def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (141, "line\n", "")
+
+
+# Who may import whom: each room only those before it (docs/architecture.md).
+ROOMS = ["errors", "ending", "registry", "settings", "recipes", "cli", "run", "data", "networks", "method"]
+ROOMS += ["distilled", "attacks", "library", "report", "paper", "bench", "launch", "command", "guard"]
+
+
+def rooms_imported_at_the_top(path):
+    """Rooms of guard that a file imports when it is loaded; what a function imports is its own matter."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "guard":
+            names = (
+                [alias.name for alias in node.names]
+                if node.module == "guard"
+                else [node.module.split(".")[1]]
+            )
+            yield from names
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "guard").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_rooms_import_only_rooms_before_them(path):
+    place = path.relative_to(ROOT / "guard")
+    room = place.parts[0] if len(place.parts) > 1 else place.stem.replace("__init__", "guard")
+    allowed = {*ROOMS[: ROOMS.index(room)], room}
+    assert set(rooms_imported_at_the_top(path)) <= allowed
+
+
+def test_plots_need_no_network_library():
+    code = "import sys, guard.report.plots; assert not {'torch', 'torchvision'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
