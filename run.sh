@@ -24,12 +24,14 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -h X      h, the length of its step; with -v f the attack's epsilon                              [the recipe's, 3]
   -G        gradient regularization in the teacher's training
   -B X      beta, its coefficient, that of the regularizer loss, and that of TRADES                [1e-4]
-  -v t|f    adversarially trained teacher: t TRADES style, f ten sign steps
+  -v t|f|n  adversarially trained teacher: t TRADES style, f ten sign steps, n one step (N-FGSM)
   -b X      r_bn, weight of the batch-norm loss in recovery                                        [the recipe's]
   -a X      step size of the recovery                                                              [the recipe's]
   -i N      iterations of the recovery                                                             [the recipe's]
   -A        CDA: curriculum of crops in the recovery
-  -I NAME   where the images come from: sre2l (recovered), random (real training images)           [sre2l]
+  -I NAME   where the images come from: sre2l (recovered), rded (crops of training images),
+            random (training images)                                                               [sre2l]
+  -R NAME   recipe of labels and student: paper, modern                                            [paper]
   -z N      epochs of relabelling and of the student                                               [the recipe's]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)                                      [0, or the CPU without a GPU]
   -s N      seed                                                                                   [0]
@@ -75,7 +77,7 @@ dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs dev
 adversarial='' step_length='' method=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
-while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:z:u:s:o:gnf' flag; do
+while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
     case $flag in
         d) dataset=$OPTARG ;;
         r) root=$(from_caller "$OPTARG") ;;
@@ -97,6 +99,7 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:z:u:s:o:gnf' flag; do
         i) recover+=(--iterations "$OPTARG") ;;
         A) recover+=(--cda) ;;
         I) method=$OPTARG ;;
+        R) relabel+=(--recipe "$OPTARG") train+=(--recipe "$OPTARG") ;;
         z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
         u) device=$OPTARG common+=(--device "$OPTARG") ;;
         s) common+=(--seed "$OPTARG") ;;

@@ -41,6 +41,13 @@ def stage_parser(stage, description, *stage_recipes, argv):
             if _flag(row) not in parser.settings:
                 _add_setting(group, name, row, dataset)
                 parser.settings[_flag(row)] = name
+    if {"relabel", "train"} & set(stage_recipes):
+        parser.add_argument(
+            "--recipe",
+            choices=recipes.STUDENT_RECIPES,
+            default="paper",
+            help="named settings of relabel and train, to be given to both (paper, modern) [paper]",
+        )
     common = parser.add_argument_group("common")
     common.add_argument(
         "--seed",
@@ -100,7 +107,7 @@ def resolve(options, dataset, stage):
     """The stage's settings for the data set, with every flag that was given in place of its default."""
     names = [row.name for row in fields(STAGES[stage])]
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    return recipes.resolve(dataset, stage, given)
+    return recipes.resolve(dataset, stage, given, getattr(options, "recipe", "paper"))
 
 
 def given_flags(parser, options, stage):

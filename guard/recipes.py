@@ -40,7 +40,7 @@ CIFAR10 = Recipe(
         learning_rate=0.1,
         weight_decay=5e-4,
     ),
-    recover=Recover(iterations=1000, crop=False, crop_scale=0.4, roll=4),
+    recover=Recover(iterations=1000, crop=False, crop_scale=0.4, roll=4, stitch=1, crop_area=0.5),
     relabel=Relabel(epochs=400, batch_size=128, augmentation="pad-crop", mix="mixup", mix_alpha=0.8),
     train=Train(temperature=30.0),
 )
@@ -63,7 +63,7 @@ DIGITS = Recipe(
         lambda_=30.0,
         h=1.5,
     ),
-    recover=Recover(iterations=300, r_bn=0.1, crop=False, crop_scale=0.4, roll=2),
+    recover=Recover(iterations=300, r_bn=0.1, crop=False, crop_scale=0.4, roll=2, stitch=1, crop_area=0.5),
     relabel=Relabel(epochs=1000, batch_size=25, augmentation="shift", mix="mixup", mix_alpha=0.8),
     train=Train(model="convnet-32", learning_rate=3e-3),
     evaluate=Evaluate(protocol="both", epsilon=12 / 255, images=10),
@@ -88,12 +88,32 @@ def recipe(dataset):
     return RECIPES.get(dataset, IMAGENET)
 
 
-def resolve(dataset, stage, given):
-    """The settings of a stage for a data set, with those `given` (name of a field -> value) in place of the
-    recipe's.
+# Named recipes of the student, in place of the family's rows: stage -> settings.
+STUDENT_RECIPES = {
+    "paper": {},
+    # What a student of few images needs: small mini-batches, strong crops, a low temperature, and a loss
+    # whose size does not depend on it.
+    "modern": {
+        "relabel": {
+            "epochs": 600,
+            "batch_size": 50,
+            "augmentation": "resized-crop",
+            "crop_scale": 0.25,
+            "mix": "cutmix",
+            "mix_alpha": 1.0,
+        },
+        "train": {"temperature": 4.0, "squared_temperature": True, "learning_rate": 2e-3},
+    },
+}
+
+
+def resolve(dataset, stage, given, student_recipe="paper"):
+    """The settings of a stage for a data set: the family's, those of a named recipe, those `given`.
+
+    given: name of a field -> value. The later ones count.
     """
     chosen = recipe(dataset)
-    base = getattr(chosen, stage)
+    base = replace(getattr(chosen, stage), **STUDENT_RECIPES[student_recipe].get(stage, {}))
     if stage == "pretrain" and given.get("image_size", base.image_size) <= chosen.native_size:
         given = {"stem": "cifar", **given}
     return replace(base, **given)

@@ -77,6 +77,7 @@ REGULARIZERS = {
 ADVERSARIAL_TEACHERS = {
     "t": "guard.method.adversarial:trades",
     "f": "guard.method.adversarial:sign_steps_loss",
+    "n": "guard.method.one_step:noisy_step_loss",
 }
 
 # ---- distilled images ----------------------------------------------------------------------------
@@ -98,6 +99,9 @@ class ImageMethod(NamedTuple):
 IMAGE_METHODS = {
     "sre2l": ImageMethod(
         "recover.sre2l:plan", "recovered from the teacher's running statistics", needs_batch_norm=True
+    ),
+    "rded": ImageMethod(
+        "recover.rded:plan", "the crops of training images that the teacher finds easiest", True
     ),
     "random": ImageMethod(
         "recover.random_images:plan", "real training images, drawn at random", needs_training_images=True

@@ -18,7 +18,17 @@ PROTOCOLS = (*registry.PROTOCOLS, "both")
 
 
 def setting(
-    default, text, *, unit="", choices=None, low=None, high=None, above=None, flag=None, several=False
+    default,
+    text,
+    *,
+    unit="",
+    choices=None,
+    low=None,
+    high=None,
+    above=None,
+    flag=None,
+    several=False,
+    of=None,
 ):
     """A field: its default, help text and unit, and what is allowed.
 
@@ -36,6 +46,7 @@ def setting(
         "above": above,
         "flag": flag,
         "several": several,
+        "of": of,
     }
     return field(default=default, metadata=metadata)
 
@@ -116,11 +127,11 @@ class Pretrain:
     gradient_beta: float = setting(1e-4, "coefficient of gradient regularization", low=0.0)
     adversarial: str = setting(
         "none",
-        "adversarial training: t (TRADES style), f (ten sign steps)",
+        "adversarial training: t (TRADES style), f (ten sign steps), n (N-FGSM, one step from noise)",
         choices=("none", *registry.ADVERSARIAL_TEACHERS),
     )
     epsilon: float = setting(
-        2 / 255, "largest change of a pixel in adversarial training f", unit="[0,1] pixels", above=0.0
+        2 / 255, "epsilon of adversarial training f and n", unit="[0,1] pixels", above=0.0, high=255.0
     )
     trades_beta: float = setting(1e-4, "coefficient of TRADES' divergence in adversarial training t", low=0.0)
     precision: str = precision()
@@ -149,37 +160,42 @@ class Recover:
         choices=tuple(registry.IMAGE_METHODS),
     )
     images_per_class: int = setting(10, "distilled images of each class", unit="images", low=1)
-    iterations: int = setting(2000, "steps of Adam on each image", unit="iterations", low=1)
-    r_bn: float = setting(0.01, "weight of the batch-norm loss", low=0.0)
+    iterations: int = setting(2000, "steps of Adam on each image", unit="iterations", low=1, of="sre2l")
+    r_bn: float = setting(0.01, "weight of the batch-norm loss", low=0.0, of="sre2l")
     step_size: float = setting(
-        0.25, "Adam's step size on normalized images, cosine to 0 by iteration", above=0.0
+        0.25, "Adam's step size on normalized images, cosine to 0 by iteration", above=0.0, of="sre2l"
     )
-    beta1: float = setting(0.5, "Adam's decay of the gradient's mean", low=0.0, high=1.0)
-    beta2: float = setting(0.9, "Adam's decay of the gradient's square", low=0.0, high=1.0)
+    beta1: float = setting(0.5, "Adam's decay of the gradient's mean", low=0.0, high=1.0, of="sre2l")
+    beta2: float = setting(0.9, "Adam's decay of the gradient's square", low=0.0, high=1.0, of="sre2l")
     first_layer_weight: float = setting(
-        10.0, "weight of the first batch-norm layer; the others have 1", low=0.0
+        10.0, "weight of the first batch-norm layer; the others have 1", low=0.0, of="sre2l"
     )
     crop: bool = setting(
-        True, "look at a random resized crop, perhaps flipped, in each iteration (--cda does so always)"
+        True,
+        "look at a random resized crop, perhaps flipped, in each iteration (--cda does so always)",
+        of="sre2l",
     )
     crop_scale: float = setting(
         0.08,
         "smallest share of the area that a crop keeps, and where CDA's curriculum ends",
         above=0.0,
         high=1.0,
+        of="sre2l",
     )
-    roll: int = setting(32, "largest roll of the view along each axis", unit="pixels", low=0)
+    roll: int = setting(32, "largest roll of the view along each axis", unit="pixels", low=0, of="sre2l")
     cda: bool = setting(
-        False, "CDA: the smallest crop falls from the whole image to the crop scale during the iterations"
+        False,
+        "CDA: the smallest crop falls from the whole image to the crop scale during the iterations",
+        of="sre2l",
     )
     cda_schedule: str = setting(
-        "cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step")
+        "cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step"), of="sre2l"
     )
     cda_milestone: float = setting(
-        1.0, "share of the iterations after which CDA's smallest crop stays", above=0.0, high=1.0
+        1.0, "share of the iterations after which CDA's smallest crop stays", above=0.0, high=1.0, of="sre2l"
     )
     classes_per_problem: int = setting(
-        100, "classes that share one problem, one image of each", unit="classes", low=1
+        100, "classes that share one problem, one image of each", unit="classes", low=1, of="sre2l"
     )
     pack_images: int = setting(
         0,
@@ -190,6 +206,16 @@ class Recover:
     )
     precision: str = precision()
     channels_last: bool = channels_last()
+    candidates: int = setting(300, "rded: training images of each class that are looked at", low=1, of="rded")
+    crops: int = setting(
+        5, "rded: random crops of each of them, of which the easiest counts", low=1, of="rded"
+    )
+    crop_area: float = setting(
+        0.08, "rded: smallest share of the area that a crop keeps", above=0.0, high=1.0, of="rded"
+    )
+    stitch: int = setting(
+        2, "rded: crops along each side of an image, N x N of them on one", low=1, of="rded"
+    )
     image_format: str = setting(
         "png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg")
     )
@@ -215,6 +241,9 @@ class Relabel:
         choices=AUGMENTATIONS,
     )
     mix: str = setting("cutmix", "how the images of a batch are mixed", choices=("cutmix", "mixup", "none"))
+    crop_scale: float = setting(
+        0.08, "smallest share of the area that a resized crop keeps", above=0.0, high=1.0
+    )
     mix_alpha: float = setting(1.0, "both parameters of the mixing weight's Beta distribution", above=0.0)
     precision: str = precision()
     channels_last: bool = channels_last()
@@ -238,7 +267,24 @@ class Train:
         choices=tuple(registry.STUDENT_LOSSES),
     )
     temperature: float = setting(20.0, "temperature of both softmaxes of kl", above=0.0)
-    learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine to 0 by epoch", above=0.0)
+    squared_temperature: bool = setting(False, "multiply kl by the square of the temperature")
+    adversarial_share: float = setting(
+        0.0,
+        "share of the loss on adversarial views, one step of the student against the teacher's logits: 0 for"
+        " none, 5/6 is RSLAD's, 1 for these alone",
+        low=0.0,
+        high=1.0,
+    )
+    view_epsilon: float = setting(
+        2 / 255, "epsilon of the adversarial views", unit="[0,1] pixels", above=0.0, high=1.0
+    )
+    learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine by epoch", above=0.0)
+    zeta: float = setting(
+        1.0, "epochs until the cosine would reach 0, as a multiple of the epochs: EDC's is 2", low=1.0
+    )
+    weight_average: float = setting(
+        0.0, "decay of an average of the weights over the steps, which is then the student", low=0.0, high=1.0
+    )
     weight_decay: float = setting(
         0.01, "AdamW's weight decay, on weights with more than one dimension", low=0.0
     )
@@ -323,4 +369,14 @@ def comparable(stage, key):
             made = as_now(settings_of, made)
         elif isinstance(made.get(name), dict):
             made[name] = as_now(settings_of, made[name])
+    if stage == "recover" and isinstance(made.get("settings"), dict):
+        made["settings"] = _of_its_method(made["settings"])
     return made
+
+
+def _of_its_method(found):
+    """The settings of stage recover that the method in them reads."""
+    others = [
+        row.name for row in fields(STAGES["recover"]) if row.metadata["of"] not in (None, found["method"])
+    ]
+    return {name: value for name, value in found.items() if name not in others}

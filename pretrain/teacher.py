@@ -1,14 +1,17 @@
 """Stage pretrain: a teacher, ordinary, with curvature regularizers (GUARD, GR), or adversarially trained."""
 
+import functools
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from guard import recipes
+from guard import attacks, recipes
 from guard.attacks import robustness
+from guard.attacks.gradient_signs import sign_steps
 from guard.data import augment, find, images, loading
 from guard.errors import UserError
 from guard.method import curvature, regularizers, schedules
@@ -21,6 +24,9 @@ from guard.run import devices, fingerprints, processes, seeds
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.settings import as_dict
+
+WATCHED = 200  # validation images that a one-step adversarial teacher is attacked on after each epoch
+WATCHED_KINDS = ("n",)
 
 # ---- setup ---------------------------------------------------------------------------------------
 
@@ -39,6 +45,22 @@ class Data:
         """Percent of the validation images that `model` gets right."""
         size = model.image_size
         return robustness.accuracy(model, self.val, size, workers=self.workers, device=self.device)
+
+    def watched_accuracy(self, model, epsilon):
+        """Percent of WATCHED validation images, spread evenly, that PGD10 within epsilon leaves standing."""
+        chosen = torch.linspace(0, len(self.val) - 1, min(WATCHED, len(self.val))).round().long()
+        pixels = augment.as_float(self.val.validation(chosen, model.image_size).to(self.device))
+        labels, training = self.val.labels[chosen].to(self.device), model.training
+        model.eval()
+        standing = (~attacks.wrong(model, pixels, labels)).nonzero().squeeze(1)
+        if len(standing):
+            given = {"epsilon": epsilon, "batch_size": len(standing), "random_start": True}
+            draws = functools.partial(seeds.generator, "watched")
+            steps = {"relative_step": 0.25, "steps": 10, "draws": draws}
+            _, broken = sign_steps(model, pixels[standing], labels[standing], **given, **steps)
+            standing = standing[~broken]
+        model.train(training)
+        return 100 * len(standing) / len(chosen)
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers, force):
@@ -158,11 +180,26 @@ def _train(settings, data, seed, key, training):
             schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
             row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
             row["val accuracy"] = data.accuracy(model)
+            if settings.adversarial in WATCHED_KINDS:
+                row["pgd10 accuracy"] = data.watched_accuracy(model, settings.epsilon)
+                _warn_of_overfitting(history, row["pgd10 accuracy"], epoch + 1)
             history.append({"epoch": epoch + 1, **row})
             shown = " ".join(f"{name} {value:.4g}" for name, value in row.items())
             progress.line(f"epoch {epoch + 1}/{settings.epochs} {shown}")
             training.save(key, epoch + 1, model, optimizer, history)
     return model.eval(), history
+
+
+def _warn_of_overfitting(history, accuracy, epoch):
+    """Says so where a one-step adversarial teacher has lost its robustness (Wong et al., ICLR 2020)."""
+    best = max((row["pgd10 accuracy"] for row in history), default=0.0)
+    if accuracy < best / 2 and processes.rank() == 0:
+        print(
+            f"warning: in epoch {epoch} the accuracy under PGD10 fell to {accuracy:.1f} % from {best:.1f} %:"
+            " the teacher has learnt to fool its own one-step attack; lower --epsilon or --learning-rate",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _additions(settings):

@@ -1,9 +1,11 @@
 """Stage train: a student on distilled images and soft labels."""
 
+import copy
 import math
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import nn
 
 from guard.attacks import robustness
 from guard.data import find, images
@@ -12,6 +14,7 @@ from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch, targets_of
 from guard.errors import UserError
 from guard.method import schedules
+from guard.method.views import adversarial_views
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
@@ -140,6 +143,27 @@ def optimizer_of(model, settings):
     return torch.optim.AdamW(groups, settings.learning_rate)
 
 
+class Averaged(nn.Module):
+    """A student and the average of its weights over the steps, which is what counts in the end."""
+
+    def __init__(self, model, decay):
+        super().__init__()
+        self.model, self.average, self.decay = model, copy.deepcopy(model), decay
+        self.average.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self):
+        """average <- decay * average + (1 - decay) * weights, after a step."""
+        for mean, weight in zip(self.average.parameters(), self.model.parameters()):
+            mean.lerp_(weight, 1 - self.decay)
+
+    @torch.no_grad()
+    def follow(self):
+        """Takes over the running statistics, after an epoch."""
+        for mean, value in zip(self.average.buffers(), self.model.buffers()):
+            mean.copy_(value)
+
+
 # ---- loop ----------------------------------------------------------------------------------------
 
 
@@ -162,36 +186,61 @@ def _train(settings, inputs, val, key, training, workers, device):
         sync_batch_norm=settings.sync_batch_norm,
     )
     optimizer = optimizer_of(model, settings)
-    done, history = training.restore(model, optimizer)
+    averaged = Averaged(model, settings.weight_average) if settings.weight_average else None
+    student = averaged.average if averaged else model
+    done, history = training.restore(averaged or model, optimizer)
     recipe = inputs.labels.recipe
     about = f"{settings.model}, {epochs} epochs of {len(inputs.distilled)} labelled images"
     with Progress("student", epochs, "epoch", done, about=about, lines=LINES) as progress:
         for epoch in range(done, epochs):
-            factor = schedules.cosine(epoch, epochs)
+            factor = schedules.cosine(epoch, epochs, settings.zeta)
             schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
-            rows, draws = inputs.labels.rows(epoch), (seed, "student", epoch)
-            loss = epoch_of(settings, model, optimizer, rows, recipe, inputs.distilled, draws, device)
+            labelled = inputs.labels.rows(epoch), recipe, inputs.distilled
+            draws = (seed, "student", epoch)
+            loss = epoch_of(settings, model, optimizer, *labelled, draws, device, averaged)
             row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 size = teacher.image_size
-                row["val accuracy"] = robustness.accuracy(model, val, size, workers=workers, device=device)
+                row["val accuracy"] = robustness.accuracy(student, val, size, workers=workers, device=device)
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
-            training.save(key, epoch + 1, model, optimizer, history)
-    return model, history
+            training.save(key, epoch + 1, averaged or model, optimizer, history)
+    return student, history
 
 
-def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device):
+def student_loss(settings, model, pixels, logits, targets, draws):
+    """The loss of a mini-batch of views, clean and adversarial in the settings' shares, a scalar with
+    graph.
+
+    pixels: (N, 3, S, S) in [0,1]. logits: (N, classes), the teacher's of the clean views, which are the
+    target of the adversarial ones as well. targets: (N, classes), mixed hard labels. draws: of the
+    step's noise.
+    """
+    loss_of = function_of(STUDENT_LOSSES[settings.loss])
+    share, total = settings.adversarial_share, 0.0
+    if share < 1:
+        clean = devices.widened(model(pixels))
+        total = loss_of(clean, logits, targets, settings.temperature)
+    if share > 0:
+        moved = adversarial_views(model, pixels, logits, epsilon=settings.view_epsilon, draws=draws)
+        adversarial = devices.widened(model(moved))
+        other = loss_of(adversarial, logits, targets, settings.temperature)
+        total = (1 - share) * total + share * other
+    return total * settings.temperature**2 if settings.squared_temperature else total
+
+
+def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device, averaged=None):
     """One pass over the labelled views; returns the mean loss.
 
     rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the device. key: of random draws.
+    averaged: the Averaged that follows the model, or None.
     """
-    loss_of = function_of(STUDENT_LOSSES[settings.loss])
     model.train()
-    seeds.seed_everything(*key, processes.rank())  # dropout, where the network has it
-    total = torch.zeros((), device=device, dtype=torch.float64)
     rank, size = processes.rank(), processes.world_size()
+    seeds.seed_everything(*key, rank)  # dropout, where the network has it
+    draws = seeds.generator(*key, rank, "views")
+    total = torch.zeros((), device=device, dtype=torch.float64)
     for batch in batches_of(rows, recipe.batch_size):
         logits = torch.from_numpy(batch["logits"].astype("float32")).to(device)
         whole = look(distilled, batch), logits, targets_of(distilled, batch)
@@ -199,12 +248,16 @@ def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device):
         optimizer.zero_grad()
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, device):
-                loss = loss_of(devices.widened(model(pixels)), logits, targets, settings.temperature)
+                loss = student_loss(settings, model, pixels, logits, targets, draws)
                 processes.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
         processes.add_gradients(model)
         optimizer.step()
+        if averaged:
+            averaged.update()
     processes.average_statistics(model)
+    if averaged:
+        averaged.follow()
     mean = processes.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")

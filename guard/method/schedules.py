@@ -3,9 +3,13 @@
 import math
 
 
-def cosine(step, steps):
-    """The factor of a cosine schedule from 1 to 0: (1 + cos(pi step / steps)) / 2."""
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
+def cosine(step, steps, zeta=1.0):
+    """The factor of a cosine schedule: (1 + cos(pi step / (zeta steps))) / 2.
+
+    It falls from 1 to 0 with zeta 1, and stops before that with a larger one: with 2 at one half (the
+    smoothed cosine of EDC, Shao et al., NeurIPS 2024).
+    """
+    return 0.5 * (1 + math.cos(math.pi * step / (zeta * steps)))
 
 
 def set_learning_rate(optimizer, learning_rate):

@@ -1,7 +1,12 @@
 """Tables, numbers and sizes as words, for Markdown and titles."""
 
 MISSING = "-"
-SCALES = {"paper": "published size", "recipe": "the recipe's size", "cpu": "CPU size"}
+SCALES = {
+    "paper": "published size",
+    "recipe": "the recipe's size",
+    "cpu": "CPU size",
+    "full-cpu": "all of CIFAR-10 on a CPU",
+}
 
 
 def number(found, form=".2f"):

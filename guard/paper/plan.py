@@ -56,6 +56,23 @@ VARIATIONS = {
 }
 ARMS |= VARIATIONS
 
+# The frontier: where images come from, the teacher of images and labels, and what the student sees
+IMAGE_METHODS = ("random", "rded", "sre2l")
+TEACHERS = {
+    "plain": "",
+    "guard": "-C",
+    "gr": "-G -B 30",
+    "nfgsm": "-v n",
+    "nfgsm+guard": "-v n -C",
+}
+FRONTIER = {
+    f"{method}/{teacher}{views}": Arm(teacher, f"-I {method} {flags}".strip(), stages)
+    for views, stages in (("", ""), ("/adversarial", "train --adversarial-share 1"))
+    for teacher, flags in TEACHERS.items()
+    for method in IMAGE_METHODS
+}
+ARMS |= FRONTIER
+
 
 def rank(arm):
     """Where an arm stands among the arms; those without a place of their own come last."""
@@ -110,6 +127,15 @@ SCALES = {
         ),
         "digits": Setting("digits", "-z 500", "pretrain --curvature-images 100"),
     },
+    "full-cpu": {
+        "cifar10": Setting(
+            "cifar10",
+            "-m convnet -e convnet -R modern -b 1 -i 600",
+            "pretrain --epochs 16 --curvature-every 4 --precision bf16 --channels-last"
+            " recover --precision bf16 --channels-last relabel --precision bf16 --channels-last"
+            " train --precision bf16 --channels-last --attacks pgd100 --images 100",
+        )
+    },
 }
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -147,20 +173,19 @@ TABLES = {
         ),
     },
     "digits": {"digits": ((10,), ("sre2l", "guard"))},
+    "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
 }
+# scale -> its own tables, which no other scale has
+OWN_TABLES = {"recipe": ("digits",), "full-cpu": ("frontier",)}
 # tables that are not about the published sizes: they keep their images per class at every scale
-OWN_SIZE = ("swap", "variations")
+OWN_SIZE = ("swap", "variations", "frontier")
 
 
 def scales_of(table):
-    """The scales at which a table has runs. The digits' own table is of their recipe, and all else of the
-    other scales.
-    """
-    return [
-        scale
-        for scale, settings in SCALES.items()
-        if set(TABLES[table]) & set(settings) and (table == "digits") == (scale == "recipe")
-    ]
+    """The scales at which a table has runs."""
+    own = [scale for scale, tables in OWN_TABLES.items() if table in tables]
+    others = [scale for scale in SCALES if scale not in OWN_TABLES]
+    return [scale for scale in own or others if set(TABLES[table]) & set(SCALES[scale])]
 
 
 def attacks_of(table, scale, dataset):
@@ -198,7 +223,9 @@ class PlannedRun:
 
     @property
     def name(self):
-        arm = self.arm.replace(", ", "-").replace(" ", "-").replace("+", "-")
+        arm = self.arm.replace(", ", "-")
+        for letter in " +/":
+            arm = arm.replace(letter, "-")
         return f"{self.dataset}-ipc{self.images_per_class}-{arm}-seed{self.seed}"
 
 

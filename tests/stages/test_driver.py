@@ -88,6 +88,13 @@ GOLDEN = {
         "model": "resnet18",
         "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 --epsilon 0.01 ",
     },
+    "-d cifar10 -p -v n -R modern": {
+        "dataset": "cifar10",
+        "model": "resnet18",
+        "pretrain": "--adversarial n ",
+        "relabel": "--recipe modern ",
+        "train": "--recipe modern ",
+    },
     "-p -v f": {"pretrain": "--adversarial f --epsilon 1.5 "},
     "-p -I random -r data/here": {
         "root": "data/here",
@@ -155,6 +162,8 @@ WRONG = {
     "-p -v z": "--adversarial",
     "-b ten": "--r-bn",
     "-b -1": "--r-bn",
+    "-p -R nosuch": "--recipe",
+    "-p -I nosuch": "--method",
     "-a 0": "--step-size",
     "-i 1.5": "--iterations",
     "-i 0": "--iterations",
@@ -195,7 +204,7 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
 def test_help_names_every_flag():
     done = run_sh("--help")
     assert done.returncode == 0
-    assert all(f"\n  -{flag} " in done.stdout for flag in "drxyYmpeclhCGBvbaiAIzusognf")
+    assert all(f"\n  -{flag} " in done.stdout for flag in "drxyYmpeclhCGBvbaiAIRzusognf")
 
 
 def test_a_stage_that_fails_stops_the_run(tmp_path):

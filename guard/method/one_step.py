@@ -1,0 +1,30 @@
+"""Adversarial training with one step: N-FGSM (de Jorge et al., NeurIPS 2022), in [0,1] pixels."""
+
+import torch
+import torch.nn.functional as F
+
+from guard.networks.models import frozen_eval
+from guard.run.devices import widened
+
+
+def noisy_step(model, pixels, labels, *, epsilon, draws):
+    """x' = clamp(x + eta + epsilon sign(grad CE(f(x + eta), y)), 0, 1), eta uniform in +-2 epsilon.
+
+    pixels: (B, 3, S, S). x' is not projected to the ball of epsilon. The model is in eval mode
+    meanwhile, and no gradient of its weights is taken, so that this costs two thirds of a step.
+    """
+    noise = 2 * torch.rand(pixels.shape, generator=draws, dtype=pixels.dtype) - 1
+    moved = (pixels + 2 * epsilon * noise.to(pixels.device)).requires_grad_()
+    with frozen_eval(model):
+        loss = F.cross_entropy(model(moved), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, moved)
+    return (moved.detach() + epsilon * gradient.sign()).clamp(0, 1)
+
+
+def noisy_step_loss(model, pixels, labels, *, settings, draws):
+    """CE(f(x'), y), x' of N-FGSM with settings.epsilon: (loss, logits of x'), both in the model's own
+    mode.
+    """
+    adversarial = noisy_step(model, pixels, labels, epsilon=settings.epsilon, draws=draws)
+    logits = widened(model(adversarial))
+    return F.cross_entropy(logits, labels), logits

@@ -1,0 +1,27 @@
+"""Adversarial views of a student: RSLAD's inner step against the teacher's soft labels (Zi et al., ICCV
+2021).
+"""
+
+import torch
+import torch.nn.functional as F
+
+from guard.networks.models import frozen_eval
+from guard.run.devices import widened
+
+
+def adversarial_views(student, pixels, teacher_logits, *, epsilon, draws):
+    """One step up KL(softmax t(x) || softmax s(x')) from uniform noise in +-epsilon, (N, 3, S, S).
+
+    The step has length epsilon in each pixel, and its end is taken back to the ball of epsilon around
+    `pixels` and to [0,1]. teacher_logits: (N, classes) of the clean views. The student is in eval mode
+    meanwhile; its weights get no gradient.
+    """
+    low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
+    noise = 2 * torch.rand(pixels.shape, generator=draws, dtype=pixels.dtype) - 1
+    start = (pixels + epsilon * noise.to(pixels.device)).maximum(low).minimum(high).requires_grad_()
+    with frozen_eval(student):
+        teacher = F.log_softmax(teacher_logits, 1)
+        logits = F.log_softmax(widened(student(start)), 1)
+        distance = F.kl_div(logits, teacher, reduction="sum", log_target=True)
+        (gradient,) = torch.autograd.grad(distance, start)
+    return (start.detach() + epsilon * gradient.sign()).maximum(low).minimum(high)

@@ -1,0 +1,161 @@
+"""One-step adversarial training, adversarial views, and the average of weights, against plain transcriptions."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import TOY, command, pixel_model
+
+from guard.method import one_step, schedules
+from guard.method.views import adversarial_views
+from guard.run import records
+from guard.run.seeds import generator
+from guard.settings import Pretrain, Train
+from pretrain import teacher
+from train import student
+
+EPSILON = 8 / 255
+
+
+@pytest.fixture
+def batch():
+    pixels = torch.rand(5, 3, 8, 8, generator=generator("pixels"), dtype=torch.float64)
+    return pixels, torch.tensor([0, 1, 2, 1, 0])
+
+
+def gradient_of(loss_of, image):
+    """By autograd, for one image alone."""
+    image = image.clone().requires_grad_()
+    loss_of(image.unsqueeze(0)).backward()
+    return image.grad
+
+
+def test_the_noisy_step_is_the_formula_image_by_image(network, batch):
+    model, (pixels, labels) = pixel_model(network), batch
+    found = one_step.noisy_step(model, pixels, labels, epsilon=EPSILON, draws=generator("eta"))
+    eta = 2 * EPSILON * (2 * torch.rand(pixels.shape, generator=generator("eta"), dtype=torch.float64) - 1)
+    for i, label in enumerate(labels):
+        start = pixels[i] + eta[i]
+
+        def cross_entropy(image, label=label):
+            return -model(image).log_softmax(1)[0, label]
+
+        expected = (start + EPSILON * gradient_of(cross_entropy, start).sign()).clamp(0, 1)
+        torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-12)
+    assert EPSILON < (found - pixels).abs().max() <= 3 * EPSILON + 1e-12  # not projected to the ball
+
+
+def test_its_loss_trains_on_it_and_changes_nothing_else(network, batch):
+    model, (pixels, labels) = pixel_model(network).train(), batch
+    before = copy.deepcopy(model.state_dict())
+    moved = one_step.noisy_step(model, pixels, labels, epsilon=EPSILON, draws=generator("eta"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    settings = Pretrain(adversarial="n", epsilon=EPSILON)
+    given = {"batch_size": 5, "step": 0, "draws": generator("eta")}
+    loss, _ = teacher.teacher_loss(settings, model, pixels, labels, **given)
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(model(moved), labels).item())
+
+
+def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(network, batch):
+    model, (pixels, _) = pixel_model(network), batch
+    logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
+    found = adversarial_views(model, pixels, logits, epsilon=EPSILON, draws=generator("noise"))
+    noise = EPSILON * (2 * torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64) - 1)
+    for i in range(5):
+        start = (pixels[i] + noise[i]).clamp(0, 1)
+        wanted = logits[i].softmax(0)
+
+        def divergence(image, wanted=wanted):
+            return (wanted * (wanted.log() - model(image).log_softmax(1)[0])).sum()
+
+        moved = start + EPSILON * gradient_of(divergence, start).sign()
+        expected = moved.clamp(min=pixels[i] - EPSILON, max=pixels[i] + EPSILON).clamp(0, 1)
+        torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-12)
+
+
+def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(network, batch):
+    model, (pixels, labels) = pixel_model(network), batch
+    logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+
+    def loss(**changes):
+        settings = Train(temperature=2.0, view_epsilon=EPSILON, **changes)
+        return student.student_loss(settings, model, pixels, logits, targets, generator("noise")).item()
+
+    clean, adversarial = loss(), loss(adversarial_share=1.0)
+    assert adversarial > clean
+    assert loss(adversarial_share=5 / 6) == pytest.approx(clean / 6 + 5 / 6 * adversarial)
+    assert loss(squared_temperature=True) == pytest.approx(4 * clean)
+
+
+def test_the_average_of_weights_is_the_recursion(network):
+    model = pixel_model(network)
+    averaged, expected = student.Averaged(model, 0.9), copy.deepcopy(list(model.parameters()))
+    for step in range(4):
+        with torch.no_grad():
+            for number, weight in enumerate(model.parameters()):
+                weight += math.sin(step + number)
+                expected[number] = 0.9 * expected[number] + 0.1 * weight
+        averaged.update()
+    for found, wanted in zip(averaged.average.parameters(), expected):
+        torch.testing.assert_close(found.data, wanted.data, rtol=0, atol=1e-12)
+
+
+def test_the_smoothed_cosine_stops_on_its_way():
+    for step in range(10):
+        assert schedules.cosine(step, 10, 2.0) == pytest.approx((1 + math.cos(math.pi * step / 20)) / 2)
+    assert schedules.cosine(10, 10, 2.0) == pytest.approx(0.5)
+
+
+def test_a_one_step_teacher_watches_itself_and_names_its_collapse(toy, tmp_path, monkeypatch, capsys):
+    found = iter([60.0, 80.0, 41.0, 39.0])
+    monkeypatch.setattr(teacher.Data, "watched_accuracy", lambda *_: next(found))
+    words = ["--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"]]
+    assert command("pretrain", *words, "--adversarial", "n", "--epochs", 4) == 0
+    history = records.read(tmp_path / "t/log.json")["pretrain"]["history"]
+    assert [row["pgd10 accuracy"] for row in history] == [60.0, 80.0, 41.0, 39.0]
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1 and "in epoch 4" in warned[0] and "fell to 39.0 % from 80.0 %" in warned[0]
+
+
+def test_the_watched_accuracy_is_that_of_the_attack(network, tmp_path):
+    from conftest import write_folder
+
+    from guard.data import find, images
+
+    write_folder(tmp_path, classes=("a", "b", "c"), size=8)
+    model = pixel_model(network.float()).train()
+    held = images.load(find.find("toy", tmp_path, "val"), 8)
+    data = teacher.Data("toy", held, held, 0, torch.device("cpu"))
+    clean, robust = data.watched_accuracy(model, 0.0), data.watched_accuracy(model, 0.5)
+    assert clean == pytest.approx(data.accuracy(model)) and robust < clean and model.training
+
+
+def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_bits(
+    toy, tmp_path, monkeypatch
+):
+    from guard.networks import checkpoint
+    from guard.networks.training import Training
+
+    made = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", *TOY["train"]]
+    made += ["--distilled", toy / "images", "--labels", "online", "--epochs", 3, "--recipe", "modern"]
+    made += ["--adversarial-share", "5/6", "--weight-average", 0.9, "--zeta", 2, "--batch-size", 2]
+    assert command("train", *made, "--output", tmp_path / "whole") == 0
+    saved = Training.save
+
+    def save_and_stop(self, *state):
+        self.saved = -1e9
+        saved(self, *state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "save", save_and_stop)
+    assert command("train", *made, "--output", tmp_path / "stopped") == 130
+    monkeypatch.setattr(Training, "save", saved)
+    assert command("train", *made, "--output", tmp_path / "stopped") == 0
+    whole, stopped = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "stopped"))
+    assert whole.fingerprint == stopped.fingerprint
+    assert whole.settings["temperature"] == 4.0 and whole.settings["labels"]["crop_scale"] == 0.25
+    settings = dataclasses.asdict(Train())
+    assert settings["adversarial_share"] == settings["weight_average"] == 0.0 and settings["zeta"] == 1.0
