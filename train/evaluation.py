@@ -91,10 +91,10 @@ def evaluate_network(network, judgement, log, shared=False):
     if work.finished(ledger, key, names):
         if shared:
             lock.tidy(work.output)
-        return ledger.contents
+        return processes.of_the_first(ledger.contents)
     with lock.held(*([work.output] if shared else []), wait=True):
         if work.begin(ledger, key, names):
-            return ledger.contents
+            return processes.of_the_first(ledger.contents)
         result = robustness.evaluate(
             network.build(judgement.device),
             held,
@@ -138,7 +138,7 @@ def curve_of(network, judgement, log):
     work = Stage("curve", path.parent, log=log, force=judgement.force)
     work.device = judgement.device
     if work.finished(ledger, key, ()):
-        return ledger.contents
+        return processes.of_the_first(ledger.contents)
     work.begin(ledger, key, epsilons)
     found = robustness.curve(
         network.build(judgement.device),

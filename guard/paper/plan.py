@@ -66,7 +66,7 @@ TEACHERS = {
     "nfgsm+guard": "-v n -C",
 }
 FRONTIER = {
-    f"{method}/{teacher}{views}": Arm(teacher, f"-I {method} {flags}".strip(), stages)
+    f"{method}/{teacher}{views}": Arm(teacher.replace("+", "-"), f"-I {method} {flags}".strip(), stages)
     for views, stages in (("", ""), ("/adversarial", "train --adversarial-share 1"))
     for teacher, flags in TEACHERS.items()
     for method in IMAGE_METHODS
@@ -178,7 +178,7 @@ TABLES = {
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {"recipe": ("digits",), "full-cpu": ("frontier",)}
 # tables that are not about the published sizes: they keep their images per class at every scale
-OWN_SIZE = ("swap", "variations", "frontier")
+OWN_SIZE = ("swap", "variations")
 
 
 def scales_of(table):

@@ -55,6 +55,7 @@ def text(results, gathered):
         *findings.section(gathered),
         *published_tables.section(numbers, plain, results),
         *our_tables.section("recipe", plain, results),
+        *our_tables.section("full-cpu", plain, results),
         *our_tables.section("cpu", plain, results),
         *our_tables.standard(plain),
         *swap.section(plain, results),

@@ -1,4 +1,4 @@
-"""One-step adversarial training, adversarial views, and the average of weights, against plain transcriptions."""
+"""One-step adversarial training, adversarial views and averaged weights, against plain transcriptions."""
 
 import copy
 import dataclasses

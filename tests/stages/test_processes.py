@@ -156,7 +156,7 @@ def long_training(toy, tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert "epoch 1/" in started.stdout.readline()
+    assert next(line for line in started.stdout if "epoch 1/" in line)
     return started
 
 
