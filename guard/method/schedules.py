@@ -9,5 +9,6 @@ def cosine(step, steps):
 
 
 def set_learning_rate(optimizer, learning_rate):
+    """Sets the learning rate of all of an optimizer's parameters."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
