@@ -9,14 +9,16 @@ import torch.nn.functional as F
 
 from guard.networks.models import frozen_eval
 
-STEP, STEPS = 0.007, 10  # in [0,1] pixels
-TRADES_EPSILON, TRADES_NOISE, KAPPA = 0.031, 0.001, 1.0
+STEP, STEPS = 0.007, 10  # size of a step, in [0,1] pixels, and number of steps
+TRADES_EPSILON, TRADES_NOISE = 0.031, 0.001  # in [0,1] pixels
+KAPPA = 1.0
 
 
 def adversarial_views(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
     """Images (B, 3, S, S) after `steps` sign steps up the cross-entropy from `start`.
 
-    They stay within epsilon of `pixels` and in [0,1]. The model is in eval mode meanwhile.
+    pixels, start: (B, 3, S, S). labels: (B,). The result stays within epsilon (L-inf) of `pixels` and in
+    [0,1]. The model is in eval mode meanwhile.
     """
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     adversarial = start
@@ -53,4 +55,5 @@ def trades(model, pixels, labels, *, settings, draws):
     logits = model(adversarial)
     clean, moved = F.log_softmax(model(pixels), 1), F.log_softmax(logits, 1)
     distance = F.kl_div(moved, clean, reduction="batchmean", log_target=True)
-    return F.cross_entropy(logits, labels) + settings.trades_beta * KAPPA * distance, logits
+    loss = F.cross_entropy(logits, labels) + settings.trades_beta * KAPPA * distance
+    return loss, logits

@@ -1,5 +1,6 @@
-"""Batch-norm statistics of the images against the teacher's: the recovery's second loss (SRe2L, Yin et
-al. 2023, equation 5).
+"""Batch-norm statistics of the images against the teacher's running ones.
+
+Their distance is the recovery's second loss (SRe2L, Yin et al., NeurIPS 2023, equation 5).
 """
 
 import torch
@@ -10,16 +11,15 @@ from guard.run.devices import widened
 
 
 class BatchStatistics:
-    """Compares, for several independent problems in one batch, the statistics of every batch-norm
-    layer's input with the running ones.
+    """How far the statistics of every batch-norm layer's input are from the running ones.
 
-    Use as a context around forwards of `model` in eval mode; after each forward, `loss()` is one number
-    per problem: sum over layers k of w_k (||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2),
-    statistics over the problem's images and positions, variance biased, w = first_layer_weight for the
-    layer that runs first and 1 for the others.
+    Use it as a context around forward passes of `model` in eval mode. After each forward pass, `loss()` gives
+    one number per problem: sum_k w_k (||var_k - running_var_k||_2 + ||mean_k - running_mean_k||_2) over the
+    layers k. The statistics are over the problem's images and all positions, the variance is biased, and w_k
+    is first_layer_weight for the layer that runs first and 1 for the others.
 
-    problems: number of equal, consecutive parts of the batch. Raises UserError for a model without batch
-    norm.
+    problems: number of equal, consecutive parts of the mini-batch, which are recovered independently. Raises
+    UserError for a model without batch norm.
     """
 
     def __init__(self, model, problems, first_layer_weight):
@@ -30,7 +30,7 @@ class BatchStatistics:
                 " batch norm"
             )
         self.problems, self.first_layer_weight = problems, first_layer_weight
-        self.distances = []
+        self.distances = []  # (problems,) of each layer, in the order in which the layers run
 
     def __enter__(self):
         self.hooks = [layer.register_forward_pre_hook(self._record) for layer in self.layers]
@@ -41,16 +41,17 @@ class BatchStatistics:
             hook.remove()
 
     def _record(self, layer, inputs):
+        """Notes a layer's distance when it runs. inputs: one tensor, (problems * N, channels, ...)."""
         activations = widened(inputs[0])
-        by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(
-            3
-        )  # (P, N, channels, positions)
+        # (problems, N, channels, positions)
+        by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(3)
         variance, mean = torch.var_mean(by_problem, dim=(1, 3), correction=0)
-        self.distances.append(
-            (variance - layer.running_var).norm(dim=1) + (mean - layer.running_mean).norm(dim=1)
-        )
+        of_variance = (variance - layer.running_var).norm(dim=1)
+        of_mean = (mean - layer.running_mean).norm(dim=1)
+        self.distances.append(of_variance + of_mean)
 
     def loss(self):
-        """(problems,) with graph, for the forward since the last call."""
+        """(problems,) with its graph, for the forward pass since the last call."""
         distances, self.distances = self.distances, []
-        return distances[0] * self.first_layer_weight + sum(distances[1:], torch.zeros_like(distances[0]))
+        first, others = distances[0], distances[1:]
+        return first * self.first_layer_weight + sum(others, torch.zeros_like(first))

@@ -1,4 +1,4 @@
-"""Curvature, measured."""
+"""Curvature of the loss with respect to the images, measured."""
 
 import torch
 
@@ -8,34 +8,37 @@ from guard.networks.models import frozen_eval
 
 
 def largest_eigenvalues(hessian_times, start, iterations):
-    """(B,) the largest eigenvalue of each image's Hessian, by Lanczos' method: power iteration that
-    keeps its history.
+    """(B,) largest eigenvalue of each image's Hessian, by Lanczos' method.
 
-    hessian_times: (B, ...) -> (B, ...). start: unit directions. Each iteration costs one product, as in
-    plain power iteration, which does not converge where the two ends of the spectrum are equally far
-    from zero.
+    hessian_times: the product of each image's Hessian with a direction, (B, ...) -> (B, ...). start: (B, ...)
+    unit directions. Lanczos' method is power iteration that keeps its history. An iteration costs one
+    product, as in plain power iteration, which does not converge where the two ends of the spectrum are
+    equally far from zero.
     """
-    basis, diagonal, beside = [start.flatten(1)], [], []
+    basis = [start.flatten(1)]  # of orthonormal directions (B, D)
+    diagonal, off_diagonal = [], []  # of the Hessian in that basis, which is tridiagonal; (B,) each
     for _ in range(iterations):
-        image = hessian_times(basis[-1].view_as(start)).flatten(1)
-        diagonal.append((image * basis[-1]).sum(1))
+        product = hessian_times(basis[-1].view_as(start)).flatten(1)
+        diagonal.append((product * basis[-1]).sum(1))
         for earlier in (*basis, *basis):  # twice, for orthogonality in floating point
-            image = image - (image * earlier).sum(1, keepdim=True) * earlier
-        beside.append(image.norm(dim=1))
-        basis.append(normalized(image))
-    middle, off = torch.stack(diagonal, 1), torch.stack(beside[:-1], 1)
-    return torch.linalg.eigvalsh(
-        torch.diag_embed(middle) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    )[:, -1]
+            product = product - (product * earlier).sum(1, keepdim=True) * earlier
+        off_diagonal.append(product.norm(dim=1))
+        basis.append(normalized(product))
+    middle, beside = torch.stack(diagonal, 1), torch.stack(off_diagonal[:-1], 1)
+    tridiagonal = torch.diag_embed(middle) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
+    return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
 
 def measure(network, x, y, h, iterations=20, generator=None):
-    """Curvature of each image's loss at x, in eval mode: a dict of three tensors (B,), all per squared
-    normalized-image unit.
+    """Curvature of each image's loss at x, in eval mode: a dict of three tensors (B,).
 
-    gradient_change: ||grad l(x + z) - grad l(x)|| / h, what the regularizer sees. along_z: u^T H u with
-    u = z / ||z|| and H the Hessian of l_i with respect to x_i. largest_eigenvalue: of H, by `iterations`
-    Lanczos steps from a random direction (drawn on the CPU from `generator`).
+    x: normalized images (B, 3, S, S). y: (B,) labels. h: length of z, in normalized-image units. All values
+    are per squared normalized-image unit:
+
+    gradient_change: ||grad l(x + z) - grad l(x)|| / h, what the regularizer sees.
+    along_z: u^T H u with u = z / ||z|| and H the Hessian of l_i with respect to x_i.
+    largest_eigenvalue: of H, by `iterations` Lanczos steps from a random direction, which is drawn on the CPU
+    from `generator`.
     """
     with frozen_eval(network), folded(network):
         at = AtImages(network, x, y, second_order=True)

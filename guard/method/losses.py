@@ -1,8 +1,8 @@
 """What a student is trained with: each loss is a row of guard.registry.STUDENT_LOSSES.
 
-All take (student_logits, teacher_logits, targets, temperature) and give the mean over the mini-batch. The
-first three are (N, classes). targets: the share of each class in each image, which are its hard labels, mixed
-in the proportion in which its pixels are.
+All take (student_logits, teacher_logits, targets, temperature) and return a scalar, the mean over the
+mini-batch. The first three are (N, classes). targets: the share of each class in each image, that is its hard
+labels, mixed in the proportion in which its pixels are.
 """
 
 import torch.nn.functional as F
@@ -19,13 +19,13 @@ def kullback_leibler(student_logits, teacher_logits, targets, temperature):
 
 
 def squared_error(student_logits, teacher_logits, targets, temperature):
-    """mean (s - t)^2 of the logits + 0.025 CE(s, targets) (EDC, Shao et al. 2024); it has no temperature."""
+    """mean (s - t)^2 of the logits s and t + 0.025 CE(s, targets), no temperature (EDC, Shao et al. 2024)."""
     del temperature
     cross_entropy = F.cross_entropy(student_logits, targets)
     return F.mse_loss(student_logits, teacher_logits) + CROSS_ENTROPY_SHARE * cross_entropy
 
 
 def hard_cross_entropy(student_logits, teacher_logits, targets, temperature):
-    """CE(s, targets), with nothing of the teacher: what training on hard labels is."""
+    """CE(s, targets) of the student's logits s: training on hard labels, without the teacher."""
     del teacher_logits, temperature
     return F.cross_entropy(student_logits, targets)

@@ -16,10 +16,10 @@ from guard.run.processes import sum_over_processes
 
 
 def normalized(gradient, length=1.0):
-    """`gradient` (B, ...) scaled to `length` in L2 for each image; a zero gradient stays zero, and a
-    tiny one has the full length.
+    """`gradient` (B, ...) of each image scaled to `length` in L2.
 
-    Dividing by the largest entry first keeps the squares of tiny gradients from underflowing in float32.
+    A zero gradient stays zero, and a tiny one gets the full length. Dividing by the largest entry first keeps
+    the squares of tiny gradients from underflowing in float32.
     """
     flat = gradient.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
@@ -29,10 +29,11 @@ def normalized(gradient, length=1.0):
 
 
 class AtImages:
-    """Loss and input gradient at x, made once and shared by z and by every penalty that needs them.
+    """Loss and gradient at the images x, made once and shared by z and by every penalty that needs them.
 
-    losses: (B,) cross-entropy of each image. gradient: (B, ...) grad l_i at x_i. With second_order both
-    keep their graph to the weights; without, only the losses do.
+    network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,) labels.
+    losses: (B,) cross-entropy l_i of each image. gradient: (B, 3, S, S) grad l_i at x_i. With second_order
+    both keep their graph to the weights; without it, only the losses do.
     """
 
     def __init__(self, network, x, y, second_order):
@@ -43,14 +44,14 @@ class AtImages:
         )
 
     def shifted(self, h):
-        """x + z with z a constant."""
+        """x + z (B, 3, S, S), z a constant of length h along each image's gradient."""
         return self.x.detach() + normalized(self.gradient.detach(), h)
 
     def gradient_change(self, h):
-        """grad l_i(x_i + z_i) - grad l_i(x_i), one row per image, with its graph to the weights."""
-        there = self.shifted(h).requires_grad_()
-        loss = F.cross_entropy(widened(self.network(there)), self.y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, there, create_graph=True)
+        """(B, D) grad l_i(x_i + z_i) - grad l_i(x_i) of each image, with its graph to the weights."""
+        shifted = self.shifted(h).requires_grad_()
+        loss = F.cross_entropy(widened(self.network(shifted)), self.y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, shifted, create_graph=True)
         return (gradient - self.gradient).flatten(1)
 
 
@@ -70,10 +71,13 @@ def gradient_squared(at, h, batch_size):
 
 def loss_difference(at, h, batch_size):
     """|L(x + z) - L(x)|, as in GUARD's code for data sets other than CIFAR."""
-    difference = F.cross_entropy(widened(at.network(at.shifted(h))), at.y) - at.losses.mean()
+    moved = F.cross_entropy(widened(at.network(at.shifted(h))), at.y)
+    difference = moved - at.losses.mean()
     # This may be one process's share of the mini-batch: the sign is that of all shares together.
-    mine = difference.detach() * (len(at.x) / batch_size) if len(at.x) else torch.zeros_like(difference)
-    return sum_over_processes(mine).sign() * difference
+    # A share of no images has NaN for its mean, and adds nothing.
+    part = len(at.x) / batch_size
+    share = difference.detach() * part if len(at.x) else torch.zeros_like(difference)
+    return sum_over_processes(share).sign() * difference
 
 
 def gradient_regularization(at, batch_size):
@@ -94,10 +98,9 @@ def penalty(settings, network, x, y, batch_size=None):
     """What is added to the teacher's ordinary loss: a scalar with a graph to the weights.
 
     It is the sum of the regularizers that are on in `settings` (settings.Pretrain), each times its own
-    coefficient.
-    network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,) labels.
-    batch_size: B of the whole mini-batch, where x is one process's share of it. The network is in eval mode
-    meanwhile; its running statistics and its mode stay as they are. A zero gradient gives z_i = 0, no NaN.
+    coefficient. network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,)
+    labels. batch_size: B of the whole mini-batch, where x is one process's share of it. The network is in
+    eval mode meanwhile; its running statistics and its mode stay as they are.
     """
     batch_size = batch_size or len(x)
     with frozen_eval(network, freeze=False), folded(network):
@@ -105,7 +108,8 @@ def penalty(settings, network, x, y, batch_size=None):
         total = x.new_zeros(())
         if settings.curvature:
             row = REGULARIZERS[settings.regularizer]
-            regularizer, coefficient = function_of(row.function), getattr(settings, row.coefficient)
+            regularizer = function_of(row.function)
+            coefficient = getattr(settings, row.coefficient)
             total = total + coefficient * regularizer(at, settings.h, batch_size)
         if settings.gradient_regularization:
             total = total + settings.gradient_beta * gradient_regularization(at, batch_size)
@@ -113,9 +117,9 @@ def penalty(settings, network, x, y, batch_size=None):
 
 
 def take_part(settings, device):
-    """What a process without images of a mini-batch does while the others compute their `penalty`.
+    """Called by a process without images of a mini-batch while the others compute their `penalty`.
 
-    It adds nothing to the sums that they make.
+    Sums over the group need every process; this one adds nothing to them.
     """
     if settings.curvature and REGULARIZERS[settings.regularizer].sums:
         sum_over_processes(torch.zeros((), device=device))

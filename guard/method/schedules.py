@@ -13,5 +13,6 @@ def cosine(step, steps, zeta=1.0):
 
 
 def set_learning_rate(optimizer, learning_rate):
+    """Sets the learning rate of all of an optimizer's parameters."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
