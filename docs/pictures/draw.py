@@ -34,7 +34,7 @@ ATTACK = "pgd100"
 def clean_against_robust():
     """A small mark for each seed, a large one with its deviations for the mean over seeds."""
     arms = storage.read_json(RECORD, "record")["arms"]
-    figure, axes = plots.figure(6.4, 4.4)
+    figure, axes = plots.figure(6, 3.8)
     for network, arm in NAMES:
         _runs(axes, arm, network, [record[f"evaluate {network}"] for record in arms[arm]])
     first = arms["GUARD"][0]["evaluate student"]
@@ -45,7 +45,7 @@ def clean_against_robust():
     axes.set_title(f"Handwritten digits, epsilon {epsilon}, {len(arms['GUARD'])} seeds", fontsize=13)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.92), fontsize=11)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 1), fontsize=10)
     plots.save(figure, HERE / "clean-against-robust.png")
 
 
