@@ -1,6 +1,6 @@
 """Draws the two pictures of README.md beside this file.
 
-python -m docs.pictures.draw clean-against-robust      from results/digits.json
+python -m docs.pictures.draw clean-against-robust      from results/recipe/digits.jsonl
 python -m docs.pictures.draw distilled FOLDER          from the images that docs/findings.md tells how to make
 """
 
@@ -12,11 +12,12 @@ import torch
 
 from guard.data import find, images
 from guard.distilled import image_folder
+from guard.paper import records
 from guard.report import plots
-from guard.run import storage
 
 HERE = Path(__file__).resolve().parent
-RECORD = HERE.parents[1] / "results" / "digits.json"
+RESULTS = HERE.parents[1] / "results"
+ARMS = {"sre2l": "plain", "guard": "GUARD"}
 COLOURS = {"plain": "black", "GUARD": "#d62728"}
 MARKS = {"student": "o", "teacher": "^"}
 NAMES = {
@@ -33,7 +34,10 @@ ATTACK = "pgd100"
 
 def clean_against_robust():
     """A small mark for each seed, a large one with its deviations for the mean over seeds."""
-    arms = storage.read_json(RECORD, "record")["arms"]
+    arms = {name: [] for name in ARMS.values()}
+    for run in records.read(RESULTS):
+        if run.scale == "recipe" and run.arm in ARMS:
+            arms[ARMS[run.arm]].append(run.record)
     figure, axes = plots.figure(6, 3.8)
     for network, arm in NAMES:
         _runs(axes, arm, network, [record[f"evaluate {network}"] for record in arms[arm]])

@@ -2,7 +2,7 @@
 
 import torch
 
-from guard.method.regularizers import AtImages, normalized
+from guard.method.regularizers import AtImages, normalized, twice_differentiable
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
 
@@ -40,7 +40,7 @@ def measure(network, x, y, h, iterations=20, generator=None):
     largest_eigenvalue: of H, by `iterations` Lanczos steps from a random direction, which is drawn on the CPU
     from `generator`.
     """
-    with frozen_eval(network), folded(network):
+    with frozen_eval(network), folded(network), twice_differentiable():
         at = AtImages(network, x, y, second_order=True)
 
         def hessian_times(direction):

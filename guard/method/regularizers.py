@@ -7,6 +7,7 @@ CVPR 2019), GUARD (Xue et al., AAAI 2025).
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
@@ -26,6 +27,11 @@ def normalized(gradient, length=1.0):
     flat = flat / torch.where(largest > 0, largest, 1)
     norm = flat.norm(dim=1, keepdim=True)
     return (flat * (length / torch.where(norm > 0, norm, 1))).view_as(gradient)
+
+
+def twice_differentiable():
+    """A context in which attention is computed by the kernel that has a second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 class AtImages:
@@ -103,7 +109,7 @@ def penalty(settings, network, x, y, batch_size=None):
     eval mode meanwhile; its running statistics and its mode stay as they are.
     """
     batch_size = batch_size or len(x)
-    with frozen_eval(network, freeze=False), folded(network):
+    with frozen_eval(network, freeze=False), folded(network), twice_differentiable():
         at = AtImages(network, x, y, second_order=second_order(settings))
         total = x.new_zeros(())
         if settings.curvature:

@@ -183,3 +183,22 @@ def test_measured_curvature_is_the_hessians(network, batch):
 
     change = (gradient_at(x + z) - gradient_at(x)).flatten(1).norm(dim=1) / H
     torch.testing.assert_close(measured["gradient_change"], change)
+
+
+def test_a_network_with_attention_is_regularized_and_measured(batch):
+    """Attention's usual kernels have no second derivative."""
+    from guard.networks import models
+
+    torch.manual_seed(0)
+    network = models.build(
+        "vit", classes=3, image_size=8, stem="cifar", mean=[0.5] * 3, std=[0.2] * 3
+    ).network
+    for weight in network.parameters():  # a fresh one has a last layer of zeros
+        weight.data += 0.05 * torch.randn_like(weight)
+    x, y = batch[0].float(), batch[1]
+    settings = Pretrain(curvature=True, regularizer="gradient-squared", lambda_=1.0, h=H)
+    penalty = regularizers.penalty(settings, network, x, y)
+    penalty.backward()
+    assert penalty > 0 and any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    measured = curvature.measure(network, x, y, H, iterations=2)
+    assert all(value.isfinite().all() for value in measured.values())
