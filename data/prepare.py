@@ -1,31 +1,26 @@
-"""Puts a data set where the stages look for it: ROOT/NAME/{train,val}/CLASS/*.jpg, or torchvision's own
-format for CIFAR.
+"""Puts a data set where the stages look for it.
 
-    python -m data.prepare imagenette --root data/raw                         downloads it
-    python -m data.prepare imagenette --archive imagenette2.tgz               makes it from files at hand; several are one data set
+That is ROOT/NAME/{train,val}/CLASS/*.jpg, or torchvision's own format for CIFAR.
+
+    python -m data.prepare imagenette --root data/raw                  downloads it
+    python -m data.prepare imagenette --archive imagenette2.tgz        makes it from files at hand
     python -m data.prepare subset cats --from imagenet --classes n02123045,n02123394
 
-Archives are tar (plain, gz, xz) or zip, as published or of class folders: train/CLASS/... and
-val/CLASS/... (or test/), with or without one folder around them. Everything is made in a hidden folder
-beside its place, checked, and renamed into it.
+Archives are tar (plain, gz, xz) or zip, as published or of class folders: train/CLASS/... and val/CLASS/...
+(or test/), with or without one folder around them. Everything is made in a hidden folder beside its place,
+checked, and renamed into it.
 """
 
 import contextlib
 import http.client
-import lzma
 import os
 import shutil
 import signal
-import stat
 import sys
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
-from tqdm import tqdm
-
+from data.archives import UNPACKING, extract, plan, reason_of
 from guard import cli, ending, recipes, registry
 from guard.data import find
 from guard.errors import UserError
@@ -34,16 +29,6 @@ NAMES = ("imagenette", "cifar10", "cifar100", "tiny-imagenet")
 SIZES = ("full", "320px", "160px")
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-UNPACKING = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
 
 
 def prepare(name, root, archives=(), size=SIZES[0]):
@@ -64,15 +49,15 @@ def prepare(name, root, archives=(), size=SIZES[0]):
             counts, place = check(name, root)
         except UserError as problem:
             raise UserError(
-                f"{there} is there but broken ({_reason(problem)}); remove it, then give this command again"
+                f"{there} is there but broken ({reason_of(problem)}); remove it, then give this command again"
             ) from None
         print(f"{name}: {counts} at {place}; there already, nothing was changed")
         return
     with contextlib.ExitStack() as files:
-        plans = _plan(name, archives, files)
+        plans = plan(name, archives, files)
         with _staging(root, name) as folder:
             if archives:
-                _extract(plans, folder / name)
+                extract(plans, folder / name)
             else:
                 _download(name, size, folder)
             if name == "tiny-imagenet":
@@ -151,18 +136,13 @@ def _check_new(name, folder, origin):
     try:
         return check(name, folder)[0]
     except UserError as problem:
-        reason = _reason(problem).replace(
+        reason = reason_of(problem).replace(
             f"{folder}{os.sep}", ""
         )  # the hidden folder will be gone when this is read
         raise UserError(
             f"no whole data set in {origin} ({reason}); nothing was made: mend that, or give all files of the"
             " data set"
         ) from None
-
-
-def _reason(problem):
-    """An error's text in one line, without what it says to do."""
-    return " ".join(str(problem).partition(";")[0].split()) or type(problem).__name__
 
 
 @contextlib.contextmanager
@@ -204,7 +184,7 @@ def _download(name, size, folder):
             getattr(torchvision.datasets, name.upper())(unpacked, download=True)
     except (*UNPACKING, http.client.HTTPException) as problem:
         raise UserError(
-            f"cannot download {name} ({_reason(problem)}); --archive FILE makes it from a file at hand"
+            f"cannot download {name} ({reason_of(problem)}); --archive FILE makes it from a file at hand"
         ) from None
     top = next(each for each in unpacked.iterdir() if each.is_dir())
     place = folder / name / top.name if name in find.CIFAR_FOLDERS else folder / name
@@ -237,137 +217,6 @@ def _sort_tiny_imagenet(folder):
         for image in inner.iterdir():
             image.rename(inner.parent / image.name)
         inner.rmdir()
-
-
-# ---- archives ------------------------------------------------------------------------------------
-
-
-def _plan(name, paths, files):
-    """[(path, archive, [(member, kind, where in the data set's folder)])], the archives kept open by the
-    ExitStack `files`.
-
-    All members are looked at, and archives that have checksums are read to their end, before anything is
-    written. Raises UserError.
-    """
-    plans, taken = [], {}
-    for path in paths:
-        archive, chosen, tops = files.enter_context(_open(path)), [], set()
-        for label, kind, member in tqdm(
-            _members(path, archive), f"checking {path.name}", unit=" files", disable=None
-        ):
-            windows = PureWindowsPath(label)  # takes both kinds of slash, and drives
-            outside = windows.anchor or ".." in windows.parts or "\0" in label
-            if outside or kind not in ("file", "folder"):
-                what = "which would land outside its folder" if outside else f"a {kind}"
-                raise UserError(
-                    f"{path} holds {label!r}, {what}; nothing was unpacked: give an archive of plain files"
-                    " and folders"
-                )
-            top, where = _place(name, label)
-            if where and kind == "file" and where in taken:
-                raise UserError(
-                    f"{path} holds {where!r}, which {taken[where]} has held already; give archives that hold"
-                    " each file once"
-                )
-            if where:
-                taken[where] = path
-                tops.add(top)
-                chosen.append((member, kind, where))
-        if not chosen:
-            raise UserError(
-                f"{path} holds nothing of {name}; it has to have train/CLASS/*.jpg, val/CLASS/*.jpg or the"
-                " published layout"
-            )
-        if len(tops) > 1:
-            raise UserError(
-                f"{path} holds more than one data set ({', '.join(sorted(tops))}); give an archive of one"
-            )
-        plans.append((path, archive, chosen))
-    return plans
-
-
-def _place(name, member):
-    """(folder around the data set or '.', path in the data set) of a member; the path is '' for what is
-    no part of the data set.
-    """
-    parts = [part for part in member.split("/") if part not in ("", ".")]
-    roots = {"train", "val", "test", find.CIFAR_FOLDERS.get(name)}
-    depth = next((depth for depth, part in enumerate(parts[:2]) if part in roots), None)
-    if depth is None or any(
-        part.startswith(".") or part == "__MACOSX" for part in parts
-    ):  # macOS adds a ._0.jpg for each 0.jpg
-        return ".", ""
-    return (parts[0] if depth else "."), "/".join(parts[depth:])
-
-
-def _extract(plans, folder):
-    folder.mkdir()
-    for path, archive, chosen in plans:
-        for member, kind, where in tqdm(chosen, f"unpacking {path.name}", unit=" files", disable=None):
-            target = folder / where
-            if kind == "folder":
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            with _reading(path):
-                contents = (
-                    archive.read(member)
-                    if isinstance(archive, zipfile.ZipFile)
-                    else archive.extractfile(member).read()
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "xb") as file:
-                file.write(contents)
-
-
-def _open(path):
-    if not path.is_file():
-        raise UserError(f"no archive at {path}; name a .tar, .tar.gz, .tgz, .tar.xz or .zip file")
-    with _reading(path):
-        try:
-            return tarfile.open(path)
-        except tarfile.ReadError:
-            return zipfile.ZipFile(path)
-
-
-def _members(path, archive):
-    """(name, kind, member) of all of an open archive: 'file', 'folder', 'link' or 'device'. Raises
-    UserError when it is damaged.
-    """
-    with _reading(path):
-        if isinstance(archive, zipfile.ZipFile):
-            kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-            for member in archive.infolist():
-                archive.read(
-                    member
-                )  # for its checksum, and that its name is the same in the archive's list and at its place
-                kind = kinds.get(stat.S_IFMT(member.external_attr >> 16), "device")
-                yield member.filename, "folder" if member.is_dir() and kind == "file" else kind, member
-            return
-        for member in archive:
-            link = member.islnk() or member.issym()
-            yield (
-                member.name,
-                ("file" if member.isfile() else "folder" if member.isdir() else "link" if link else "device"),
-                member,
-            )
-        # tarfile takes a header that is missing or damaged for the end; the real end is a block of
-        # zeros, then the checksum of gz or xz.
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end is missing")
-        while archive.fileobj.read(1 << 20):
-            pass
-
-
-@contextlib.contextmanager
-def _reading(path):
-    try:
-        yield
-    except UNPACKING as problem:
-        raise UserError(
-            f"cannot read {path}: it is damaged, cut short, or no tar or zip archive ({_reason(problem)});"
-            " get it again"
-        ) from None
 
 
 # ---- command line --------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
 
-python -m guard.bench all                                                   every stage against the plain
-way of guard.bench.reference python -m guard.bench teacher --scale paper --precision bf16                one of
-them, at the paper's shapes python -m guard.bench overhead --output results/overhead.json               a
-teacher's step with each regularizer, a recovery's iteration python -m guard.bench growth --output
-results/growth.json                   seconds against images per class, classes, image size; and a plot
-python -m guard.bench attacks --output results/attacks-speed.json           seconds of our attacks
-against torchattacks' python -m guard.bench strength --output results/attacks-strength.json       robust
-accuracies of both, at 1, 4 and 8 over 255
+python -m guard.bench all                                   every stage against guard.bench.reference
+python -m guard.bench teacher --scale paper                 one of them, at the paper's shapes
+python -m guard.bench overhead --output FILE                a teacher's step with each regularizer
+python -m guard.bench growth --output FILE                  seconds against images per class, classes, size
+python -m guard.bench attacks --output FILE                 our attacks against torchattacks'
+python -m guard.bench strength --output FILE                robust accuracies of both, at three epsilons
 """
 
 import sys
@@ -74,7 +72,7 @@ def _shown(name, value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def main(argv):
+def _parser():
     parser = cli.Parser(
         prog="python -m guard.bench", description="Measures speed against a reference, in one run."
     )
@@ -104,6 +102,18 @@ def main(argv):
         metavar="ID",
         help="cpu, or the id of a GPU [0, or the CPU where there is no GPU]",
     )
+    _add_attacks(parser)
+    parser.add_argument(
+        "--repeats",
+        type=cli.number(int, low=1),
+        metavar="N",
+        help="repeats, of which the median is taken; strength has none [3; overhead 5]",
+    )
+    parser.add_argument("--output", metavar="FILE", help="the record to write; with all, of the stages")
+    return parser
+
+
+def _add_attacks(parser):
     known = dict.fromkeys((*attack_speed.REFERENCES, *attack_speed.STRENGTH, attack_speed.OFFICIAL))
     parser.add_argument(
         "--attack",
@@ -119,17 +129,71 @@ def main(argv):
         metavar="N",
         help="attacks, strength: images to attack [200; strength 500]",
     )
-    parser.add_argument(
-        "--repeats",
-        type=cli.number(int, low=1),
-        metavar="N",
-        help="repeats, of which the median is taken; strength has none [3; overhead 5]",
+
+
+# ---- what can be measured ------------------------------------------------------------------------
+
+
+def _stages(options, conditions, about):
+    from guard.bench import stages
+
+    rows = stages.run(STAGES if options.what == "all" else [options.what], conditions)
+    what = "stages against guard.bench.reference, alternating in one run, medians"
+    report(rows, COLUMNS["stages"], {"what": what, **about}, conditions.device, options.output)
+
+
+def _overhead(options, conditions, about):
+    from guard.bench import overhead
+
+    rows = overhead.run(conditions)
+    report(rows, COLUMNS["overhead"], about, conditions.device, options.output)
+
+
+def _growth(options, conditions, about):
+    from guard.bench import growth
+
+    rows = report(growth.run(conditions), COLUMNS["growth"], about, conditions.device, options.output)
+    print(growth.bends_text(rows))
+    if options.output:
+        growth.plot(rows, Path(options.output).with_suffix(".png"))
+        growth.write_table(rows, Path(options.output).with_suffix(".md"))
+
+
+def _attacks(options, conditions, about):
+    names, count = options.attack or list(attack_speed.REFERENCES), options.images or 200
+    rows = attack_speed.speeds(names, count, conditions.repeats, conditions.device)
+    what = (
+        f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon that breaks"
+        " half of them, alternating in one run, medians"
     )
-    parser.add_argument("--output", metavar="FILE", help="the record to write; with all, of the stages")
-    options = parser.parse_args(argv)
+    output = options.output if options.what == "attacks" else None
+    about = {"what": what, "repeats": about["repeats"]}
+    report(rows, COLUMNS["attacks"], about, conditions.device, output)
+
+
+def _strength(options, conditions, about):
+    del about
+    names = options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
+    networks = [options.network] if options.network else ["plain", "GUARD"]
+    rows = attack_speed.strengths(names, options.images or 500, networks, conditions.device)
+    about = {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"}
+    report(rows, COLUMNS["strength"], about, conditions.device, options.output)
+
+
+MEASURES = {
+    **dict.fromkeys(STAGES, (_stages,)),
+    "all": (_stages, _attacks),
+    "overhead": (_overhead,),
+    "growth": (_growth,),
+    "attacks": (_attacks,),
+    "strength": (_strength,),
+}
+
+
+def main(argv):
+    options = _parser().parse_args(argv)
 
     def work():
-        from guard.bench import growth, overhead, stages
         from guard.bench.measure import Conditions
         from guard.run.devices import ready
 
@@ -138,54 +202,8 @@ def main(argv):
         repeats = options.repeats or (5 if options.what == "overhead" else 3)
         conditions = Conditions(device, scale, repeats, options.precision, options.channels_last)
         about = {"precision": options.precision, "channels last": options.channels_last, "repeats": repeats}
-        if options.what in (*STAGES, "all"):
-            rows = stages.run(STAGES if options.what == "all" else [options.what], conditions)
-            report(
-                rows,
-                COLUMNS["stages"],
-                {"what": "stages against guard.bench.reference, alternating in one run, medians", **about},
-                device,
-                options.output,
-            )
-        if options.what == "overhead":
-            report(overhead.run(conditions), COLUMNS["overhead"], about, device, options.output)
-        if options.what == "growth":
-            rows = report(growth.run(conditions), COLUMNS["growth"], about, device, options.output)
-            print(growth.bends_text(rows))
-            if options.output:
-                growth.plot(rows, Path(options.output).with_suffix(".png"))
-                growth.write_table(rows, Path(options.output).with_suffix(".md"))
-        if options.what in ("attacks", "all"):
-            count = options.images or 200
-            rows = attack_speed.speeds(
-                options.attack or list(attack_speed.REFERENCES), count, repeats, device
-            )
-            what = (
-                f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon"
-                " that breaks half of them, alternating in one run, medians"
-            )
-            report(
-                rows,
-                COLUMNS["attacks"],
-                {"what": what, "repeats": repeats},
-                device,
-                options.output if options.what == "attacks" else None,
-            )
-        if options.what == "strength":
-            names = options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
-            rows = attack_speed.strengths(
-                names,
-                options.images or 500,
-                [options.network] if options.network else ["plain", "GUARD"],
-                device,
-            )
-            report(
-                rows,
-                COLUMNS["strength"],
-                {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"},
-                device,
-                options.output,
-            )
+        for measure in MEASURES[options.what]:
+            measure(options, conditions, about)
 
     ending.run(work)
 

@@ -15,6 +15,10 @@ IMAGES_PER_CLASS, CLASSES, SIZES = (1, 10, 50, 100), (10, 100), (32, 64, 224)
 BASE = {"images per class": 10, "classes": 10, "image size": 32}
 AXES = {"images per class": IMAGES_PER_CLASS, "classes": CLASSES, "image size": SIZES}
 ITERATIONS = 2
+NO_BEND = (
+    "No curve bends upward: nothing takes over 1.25 times what its pixels let one expect from the point"
+    " before."
+)
 BATCH = 32  # images of a teacher's step
 
 
@@ -105,10 +109,7 @@ def bends_text(rows):
         f"{stage} takes {factor:.2f} times what its pixels let one expect at {value} {axis}."
         for stage, axis, value, factor in bends(rows)
     ]
-    return (
-        "\n".join(lines)
-        or "No curve bends upward: nothing takes over 1.25 times what its pixels let one expect from the point before."
-    )
+    return "\n".join(lines) or NO_BEND
 
 
 def write_table(rows, path):

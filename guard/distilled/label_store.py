@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy
 
 from guard.distilled.soft_labels import LabelRecipe, batches_of, row_type
+from guard.earlier import as_now
 from guard.errors import UserError, first_line
 from guard.run.fingerprints import of_file
 from guard.run.manifest import Manifest
 from guard.run.storage import replacing
-from guard.settings import as_now
 
 FORMAT = "guard-labels-1"
 

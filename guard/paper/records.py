@@ -9,11 +9,11 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from guard.earlier import as_now
 from guard.errors import UserError, first_line
 from guard.paper.checks import problem_of
 from guard.paper.plan import SCALES, TABLES, PlannedRun, rank
 from guard.run import lock, storage
-from guard.settings import as_now
 
 FORMAT = "guard-cell-1"
 STAGES = ("pretrain", "recover", "relabel", "train")

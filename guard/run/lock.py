@@ -4,7 +4,9 @@ The lock is the operating system's, on the file .lock in the folder, so it ends 
 that ends, also on another machine that shares the folder; what stands in the file only says whose it is.
 Only the standard library.
 
-    python -m guard.run.lock FOLDER FILE_NUMBER PROCESS     run.sh: locks a file that the shell has opened, for as long as the shell lives
+    python -m guard.run.lock FOLDER FILE_NUMBER PROCESS
+
+is run.sh's: it locks a file that the shell has opened, for as long as the shell lives.
 """
 
 import contextlib

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from guard.earlier import comparable
 from guard.errors import UserError
 from guard.run import devices, lock, processes, records, storage
-from guard.settings import comparable
 
 
 @dataclass(frozen=True)

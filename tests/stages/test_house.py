@@ -167,7 +167,19 @@ def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
 
 
 # Who may import whom: each room only those before it (docs/architecture.md).
-ROOMS = ["errors", "ending", "registry", "settings", "recipes", "cli", "run", "data", "networks", "method"]
+ROOMS = [
+    "errors",
+    "ending",
+    "registry",
+    "settings",
+    "earlier",
+    "recipes",
+    "cli",
+    "run",
+    "data",
+    "networks",
+    "method",
+]
 ROOMS += ["distilled", "attacks", "library", "report", "paper", "bench", "launch", "command", "guard"]
 
 

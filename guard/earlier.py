@@ -1,0 +1,54 @@
+"""What earlier versions wrote, read under today's names: a new setting makes no other work of finished
+work.
+"""
+
+from dataclasses import fields
+
+from guard.settings import STAGES
+
+
+def as_now(stage, found):
+    """The settings in an artifact that an earlier version may have made, under today's names.
+
+    found: what `as_dict` gave then; other names in it are left alone. What it lacks is filled in with the
+    default that means "as before", so that a new setting does not turn finished work into other work.
+    """
+    made = dict(found)
+    if stage == "pretrain" and "beta" in made:  # once the coefficient of three things, and h the epsilon too
+        beta = made.pop("beta")
+        made |= {"loss_beta": beta, "gradient_beta": beta, "trades_beta": beta}
+        if made.get("adversarial") == "f":
+            made["epsilon"] = made["h"]
+    for row in fields(STAGES[stage]):
+        made.setdefault(row.name.rstrip("_"), row.default)
+    return made
+
+
+# Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
+SETTINGS_IN_KEYS = {
+    "pretrain": {"": "pretrain"},
+    "recover": {"settings": "recover"},
+    "relabel": {"recipe": "relabel"},
+    "train": {"": "train", "labels": "relabel"},
+}
+
+
+def comparable(stage, key):
+    """What decides a stage's result, as an earlier version may have written it, under today's names."""
+    made = dict(key)
+    for name, settings_of in SETTINGS_IN_KEYS.get(stage, {}).items():
+        if not name:
+            made = as_now(settings_of, made)
+        elif isinstance(made.get(name), dict):
+            made[name] = as_now(settings_of, made[name])
+    if stage == "recover" and isinstance(made.get("settings"), dict):
+        made["settings"] = _of_its_method(made["settings"])
+    return made
+
+
+def _of_its_method(found):
+    """The settings of stage recover that the method in them reads."""
+    others = [
+        row.name for row in fields(STAGES["recover"]) if row.metadata["of"] not in (None, found["method"])
+    ]
+    return {name: value for name, value in found.items() if name not in others}
