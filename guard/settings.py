@@ -7,7 +7,7 @@ before anything heavy is imported.
 """
 
 import dataclasses
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from guard import registry
 
