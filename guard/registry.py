@@ -101,7 +101,7 @@ IMAGE_METHODS = {
         "recover.sre2l:plan", "recovered from the teacher's running statistics", needs_batch_norm=True
     ),
     "rded": ImageMethod(
-        "recover.rded:plan", "the crops of training images that the teacher finds easiest", True
+        "recover.rded:plan", "the crops of training images that the teacher scores best", True
     ),
     "random": ImageMethod(
         "recover.random_images:plan", "real training images, drawn at random", needs_training_images=True
