@@ -1,5 +1,6 @@
-"""Runs a stage in several processes over torchrun, and ends as one process would: with one line and its
-exit status.
+"""Runs a stage in several processes over torchrun, and ends as one process would.
+
+That is, with one line on stderr and the exit status of the stage.
 
     python -m guard.launch 2 pretrain --dataset digits ...
 
@@ -8,41 +9,51 @@ a user's error.
 """
 
 import logging
+import signal
 import sys
 
 from guard import cli, ending
 
 
 def launch(processes, stage, *flags):
-    """Runs `python -m STAGE FLAGS` in `processes` processes; returns the exit status, after a line on
-    stderr where it is not 0.
+    """Runs `python -m STAGE FLAGS` in `processes` processes; returns the exit status.
+
+    Where that is not 0, a line on stderr says why.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.CRITICAL)
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", stage, *flags]
     try:
-        run.run(run.parse_args(["--standalone", "--nproc-per-node", str(processes), "-m", stage, *flags]))
+        run.run(run.parse_args(words))
     except ChildFailedError as problem:
-        first, failure = problem.get_first_failure()
-        if failure.error_file_data["message"] != "<NONE>":  # written by cli.run
-            print(failure.message, file=sys.stderr)
-        else:
-            end = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-            print(
-                f"error: process {first} of {processes} ended with {end}, so the others were stopped; give"
-                " the same command again to go on",
-                file=sys.stderr,
-            )
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        return _report_failure(*problem.get_first_failure(), processes)
     except (KeyboardInterrupt, SignalException) as problem:
         print(f"\n{ending.INTERRUPTED}", file=sys.stderr)
-        return 128 + getattr(problem, "sigval", 2)
+        return 128 + getattr(problem, "sigval", signal.SIGINT)
     return 0
 
 
+def _report_failure(rank, failure, processes):
+    """A line on stderr about the process that failed first, torchrun's `failure`; returns the exit status."""
+    status = failure.exitcode  # negative: the number of a signal
+    own_line = failure.error_file_data["message"]
+    if own_line != "<NONE>":  # written by guard.ending
+        print(failure.message, file=sys.stderr)
+    else:
+        end = f"signal {-status}" if status < 0 else f"exit status {status}"
+        print(
+            f"error: process {rank} of {processes} ended with {end}, so the others were stopped; give the"
+            " same command again to go on",
+            file=sys.stderr,
+        )
+    return status if status > 0 else 128 - status
+
+
 def main(argv):
+    """The command: ends with the exit status of the stage."""
     parser = cli.Parser(
         prog="python -m guard.launch", description="Runs a stage in several processes on this machine."
     )

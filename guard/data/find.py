@@ -26,9 +26,10 @@ EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
 class Source:
     """One split of a data set, found but not read.
 
-    kind: 'folder' (class folders: files and labels are listed), or the name of another format. classes:
-    names in label order. files: what is read, for the fingerprint; all files below `path` where none are
-    listed. reader: of another format, "module:function", (Source, image_size) -> guard.data.images.Packed.
+    kind: 'folder' for class folders, whose files and labels are listed, or the name of another format. path:
+    where it lies. classes: names in label order. files: what is read; all files below `path` where none are
+    listed. labels: of the files. reader: of another format, "module:function", (Source, image_size) ->
+    guard.data.images.Packed.
     """
 
     name: str
@@ -42,28 +43,35 @@ class Source:
 
     @property
     def fingerprint(self):
-        """sha256 over the classes, and over names and sizes of all files: which data this is, unread."""
-        files = self.files or sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
+        """sha256 of the split, the classes, and the names and sizes of all files, which are not read."""
+        files = self.files or _files_below(Path(self.path))
         base = self.path.parent if self.path.is_file() else self.path
         listed = [(os.path.relpath(path, base), os.stat(path).st_size) for path in files or [self.path]]
         return hashlib.sha256(repr((self.split, self.classes, listed)).encode()).hexdigest()
 
 
+def _files_below(folder):
+    """Paths of all files below a folder, as sorted texts."""
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+
+
 def find(name, root, split):
-    """The Source of split 'train' or 'val' of data set `name` under ROOT/name. Raises UserError when it
-    isn't there or is empty.
+    """The Source of split 'train' or 'val' of data set `name` under ROOT/name.
+
+    Raises UserError when it isn't there or is empty.
     """
-    looks = registry.function_of(registry.DATA_SETS.get(name, _folders))
-    return looks(name, Path(root), split)
+    look = registry.function_of(registry.DATA_SETS.get(name, _folders))
+    return look(name, Path(root), split)
 
 
 def digits(name, root, split):
-    """The embedded handwritten digits."""
+    """The embedded handwritten digits, wherever `root` is."""
     classes = tuple(str(digit) for digit in range(10))
     return Source(name, "digits", EMBEDDED_DIGITS, split, classes, reader="guard.data.images:read_digits")
 
 
 def _folders(name, root, split):
+    """Class folders, ROOT/NAME/SPLIT/CLASS/*.jpg."""
     path = root / name
     if not path.is_dir():
         raise UserError(
@@ -80,30 +88,35 @@ def _folders(name, root, split):
 
 
 def scan(name, folder, split):
-    """The Source of FOLDER/CLASS/*.jpg (or png, ...): classes are the sorted folders. Raises UserError
-    for an empty class and for an image that is no file.
+    """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders.
+
+    Raises UserError for an empty class and for an image that is no file.
     """
-    classes = sorted(
-        entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")
-    )
+    folders = [entry.name for entry in _entries(folder) if entry.is_dir()]
+    classes = sorted(each for each in folders if not each.startswith("."))
     if not classes:
         raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
     files, labels = [], []
     for label, name_of_class in enumerate(classes):
-        entries = [
-            entry for entry in _entries(folder / name_of_class) if entry.name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-        found = sorted(entry.path for entry in entries)
-        if strange := sorted(entry.path for entry in entries if not entry.is_file()):
-            raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
-        if not found:
-            raise UserError(f"{folder / name_of_class} holds no images; remove the empty class or fill it")
+        found = _images_in(folder / name_of_class)
         files += found
         labels += [label] * len(found)
     return Source(name, "folder", Path(folder), split, tuple(classes), tuple(files), tuple(labels))
 
 
+def _images_in(folder):
+    """Sorted paths of the images in the folder of a class."""
+    entries = [entry for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    strange = sorted(entry.path for entry in entries if not entry.is_file())
+    if strange:
+        raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
+    if not entries:
+        raise UserError(f"{folder} holds no images; remove the empty class or fill it")
+    return sorted(entry.path for entry in entries)
+
+
 def _entries(folder):
+    """What lies in a folder: os.DirEntry each."""
     try:
         return list(os.scandir(folder))
     except OSError as problem:
@@ -115,21 +128,18 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 
 
 def cifar(name, root, split):
-    """torchvision's format, in ROOT/NAME or, as torchvision users have it, in ROOT itself; else class
-    folders.
-    """
+    """torchvision's format in ROOT/NAME or, as its users have it, in ROOT itself; else class folders."""
     for parent in (root / name, root):
         folder = parent / CIFAR_FOLDERS[name]
         if folder.is_dir():
             classes = CIFAR10_CLASSES if name == "cifar10" else _cifar100_classes(parent)
-            files = tuple(sorted(str(path) for path in folder.rglob("*") if path.is_file()))
             reader = "guard.data.images:read_cifar"
-            return Source(name, "cifar", parent, split, classes, files, reader=reader)
+            return Source(name, "cifar", parent, split, classes, tuple(_files_below(folder)), reader=reader)
     return _folders(name, root, split)
 
 
 def _cifar100_classes(parent):
-    # The published archive's own list, in label order: a pickle of plain lists of strings.
+    """The published archive's own list of names, in label order: a pickle of plain lists of strings."""
     path = parent / CIFAR_FOLDERS["cifar100"] / "meta"
     try:
         with open(path, "rb") as file:
@@ -145,8 +155,9 @@ def _cifar100_classes(parent):
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers; a pickle that names anything else, which could run code,
-    is refused.
+    """Reads lists, dicts, strings and numbers.
+
+    A pickle that names anything else, which could run code, is refused.
     """
 
     def find_class(self, module, name):
@@ -154,19 +165,19 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def check_pair(train, val):
-    """Both splits have to have the same classes. Raises UserError that names the difference."""
-    if train.classes != val.classes:
-        missing, extra = (
-            sorted(set(train.classes) - set(val.classes)),
-            sorted(set(val.classes) - set(train.classes)),
-        )
-        raise UserError(
-            f"{val.path} does not have the classes of {train.path} (missing: {missing[:5]}, unknown:"
-            f" {extra[:5]}); make the class folders match"
-        )
+    """Raises UserError that names the difference where the two splits have other classes."""
+    if train.classes == val.classes:
+        return
+    missing = sorted(set(train.classes) - set(val.classes))
+    unknown = sorted(set(val.classes) - set(train.classes))
+    raise UserError(
+        f"{val.path} does not have the classes of {train.path} (missing: {missing[:5]}, unknown:"
+        f" {unknown[:5]}); make the class folders match"
+    )
 
 
 def main():
+    """The command: says what is there, or ends with status 2 and one line."""
     parser = cli.Parser(prog="python -m guard.data.find", description="Says what is found of a data set.")
     parser.add_argument("name", help="name of the data set")
     parser.add_argument("--root", default="data/raw", help="folder that holds the data sets [data/raw]")

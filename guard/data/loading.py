@@ -1,4 +1,4 @@
-"""Batches of views, in an order that depends on the seed alone."""
+"""Mini-batches of views, in an order that depends on the seed alone."""
 
 import signal
 
@@ -13,8 +13,9 @@ from guard.run.seeds import generator
 
 
 def batch_ranges(count, batch_size):
-    """(start, stop) of each batch; a single image left over joins the batch before it, since batch norm
-    needs two.
+    """(start, stop) of each mini-batch of `count` images.
+
+    A single image left over joins the mini-batch before it, since batch norm needs two.
     """
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
@@ -23,20 +24,16 @@ def batch_ranges(count, batch_size):
 
 
 class TrainingEpoch(Dataset):
-    """One pass over the images: item b is (pixels, labels) of batch b, in an order and views that depend
-    on (seed, epoch, b) alone.
+    """One pass over the images: item b is (pixels, labels) of mini-batch b.
 
-    share: (rank, size) for the part of every batch that falls to one process of a group.
+    Pixels are (B, 3, size, size), uint8 or float32 in [0,1]; labels are (B,). Order and views depend on
+    (seed, epoch, b) alone. images: of guard.data.images. augmentation: a name of augment.draw_views. share:
+    (rank, processes) for the part of every mini-batch that falls to one process of a group.
     """
 
     def __init__(self, images, *, augmentation, batch_size, size, seed, epoch, share=(0, 1)):
-        self.images, self.augmentation, self.size, self.key, self.share = (
-            images,
-            augmentation,
-            size,
-            (seed, "teacher", epoch),
-            share,
-        )
+        self.images, self.augmentation, self.size = images, augmentation, size
+        self.key, (self.rank, self.processes) = (seed, "teacher", epoch), share
         order = torch.randperm(len(images), generator=generator(*self.key))
         self.batches = [order[start:stop] for start, stop in batch_ranges(len(images), batch_size)]
 
@@ -44,11 +41,11 @@ class TrainingEpoch(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number):
-        draws = generator(*self.key, number)
-        mine = self.batches[number].tensor_split(self.share[1])[self.share[0]]
-        # Each process draws views for its own part from a stream of its own; alone, part 0 is the batch.
-        draws = draws if self.share[0] == 0 else generator(*self.key, number, self.share[0])
-        if not len(mine):  # a last batch of fewer images than processes
+        mine = self.batches[number].tensor_split(self.processes)[self.rank]
+        # Each process draws the views of its own part from a stream of its own. A process alone is the first.
+        own_key = (number,) if self.rank == 0 else (number, self.rank)
+        draws = generator(*self.key, *own_key)
+        if not len(mine):  # a last mini-batch of fewer images than processes
             return torch.zeros(0, 3, self.size, self.size), self.images.labels[mine]
 
         def draw(heights, widths):
@@ -58,7 +55,10 @@ class TrainingEpoch(Dataset):
 
 
 class ValidationBatches(Dataset):
-    """Item b is (pixels, labels) of the b-th batch of the images in order, in the validation view."""
+    """Item b is (pixels, labels) of the b-th mini-batch of the images in order, in the validation view.
+
+    Pixels are (B, 3, size, size), uint8 or float32 in [0,1]; labels are (B,).
+    """
 
     def __init__(self, images, *, batch_size, size):
         self.images, self.size = images, size
@@ -73,8 +73,9 @@ class ValidationBatches(Dataset):
 
 
 class _Reported(Dataset):
-    """Hands a UserError over as an item: raised in a worker, it would arrive wrapped in the worker's
-    traceback.
+    """Hands a UserError over as an item.
+
+    Raised in a worker, it would arrive wrapped in the worker's traceback.
     """
 
     def __init__(self, dataset):
@@ -91,8 +92,10 @@ class _Reported(Dataset):
 
 
 def _begin_worker(worker):
-    """Ctrl-C reaches the workers as well, but it is the main process that ends the run, with one line;
-    and it alone keeps locks.
+    """Called in each worker before its first item.
+
+    Ctrl-C reaches the workers as well, but it is the main process that ends the run, with one line; and it
+    alone keeps locks.
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,9 +103,10 @@ def _begin_worker(worker):
 
 
 def batches(dataset, workers, device):
-    """Iterates over whole-batch items; files are decoded by `workers` processes, images in memory need none.
+    """Iterates over the mini-batches of a dataset above: (float32 pixels in [0,1], labels), both on `device`.
 
-    Raises UserError for a file that cannot be read.
+    Files are decoded by `workers` processes; images in memory need none. Raises UserError for a file that
+    cannot be read.
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
     loader = DataLoader(
@@ -115,5 +119,5 @@ def batches(dataset, workers, device):
     for item in loader:
         if isinstance(item, UserError):
             raise item
-        pixels, labels = item
-        yield augment.as_float(pixels.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in item)
+        yield augment.as_float(pixels), labels

@@ -1,11 +1,15 @@
 """Decoded once: the pixels of a folder of images in one memory-mapped file.
 
 The file lies in the folder that GUARD_CACHE names, else in the user's cache folder. Its name tells which
-files, of which size and date, it was made of, so a folder that changed gets a new one, and a file that
-is there is whole: it is written beside its place.
+files, of which size and date, it was made of, so a folder that changed gets a new one. It is written beside
+its place and renamed into it, so one that is there is whole.
+
+Such a file holds the sizes of N images, int32 (N, 2) heights and widths, and then the images one after the
+other, uint8 (3, H, W) each.
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 import os
@@ -24,32 +28,15 @@ from guard.errors import UserError, first_line
 from guard.run import lock, processes
 from guard.run.storage import replacing
 
-LARGEST = (
-    32 * 2**30
-)  # bytes of pixels; larger folders (ImageNet-1K has 600 GB) are decoded as they are needed
+# Bytes of pixels. Larger folders (ImageNet-1K has 600 GB) are decoded as they are needed.
+LARGEST = 32 * 2**30
 SPARE = 2**30  # bytes that are left free on the disk
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "GIF",
-)  # whatever a file's name is; Pillow's other readers go as far as to start programs
-MODES = (
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-)  # of Pillow, that 8-bit RGB holds without a loss of range
-LONGEST = 500  # times the shorter side; resized by its shorter side, a strip of pixels would fill the memory
+# What files may be, whatever their names are: Pillow's other readers go as far as to start programs.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
+# Pillow's modes that 8-bit RGB holds without a loss of range.
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+# Times the shorter side: resized by its shorter side, a strip of pixels would fill the memory.
+LONGEST = 500
 
 # What Pillow warns of on stderr, beside the one line of an error: `_check` refuses what is too large,
 # and it does so in every thread.
@@ -58,8 +45,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @contextlib.contextmanager
 def _opened(path):
-    """The Pillow image of a file, of which only the header is read yet. Raises UserError that names an
-    unreadable or unusable file.
+    """The Pillow image of a file, of which only the header is read yet.
+
+    Raises UserError that names an unreadable or unusable file.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -72,12 +60,13 @@ def _opened(path):
 
 
 def _check(image):
+    """Raises ValueError for a Pillow image of a mode or a size that cannot be used."""
     width, height = image.size
     if image.mode not in MODES:
         raise ValueError(f"its mode is {image.mode}, which 8 bits for each colour cannot hold")
-    if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf) or max(width, height) > LONGEST * min(
-        width, height
-    ):
+    most_pixels = Image.MAX_IMAGE_PIXELS or math.inf
+    is_strip = max(width, height) > LONGEST * min(width, height)
+    if not 0 < width * height <= most_pixels or is_strip:
         raise ValueError(f"its size is {width}x{height} pixels")
 
 
@@ -88,8 +77,9 @@ def read_image(path):
 
 
 def in_parallel(function, items, title, block=512):
-    """function(item) of all items, in order, on all cores, behind a progress bar; an error or Ctrl-C
-    ends it at once. No more than a block of results waits to be taken.
+    """Yields function(item) of all items, in order, computed on all cores behind a progress bar.
+
+    title: of the bar. An error or Ctrl-C ends it at once. No more than `block` results wait to be taken.
     """
     pool = ThreadPoolExecutor()
     try:
@@ -104,19 +94,19 @@ def in_parallel(function, items, title, block=512):
 
 def folder():
     """Where caches are kept."""
-    return Path(
-        os.environ.get("GUARD_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guard"
-    )
+    if own := os.environ.get("GUARD_CACHE"):
+        return Path(own)
+    of_user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(of_user) / "guard"
 
 
 def cached(files, what, prepare=None):
-    """(flat uint8 tensor of all pixels, sizes (N, 2) of the images) of `files`, one after the other,
-    each (3, H, W), from the cache, which is made where it is not there; None where the decoded images
-    would be too many to keep.
+    """(pixels, sizes) of the N images in `files`, from the cache, which is made where it is not there.
 
-    what: words that name the images in the cache; prepare: (3, H, W) -> (3, H', W'), applied before they
-    are kept, is among them. Raises UserError for an image that cannot be read.
+    pixels: flat uint8, one image after the other, (3, H, W) each. sizes: (N, 2) int64 heights and widths.
+    Returns None where the decoded images are too many to keep, or cannot be kept. what: a tuple that names
+    the images in the cache, and how they are prepared. prepare: uint8 (3, H, W) -> (3, H', W'), applied
+    before they are kept. Raises UserError for an image that cannot be read.
     """
     path = _path(files, what)
     if processes.local_rank() == 0 and not _open(path, len(files)):
@@ -128,20 +118,31 @@ def cached(files, what, prepare=None):
 
 
 def _path(files, what):
-    """One place per `what`, one name per state of the files."""
-    stats = (
-        (name, (status := os.stat(name)).st_size, status.st_mtime_ns) for name in map(os.path.abspath, files)
-    )
-    place, state = (hashlib.sha256(repr(words).encode()).hexdigest()[:16] for words in (what, list(stats)))
-    return folder() / f"{what[0]}-{what[1]}-{place}-{state}.npy"
+    """One place per `what`, one name per state of the files: their names, sizes and dates."""
+    state = []
+    for file in files:
+        status = os.stat(file)
+        state.append((os.path.abspath(file), status.st_size, status.st_mtime_ns))
+    return folder() / f"{what[0]}-{what[1]}-{_short_hash(what)}-{_short_hash(state)}.npy"
+
+
+def _short_hash(words):
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
+
+
+def _place_of(path):
+    """What the names of a place's cache files have in common, whatever the state of the images."""
+    return path.stem.rsplit("-", 1)[0]
 
 
 @contextlib.contextmanager
 def _alone(path):
-    """Others that want the same images wait, and find them made. Clears what a killed process left
-    half-written; a folder that cannot be written is nobody's to wait for.
+    """Inside, no other process makes the cache of the same images; those that want it wait, and find it made.
+
+    It clears what a killed process left half-written. A folder that cannot be written is nobody's to wait
+    for.
     """
-    prefix = path.stem.rsplit("-", 1)[0]
+    prefix = _place_of(path)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):
             stack.enter_context(lock.held(path.parent / f".{prefix}", wait=True, each_machine=True))
@@ -154,6 +155,10 @@ def _alone(path):
 
 
 def _make(path, files, what, prepare):
+    """Writes the cache file in place of older ones of the same images, or says on stderr why it cannot be.
+
+    What is too large to keep is left out silently.
+    """
     needed = _decoded_bytes(files, prepare)
     if needed > LARGEST:
         return
@@ -161,31 +166,35 @@ def _make(path, files, what, prepare):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     except OSError as problem:
-        return _note(what, f"{path.parent} cannot be written ({problem.strerror})")
+        _note(what, f"{path.parent} cannot be written ({problem.strerror})")
+        return
     if needed + SPARE > free:
-        return _note(
-            what,
-            f"{path.parent} has {free / 2**30:.1f} GiB left and {(needed + SPARE) / 2**30:.1f} are needed",
-        )
-    for stale in path.parent.glob(path.name.rsplit("-", 1)[0] + "-*.npy"):
+        left, wanted = free / 2**30, (needed + SPARE) / 2**30
+        _note(what, f"{path.parent} has {left:.1f} GiB left and {wanted:.1f} are needed")
+        return
+    for stale in path.parent.glob(f"{_place_of(path)}-*.npy"):
         stale.unlink(missing_ok=True)
-    sizes = numpy.zeros((len(files), 2), numpy.int32)
     with (
         replacing(path, "make room, or name another folder in GUARD_CACHE") as temporary,
         open(temporary, "wb") as file,
     ):
-        file.write(sizes.tobytes())
-        for number, pixels in enumerate(
-            in_parallel(lambda name: _read(name, prepare), files, f"decoding {what[0]}")
-        ):
-            sizes[number] = pixels.shape[1:]
-            file.write(numpy.ascontiguousarray(pixels.numpy()).data)
-        file.seek(0)
-        file.write(sizes.tobytes())
-    return None
+        _write(file, files, what, prepare)
+
+
+def _write(file, files, what, prepare):
+    """Writes sizes and pixels of the decoded images to an open file."""
+    sizes = numpy.zeros((len(files), 2), numpy.int32)
+    file.write(sizes.tobytes())  # their place; they are known when the images are decoded
+    read = functools.partial(_read, prepare=prepare)
+    for number, pixels in enumerate(in_parallel(read, files, f"decoding {what[0]}")):
+        sizes[number] = pixels.shape[1:]
+        file.write(numpy.ascontiguousarray(pixels.numpy()).data)
+    file.seek(0)
+    file.write(sizes.tobytes())
 
 
 def _note(what, reason):
+    """Says on stderr why the images are not kept."""
     print(
         f"note: the images of {what[0]} are decoded each time they are needed, since {reason}; GUARD_CACHE"
         " names another folder",
@@ -195,13 +204,15 @@ def _note(what, reason):
 
 
 def _read(path, prepare):
+    """uint8 (3, H, W) of an image file, prepared."""
     pixels = read_image(path)
     return prepare(pixels) if prepare else pixels
 
 
 def _decoded_bytes(files, prepare):
-    """Bytes of all images once they are decoded, from their headers, or more than LARGEST where the
-    files alone have so many.
+    """Bytes of all images once they are decoded, from their headers.
+
+    Where the files alone have more than LARGEST, their bytes.
     """
     compressed = sum(os.path.getsize(path) for path in files)
     if compressed > LARGEST:
@@ -209,24 +220,25 @@ def _decoded_bytes(files, prepare):
     if prepare:
         return _read(files[0], prepare).numel() * len(files)
 
-    def size(path):
+    def decoded(path):
         with _opened(path) as image:
             return 3 * image.width * image.height
 
     with ThreadPoolExecutor() as pool:
-        return sum(pool.map(size, files))
+        return sum(pool.map(decoded, files))
 
 
 def _open(path, count):
-    """The two tensors of a cache, or None where there is none or it has been cut off. As long as nobody
-    writes to them, all who map the file share its memory.
+    """(pixels, sizes) of the cache file of `count` images, or None where there is none or it was cut off.
+
+    As long as nobody writes to the pixels, all who map the file share its memory.
     """
-    if not path.exists() or path.stat().st_size < 8 * count:
+    bytes_of_sizes = 8 * count
+    if not path.exists() or path.stat().st_size < bytes_of_sizes:
         return None
-    flat = numpy.memmap(path, numpy.uint8, mode="c")
-    sizes = torch.from_numpy(flat[: 8 * count].view(numpy.int32).reshape(count, 2).astype(numpy.int64))
-    return (
-        (torch.from_numpy(flat[8 * count :]), sizes)
-        if 8 * count + 3 * sizes.prod(1).sum() == len(flat)
-        else None
-    )
+    contents = numpy.memmap(path, numpy.uint8, mode="c")
+    sizes = contents[:bytes_of_sizes].view(numpy.int32).reshape(count, 2)
+    sizes = torch.from_numpy(sizes.astype(numpy.int64))
+    if bytes_of_sizes + 3 * sizes.prod(1).sum() != len(contents):
+        return None
+    return torch.from_numpy(contents[bytes_of_sizes:]), sizes

@@ -1,8 +1,8 @@
 """Batch norm in eval mode, folded into the convolution before it, differentiably.
 
-The regularizers look at a network in eval mode, where batch norm is a scaling by constants of each
-channel. Done to the weights instead of to the activations it costs nothing, neither forward nor in the
-two passes backward.
+The regularizers look at a network in eval mode, where batch norm scales and shifts each channel by constants.
+Done to the weights instead of the activations this costs nothing, neither in the forward pass nor in the two
+backward passes.
 """
 
 import functools
@@ -14,17 +14,17 @@ _found = weakref.WeakKeyDictionary()  # network -> its foldable pairs
 
 
 class _Tracer(fx.Tracer):
-    """Takes batch norms as a whole, those of our own as well."""
+    """Traces a network down to its layers; our own batch norms are layers as well."""
 
     def is_leaf_module(self, module, name):
         return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
 
 
 def foldable(network):
-    """[(convolution, batch norm), ...]: the pairs of modules of which the second sees what the first
-    gives and nobody else does.
+    """[(convolution, batch norm), ...]: the pairs of layers that can be folded.
 
-    Empty for a network that cannot be traced.
+    The batch norm is the only one that sees what the convolution gives, and each of the two runs once in a
+    forward pass. The list is empty for a network that cannot be traced.
     """
     try:
         graph = _Tracer().trace(network)
@@ -32,26 +32,26 @@ def foldable(network):
         return []
     modules = dict(network.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
-    uses = [modules[node.target] for node in calls]
+    called = [modules[node.target] for node in calls]
     pairs = []
-    for node in calls:
+    for node, norm in zip(calls, called):
         before = node.args[0] if node.args else None
-        if (
-            not isinstance(modules[node.target], nn.BatchNorm2d)
-            or not isinstance(before, fx.Node)
-            or before.op != "call_module"
-        ):
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
-        convolution, norm = modules[before.target], modules[node.target]
-        alone = len(before.users) == 1 and uses.count(convolution) == 1 and uses.count(norm) == 1
-        if type(convolution) is nn.Conv2d and norm.running_mean is not None and alone:
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        convolution = modules[before.target]
+        seen_by_the_norm_alone = len(before.users) == 1
+        each_runs_once = called.count(convolution) == 1 and called.count(norm) == 1
+        if type(convolution) is nn.Conv2d and seen_by_the_norm_alone and each_runs_once:
             pairs.append((convolution, norm))
     return pairs
 
 
 class folded:
-    """While inside, `network`, which has to be in eval mode, computes with its batch norms folded; its
-    weights and their gradients are those of the network itself. A compiled network stays as it is.
+    """While inside, `network`, which has to be in eval mode, computes with its batch norms folded.
+
+    Its weights, and their gradients, are those of the network itself. A compiled network stays as it is.
     """
 
     def __init__(self, network):
@@ -61,15 +61,7 @@ class folded:
 
     def __enter__(self):
         for convolution, norm in self.pairs:
-            scale = (norm.running_var + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * norm.weight
-            bias = (
-                -norm.running_mean * scale
-                if convolution.bias is None
-                else (convolution.bias - norm.running_mean) * scale
-            )
-            bias = bias if norm.bias is None else bias + norm.bias
-            weight = convolution.weight * scale.view(-1, 1, 1, 1)
+            weight, bias = _folded_weights(convolution, norm)
             convolution.forward = functools.partial(convolution._conv_forward, weight=weight, bias=bias)
             norm.forward = _as_it_is
 
@@ -79,5 +71,20 @@ class folded:
                 del module.forward
 
 
+def _folded_weights(convolution, norm):
+    """Weight and bias (channels,) of the convolution that computes what both do in eval mode."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    if convolution.bias is None:
+        bias = -norm.running_mean * scale
+    else:
+        bias = (convolution.bias - norm.running_mean) * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    return convolution.weight * scale.view(-1, 1, 1, 1), bias
+
+
 def _as_it_is(activations):
+    """The forward pass of a batch norm that is folded."""
     return activations

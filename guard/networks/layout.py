@@ -8,8 +8,10 @@ from guard.run.processes import world_size
 
 
 def arrange(network, *, channels_last, compile=False, sync_batch_norm=False):
-    """Puts a network's weights into channels-last layout, has its batch norms see all processes' images
-    and the whole compiled, where asked for; its state_dict stays as it is.
+    """Changes in place how a network computes, where asked for; its state_dict stays as it is.
+
+    channels_last: the layout of its weights in memory. compile: by torch.compile. sync_batch_norm: its batch
+    norms take their statistics over the mini-batch of all processes.
     """
     if sync_batch_norm and world_size() > 1:
         synchronize(network)

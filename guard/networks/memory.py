@@ -8,53 +8,61 @@ import torch
 from guard.errors import out_of_memory
 from guard.networks.models import frozen_eval
 
-USABLE = 0.6  # of the device's memory; the rest is for the libraries' workspaces and for other programs
-# times what a backward keeps of an image: its gradients, and the state of the optimizer or the attack
+USABLE = 0.6  # share of the device's memory; the rest is for libraries' workspaces and other programs
+# How many times what a backward pass keeps of an image it needs in all: for its gradients, and for the state
+# of the optimizer or the attack.
 OVERHEAD = 3.0
 CPU_BATCH = 100  # images; more at once are no quicker on a CPU
 
 
 def of_device(device):
-    """Bytes of memory of a torch.device."""
+    """Bytes of memory that a torch.device has in all."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def kept_per_image(model, size):
-    """Bytes that a backward to the pixels keeps of each image of `size` pixels. model: pixels or
-    normalized images to logits.
+    """Bytes that a backward pass to the pixels keeps of each image of `size` pixels, the image included.
+
+    model: pixels or normalized images (N, 3, size, size) to logits.
     """
-    kept = {}
+    kept = {}  # place of a storage in memory -> its bytes
 
     def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    reference = next(model.parameters())
-    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
-    images = torch.zeros(2, 3, size, size, device=reference.device, dtype=reference.dtype, requires_grad=True)
-    with frozen_eval(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    def as_it_is(tensor):
+        return tensor
+
+    weights = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
+    like = next(model.parameters())
+    images = torch.zeros(2, 3, size, size, device=like.device, dtype=like.dtype, requires_grad=True)
+    with frozen_eval(model), torch.autograd.graph.saved_tensors_hooks(note, as_it_is):
         graph = model(images)  # held on to, so that no storage is freed and its place taken by another
         del graph
-    return (
-        sum(count for place, count in kept.items() if place not in own) // 2
-        + images[0].numel() * images.element_size()
-    )
+    activations = sum(count for place, count in kept.items() if place not in weights)
+    return activations // len(images) + images[0].numel() * images.element_size()
 
 
 def images_that_fit(model, size, device, most):
-    """The number of images that go through `model` together: at most `most`, at least 1, CPU_BATCH on a
-    CPU where they fit.
+    """The number of images of `size` pixels that go through `model` together: at least 1.
 
-    A function of model, size and kind of device, not of what else is in its memory at the time.
+    It is at most `most` on a GPU, and at most CPU_BATCH on a CPU. It depends on model, size and device, not
+    on what else is in the device's memory at the time.
     """
     fitting = int(USABLE * of_device(device) / (OVERHEAD * kept_per_image(model, size)))
-    return max(1, min(fitting, most if device.type == "cuda" else CPU_BATCH))
+    limit = most if device.type == "cuda" else CPU_BATCH
+    return max(1, min(fitting, limit))
 
 
 def halved_when_full(compute, count, what):
-    """compute(count), and where memory runs out, after a line of warning, once more compute(count // 2)."""
+    """compute(count), and where memory runs out, after a line of warning, compute(count // 2).
+
+    what: a word for what is counted. What is no lack of memory, or still is one, is raised.
+    """
     try:
         return compute(count)
     except RuntimeError as problem:

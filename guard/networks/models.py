@@ -1,8 +1,8 @@
-"""name -> network with the right stem. Pixels in [0,1] go in, normalization is the first layer, logits
-come out.
+"""Networks by name, with the stem that fits the images.
 
-A new model is one row of MODELS: a function (classes, image_size, stem) -> nn.Module that maps
-normalized images to logits.
+Pixels in [0,1] go in, normalization is the first layer, logits come out. A new network is one row of
+guard.registry.MODELS: a function (classes, image_size, stem, **settings) -> nn.Module that maps normalized
+images to logits.
 """
 
 import functools
@@ -21,9 +21,9 @@ from guard.settings import STEMS
 class PixelModel(nn.Module):
     """A network behind its own normalization.
 
-    forward: pixels in [0,1], (N, 3, S, S), to logits (N, classes). `network` is the part after the
-    normalization, and `normalize` the normalization alone: the regularizers and the recovery work
-    between the two. image_size: S.
+    Its forward pass takes pixels in [0,1], (N, 3, S, S), to logits (N, classes). `network` is the part after
+    the normalization, and `normalize` the normalization alone: the regularizers and the recovery work between
+    the two. mean, std: of each channel. image_size: S.
     """
 
     def __init__(self, network, mean, std, image_size):
@@ -33,9 +33,11 @@ class PixelModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def normalize(self, pixels):
+        """Pixels in [0,1] -> normalized images, both (N, 3, S, S)."""
         return (pixels - self.mean) / self.std
 
     def denormalize(self, images):
+        """Normalized images -> pixels, both (N, 3, S, S)."""
         return images * self.std + self.mean
 
     def forward(self, pixels):
@@ -43,28 +45,34 @@ class PixelModel(nn.Module):
 
 
 class ConvNet(nn.Sequential):
-    """The ConvNet-3 of the dataset-distillation literature (Gidaris and Komodakis 2018), with batch
-    norm: three blocks of 3x3 convolution, norm, ReLU and 2x2 average pool, then a linear layer.
+    """The ConvNet-3 of the dataset-distillation literature (Gidaris and Komodakis, CVPR 2018).
+
+    It is the variant with batch norm. Each block is a 3x3 convolution of `width` channels, batch norm, ReLU
+    and a 2x2 average pool. A linear layer follows.
     """
 
     def __init__(self, classes, image_size, width=128, blocks=3):
         layers = []
         for block in range(blocks):
-            layers += [
-                nn.Conv2d(width if block else 3, width, 3, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-                nn.AvgPool2d(2),
-            ]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(width * (image_size // 2**blocks) ** 2, classes))
+            channels = width if block else 3
+            convolution = nn.Conv2d(channels, width, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+        side = image_size // 2**blocks
+        super().__init__(*layers, nn.Flatten(), nn.Linear(width * side**2, classes))
 
 
 def convnet(classes, image_size, stem, width):
+    """The ConvNet with three blocks of `width` channels."""
     del stem  # it has but one
     return ConvNet(classes, image_size, width)
 
 
 def resnet(classes, image_size, stem, name):
+    """A ResNet of torchvision with the stem 'standard', 'tiny' or 'cifar'.
+
+    The latter two have a first convolution of 3x3, with stride 2 and padding 3 or with stride 1 and padding
+    1, and no max-pool.
+    """
     network = torchvision_models.get_model(name, weights=None, num_classes=classes)
     if stem != "standard":
         stride, padding = {"tiny": (2, 3), "cifar": (1, 1)}[stem]
@@ -77,7 +85,8 @@ def resnet(classes, image_size, stem, name):
 def vit(classes, image_size, stem, width, heads):
     """A vision transformer of 12 layers with 16x16 patches.
 
-    Small images get the 8x8 patches that 16 pixels would not leave them.
+    width: of its tokens. Images of less than 112 pixels get patches of an eighth of their side, as too few of
+    16x16 would be left.
     """
     del stem
     patch = 16 if image_size >= 112 else max(2, image_size // 8)
@@ -95,10 +104,12 @@ def vit(classes, image_size, stem, width, heads):
 def of_torchvision(classes, image_size, stem, name):
     """A classifier of torchvision by torchvision's own name."""
     del stem
-    extra = {"image_size": image_size} if name.startswith("vit_") else {}
+    settings = {}
+    if name.startswith("vit_"):
+        settings = {"image_size": image_size}
     if name in ("googlenet", "inception_v3"):
-        extra |= {"aux_logits": False, "init_weights": True}
-    return torchvision_models.get_model(name, weights=None, num_classes=classes, **extra)
+        settings = {"aux_logits": False, "init_weights": True}
+    return torchvision_models.get_model(name, weights=None, num_classes=classes, **settings)
 
 
 def check_name(name):
@@ -113,17 +124,17 @@ def check_name(name):
 def build(name, *, classes, image_size, stem, mean, std):
     """A fresh PixelModel in train mode.
 
-    classes: number of logits. image_size: side in pixels. stem: 'standard', 'tiny' or 'cifar', read by
-    the ResNets. mean, std: of each channel. Raises UserError for an unknown name and for an image size
+    classes: number of logits. image_size: side in pixels. stem: 'standard', 'tiny' or 'cifar', read by the
+    ResNets. mean, std: of each channel. Raises UserError for an unknown name or stem, and for an image size
     that the network cannot take.
     """
     check_name(name)
     row = MODELS.get(name, registry.Model("guard.networks.models:of_torchvision", {"name": name}))
-    make = functools.partial(registry.function_of(row.function), **row.settings)
+    make_network = functools.partial(registry.function_of(row.function), **row.settings)
     if stem not in STEMS:
         raise UserError(f"there is no stem '{stem}'; there are {', '.join(STEMS)}")
     try:
-        model = PixelModel(make(classes, image_size, stem), mean, std, image_size)
+        model = PixelModel(make_network(classes, image_size, stem), mean, std, image_size)
         with torch.no_grad(), frozen_eval(model):
             model(torch.zeros(2, 3, image_size, image_size))
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as problem:
@@ -136,40 +147,43 @@ def build(name, *, classes, image_size, stem, mean, std):
 
 def batch_norm_layers(model):
     """The batch-norm layers of a model that keep running statistics, in the order of registration."""
-    return [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        and m.track_running_stats
-        and m.running_mean is not None
-    ]
+    found = []
+    for module in model.modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.track_running_stats and module.running_mean is not None:
+            found.append(module)
+    return found
 
 
 class frozen_eval:
-    """While inside, `model` is in eval mode and none of its weights asks for a gradient; on leaving,
-    both are as they were.
+    """While inside, `model` is in eval mode and, with `freeze`, none of its weights asks for a gradient.
+
+    On leaving, each module's mode and each weight's wish are as they were.
     """
 
     def __init__(self, model, freeze=True):
         self.model, self.freeze = model, freeze
 
     def __enter__(self):
-        self.modes = [(m, m.training) for m in self.model.modules()]
-        self.grads = [(p, p.requires_grad) for p in self.model.parameters()] if self.freeze else []
+        self.modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        for parameter, _ in self.grads:
+        parameters = list(self.model.parameters()) if self.freeze else []
+        self.wishes = [(parameter, parameter.requires_grad) for parameter in parameters]
+        for parameter in parameters:
             parameter.requires_grad_(False)
 
     def __exit__(self, *_):
         for module, training in self.modes:
             module.training = training
-        for parameter, wanted in self.grads:
+        for parameter, wanted in self.wishes:
             parameter.requires_grad_(wanted)
 
 
 def main():
-    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME]: run.sh's check of the models
-    before any work.
+    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME].
+
+    run.sh's check of the models before any work.
     """
     parser = cli.Parser(
         prog="python -m guard.networks.models",

@@ -1,5 +1,6 @@
-"""Batch norm over the whole batch of a group of processes, on the CPU as well as on GPUs (torch's own is
-for GPUs alone).
+"""Batch norm over the mini-batch of a whole group of processes.
+
+It works on the CPU as well as on GPUs, for which alone torch's own is made.
 """
 
 import torch
@@ -7,7 +8,10 @@ from torch import distributed, nn
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; so is the gradient of what each of them makes of it."""
+    """The sum of a tensor over the processes.
+
+    Each process makes something of the sum, so the gradient is the sum of all their gradients.
+    """
 
     @staticmethod
     def forward(ctx, tensor):
@@ -25,15 +29,18 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose batch, in train mode, is that of all processes together. All of them have to
-    call it, one that has no images with none.
+    """nn.BatchNorm2d whose statistics, in train mode, are over the images of all processes together.
+
+    All of them have to call it, one that has no images with none.
     """
 
     def forward(self, activations):
+        """(N, channels, H, W) -> the same shape, where N may differ between the processes and may be 0."""
         if not self.training:
             return super().forward(activations)
-        wide = activations.float() if activations.dtype != torch.float64 else activations
-        count = _Sum.apply(wide.new_tensor([wide.numel() / wide.shape[1]]))
+        wide = activations if activations.dtype == torch.float64 else activations.float()
+        channels = wide.shape[1]
+        count = _Sum.apply(wide.new_tensor([wide.numel() / channels]))
         mean = _Sum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
@@ -41,7 +48,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             factor = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
             self.running_mean.lerp_(mean, factor)
-            self.running_var.lerp_(variance * count / (count - 1), factor)
+            unbiased_variance = variance * count / (count - 1)
+            self.running_var.lerp_(unbiased_variance, factor)
         normalized = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         if self.affine:
             normalized = normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
@@ -49,9 +57,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize(network):
-    """Turns the network's batch norms into synchronized ones, in place; names and values of its state
-    stay.
-    """
+    """Turns the network's batch norms into synchronized ones, in place; its state_dict stays as it is."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm2d

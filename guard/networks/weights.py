@@ -7,38 +7,27 @@ import torch
 from guard.errors import UserError, first_line
 from guard.run import tensor_files
 
+MOST_NAMED = 4  # keys that do not fit, in an error's text
+
 
 def load_weights(network, weights, name):
-    """Loads a state_dict into `network`, strictly. weights: a file (also saved from DataParallel, or
-    under the keys model, state_dict or net), or the name of torchvision's weights of model `name`.
-    Raises UserError that says which keys do not fit.
+    """Loads a state_dict into `network`, which is the model `name`; all keys and shapes have to fit.
+
+    weights: a file, or the name of torchvision's weights of that model. A file may come from DataParallel,
+    and may hold the state_dict under the key model, state_dict or net. Raises UserError that says which keys
+    do not fit.
     """
-    if Path(weights).is_file():
-        state = tensor_files.read(weights)
-    else:
-        state = _torchvision_state(weights, name)
-    for key in ("model", "state_dict", "net"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
+    from_file = Path(weights).is_file()
+    contents = tensor_files.read(weights) if from_file else _torchvision_state(weights, name)
+    state = _state_dict_in(contents)
+    if state is None:
         raise UserError(f"{weights} holds no state_dict; save one with torch.save(model.state_dict(), FILE)")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    own = network.state_dict()
-    wrong = [f"missing {key}" for key in own if key not in state] + [
-        f"unknown {key}" for key in state if key not in own
-    ]
-    wrong += [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    wrong = _misfits(state, network.state_dict())
     if wrong:
+        more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise UserError(
-            f"{weights} does not fit the model {name}:"
-            f" {'; '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}; check"
-            " --model, --stem and the classes"
+            f"{weights} does not fit the model {name}: {'; '.join(wrong[:MOST_NAMED])}{more}; check --model,"
+            " --stem and the classes"
         )
     try:
         network.load_state_dict(state)
@@ -49,7 +38,33 @@ def load_weights(network, weights, name):
         ) from None
 
 
+def _state_dict_in(contents):
+    """The state_dict that a file's contents are or hold, without DataParallel's prefix; else None."""
+    state = contents
+    for key in ("model", "state_dict", "net"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        return None
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            return None
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _misfits(state, own):
+    """A few words for each key in which `state` does not fit a network's `own` state_dict."""
+    missing = [f"missing {key}" for key in own if key not in state]
+    unknown = [f"unknown {key}" for key in state if key not in own]
+    other_shapes = []
+    for key, tensor in own.items():
+        if key in state and state[key].shape != tensor.shape:
+            other_shapes.append(f"{key} is {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
+    return missing + unknown + other_shapes
+
+
 def _torchvision_state(weights, name):
+    """The state_dict of torchvision's weights of that name for the model `name`, downloaded where needed."""
     from torchvision.models import get_model_weights
 
     try:

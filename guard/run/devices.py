@@ -1,4 +1,4 @@
-"""Device, arithmetic, memory and determinism."""
+"""Which device computes, in which precision, deterministically, and with what memory."""
 
 import contextlib
 import ctypes
@@ -19,10 +19,10 @@ MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's 
 
 
 def select(name):
-    """The torch.device for `name`: 'cpu', ids of GPUs, of which each process takes one, or 'auto', GPU
-    0, 1, ... process by process; without any GPU an id falls back to the CPU with a note on stderr, and
-    'auto' quietly.
+    """The torch.device for `name`.
 
+    name: 'cpu'; ids of GPUs with commas between them, of which each process takes one; or 'auto', GPU 0, 1,
+    ... process by process. Without any GPU it is the CPU, with a note on stderr unless the name is 'auto'.
     Raises UserError for an id that this machine's GPUs do not have.
     """
     if name == "cpu" or not torch.cuda.is_available():
@@ -42,8 +42,10 @@ def select(name):
 
 @contextlib.contextmanager
 def computing(precision, device):
-    """Inside, networks compute in 'fp32', in 'tf32' (float32 whose products have 10 bits of mantissa, on
-    GPUs that have it) or in 'bf16' (autocast; weights and what is summed up stay float32).
+    """Inside, networks compute in this precision on `device`.
+
+    'fp32': float32. 'tf32': float32 whose products have 10 bits of mantissa, on GPUs that have it. 'bf16':
+    autocast to bfloat16; weights, and what is summed up, stay float32.
     """
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
@@ -58,7 +60,7 @@ def computing(precision, device):
 
 
 def widened(tensor):
-    """What a network in bf16 gave, in float32, for losses and sums; other types as they are."""
+    """What a network in bf16 has computed, as float32, for losses and sums; other types as they are."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
@@ -76,9 +78,7 @@ def keep_freed_memory():
 
 
 def peak_memory(device):
-    """Bytes that this process has held at most: of the GPU's allocator, or of the whole process on the
-    CPU.
-    """
+    """Bytes that this process has held at most: in the GPU's allocator, or on the CPU in all."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -89,9 +89,8 @@ def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # it finds reads of what was never written, for a tenth of the time
-    )
+    # It would find reads of what was never written, for a tenth of the time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -121,8 +120,6 @@ def joined(name):
 
 
 def _end_with_parent():
-    """Has this process end when torchrun's own, which holds what is locked, is killed. Linux alone knows
-    how.
-    """
+    """Has this process end when torchrun's own, which holds the locks, is killed. Linux alone knows how."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -28,8 +28,9 @@ def barrier():
 
 
 def of_the_first(value):
-    """The first process's `value`, in every process of the group: for decisions on what lies on disk,
-    where others may be writing.
+    """The first process's `value`, in every process of the group.
+
+    It is for decisions on what lies on disk, where others may be writing.
     """
     if world_size() == 1:
         return value
@@ -53,34 +54,40 @@ def maximum_over_processes(tensor):
 
 
 def share_of(loss, count, batch_size):
-    """What a process differentiates of a mean loss over its `count` images of a batch, so that all
-    processes' gradients add up to the batch's.
+    """A process's share of a mini-batch's loss, so that the gradients of all shares add up to the whole's.
 
-    Weighted before and not after it is differentiated, since behind synchronized batch norm a process's
-    gradients are those of the others' losses as well; for the same reason a process without images has a
-    loss, zero, with a graph.
+    loss: the mean over the process's own `count` images. batch_size: images of the whole mini-batch. The loss
+    is weighted before it is differentiated, since behind synchronized batch norm a process's gradients are
+    those of the others' losses as well. For the same reason a process without images has a loss, zero, with a
+    graph.
     """
-    return loss * (count / batch_size) if count else 0 * loss.nan_to_num()
+    if count:
+        return loss * (count / batch_size)
+    return 0 * loss.nan_to_num()  # the mean over no images is NaN
 
 
 def add_gradients(model):
-    """Makes every process's gradients those of the sum of all their losses (see share_of)."""
+    """Makes every process's gradients those of the sum of all their losses (see `share_of`)."""
     if world_size() == 1:
         return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    for parameter, gradient in zip(model.parameters(), gradients):
-        parameter.grad = gradient  # a process without images has none of its own
-    together = sum_over_processes(torch.cat([g.flatten() for g in gradients]))
-    for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
+    for parameter in model.parameters():
+        if parameter.grad is None:  # as in a process without images
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    together = sum_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    sums = together.split([gradient.numel() for gradient in gradients])
+    for gradient, summed in zip(gradients, sums):
         gradient.copy_(summed.view_as(gradient))
 
 
 @torch.no_grad()
 def average_statistics(model):
-    """Makes every process's batch-norm statistics their mean; called after each epoch, so that a state
-    saved then is everybody's.
+    """Makes every process's running statistics the mean over the processes.
+
+    It is called after each epoch, so that a state that is saved then is everybody's.
     """
-    if world_size() > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                sum_over_processes(buffer).div_(world_size())
+    if world_size() == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            sum_over_processes(buffer).div_(world_size())

@@ -7,16 +7,16 @@ import torch.distributed
 
 
 def generator(*key):
-    """A CPU random generator that depends on nothing but `key` (numbers and strings, such as seed,
-    purpose, epoch, batch).
+    """A random generator on the CPU that depends on nothing but `key`.
 
-    Draws are tied to what they are for instead of to the order in which they happen, so any batch,
-    problem or image can be made again anywhere, whatever ran before it.
+    key: numbers and strings, such as seed, purpose, epoch and number of the mini-batch. Draws are tied to
+    what they are for instead of to the order in which they happen, so any mini-batch, problem or image can be
+    made again anywhere, whatever ran before it.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def seed_everything(*key):
-    """Seeds torch's own generators, on every device, from `key`: initial weights, dropout."""
+    """Seeds torch's own generators, on every device, from `key`: for initial weights and dropout."""
     torch.manual_seed(generator(*key).initial_seed())

@@ -72,6 +72,19 @@ def test_who_waits_comes_in_when_the_other_has_left(tmp_path, holder, capsys):
     assert printed.startswith("note: ") and f"process {holder.pid}" in printed and printed.count("\n") == 1
 
 
+def test_an_open_file_is_locked_in_use_or_gone(tmp_path):
+    path = tmp_path / lock.FILE
+    first, second = (os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert lock._lock(first, path) is lock.Answer.LOCKED
+    assert lock._lock(second, path) is lock.Answer.IN_USE
+    path.unlink()
+    os.close(first)
+    assert lock._lock(second, path) is lock.Answer.GONE
+    path.write_text("of the next one")
+    assert lock._lock(second, path) is lock.Answer.GONE
+    os.close(second)
+
+
 def test_a_folder_that_nobody_wrote_to_does_not_stay(tmp_path):
     with lock.held(tmp_path / "new" / "folder"):
         assert (tmp_path / "new" / "folder").is_dir()
