@@ -66,7 +66,9 @@ def _ahead(program):
 
 def _help(program):
     if program == "run.sh":
-        done = subprocess.run(["bash", "run.sh", "--help"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "run.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return done.stdout
     if program == "data.prepare":
         return _printed("data.prepare", "--help") + "".join(
