@@ -28,6 +28,7 @@ class Progress:
         self.told = not self.shown and first  # in lines
         self.title, self.total, self.start, self.about, self.lines = title, total, start, about, lines
         self.count, self.began, self.printed, self.last = 0, time.monotonic(), 0, 0.0
+        self.warm = None  # seconds and steps at the end of the first step, which takes longer than others
         if self.shown and about:
             self._announce("")
         self.bar = tqdm(
@@ -45,11 +46,13 @@ class Progress:
     def step(self, count=1, **numbers):
         """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
         self.count += count
+        if self.warm is None:
+            self.warm = self._elapsed(), self.count
         if self.shown:
             values = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
             self.bar.update(count)
-        elif self.about and self.told and self._elapsed() > SETTLED and self._remaining():
+        elif self.about and self.told and self._elapsed() - self.warm[0] > SETTLED and self._remaining():
             self._announce(f"; about {duration(self._elapsed() + self._remaining())}")
 
     def line(self, text):
@@ -78,6 +81,11 @@ class Progress:
         return time.monotonic() - self.began
 
     def _remaining(self):
-        """Seconds that are left at the speed so far; 0 where nothing is known or left."""
+        """Seconds that are left at the speed since the first step; 0 where nothing is known or left."""
         left = self.total - self.start - self.count
-        return self._elapsed() * left / self.count if self.count and left > 0 else 0.0
+        if left <= 0 or not self.count:
+            return 0.0
+        seconds, steps = self.warm
+        if self.count == steps:  # all that is known yet
+            return seconds * left / steps
+        return (self._elapsed() - seconds) * left / (self.count - steps)

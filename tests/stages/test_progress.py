@@ -42,6 +42,15 @@ def test_the_first_line_says_how_long_it_takes(clock, capsys):
     assert capsys.readouterr().out.splitlines() == ["work: much to do; about 3 min 20 s"]
 
 
+def test_a_slow_first_step_says_nothing_of_the_others(clock, capsys):
+    """It makes buffers, reads files, warms up."""
+    with Progress("work", 100, "step", about="much to do") as shown:
+        for seconds in (60.0, *[1.0] * 9):
+            clock[0] += seconds
+            shown.step()
+    assert capsys.readouterr().out.splitlines() == ["work: much to do; about 2 min 39 s"]
+
+
 def test_work_whose_speed_changes_still_stays_below_the_limit(clock, capsys):
     """It starts slow, so that much time seems to be left, and ends fast; and the other way round."""
     for speeds in ((50.0, 0.001), (0.001, 50.0)):
