@@ -208,7 +208,7 @@ class Recover:
     channels_last: bool = channels_last()
     candidates: int = setting(300, "rded: training images of each class that are looked at", low=1, of="rded")
     crops: int = setting(
-        5, "rded: random crops of each of them, of which the easiest counts", low=1, of="rded"
+        5, "rded: random crops of each of them, of which the best-scored counts", low=1, of="rded"
     )
     crop_area: float = setting(
         0.08, "rded: smallest share of the area that a crop keeps", above=0.0, high=1.0, of="rded"
