@@ -79,7 +79,7 @@ def files(folder):
                 contents = without_volatile(json.loads(contents))
                 del contents[storage.SEAL]
             elif path.suffix == ".md":
-                contents = re.sub(r"(?m)^[0-9.]+ seconds|commit [^,]+", "", contents.decode())
+                contents = re.sub(r"[0-9.]+ seconds|commit [^,]+", "", contents.decode())
             found[str(path.relative_to(folder))] = contents
     return found
 
