@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# GUARD, four stages: a teacher is trained, images are recovered from it, relabelled, and a student is trained on them and attacked.
+# GUARD, four stages: a teacher is trained, images are recovered from it and relabelled, and a student is
+# trained on them and attacked.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -10,32 +11,32 @@ usage() {
 usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
 
   -d NAME   data set: digits (embedded), cifar10, cifar100, tiny-imagenet, imagenette, imagenet,
-            or any DATA_ROOT/NAME/{train,val}/CLASS/*.jpg                                          [digits]
-  -r DIR    data root, the folder that holds the data sets                                         [data/raw]
-  -x ID     experiment id                                                                          [24]
-  -y ID     teacher id                                                                             [1]
-  -Y ID     id of the teacher that makes the soft labels, where it is another                      [-y]
+            or any DATA_ROOT/NAME/{train,val}/CLASS/*.jpg                   [digits]
+  -r DIR    data root, the folder that holds the data sets                  [data/raw]
+  -x ID     experiment id                                                   [24]
+  -y ID     teacher id                                                      [1]
+  -Y ID     id of the teacher that makes the soft labels, if another        [-y]
   -p        train a new teacher (without it, teacher ID has to be there)
-  -m NAME   teacher model                                                                          [the recipe's, resnet18]
-  -e NAME   student model                                                                          [the recipe's, resnet18]
-  -c N      images per class                                                                       [10]
+  -m NAME   teacher model                                                   [the recipe's, resnet18]
+  -e NAME   student model                                                   [the recipe's, resnet18]
+  -c N      images per class                                                [10]
   -C        GUARD: curvature regularizer in the teacher's training
-  -l X      lambda, its coefficient                                                                [the recipe's, 100]
-  -h X      h, the length of its step; with -v f the attack's epsilon                              [the recipe's, 3]
+  -l X      lambda, its coefficient                                         [the recipe's, 100]
+  -h X      h, the length of its step; with -v f the attack's epsilon       [the recipe's, 3]
   -G        gradient regularization in the teacher's training
-  -B X      beta, its coefficient, that of the regularizer loss, and that of TRADES                [1e-4]
+  -B X      beta, the coefficient of it, of the regularizer loss, of TRADES [1e-4]
   -v t|f|n  adversarially trained teacher: t TRADES style, f ten sign steps, n one step (N-FGSM)
-  -b X      r_bn, weight of the batch-norm loss in recovery                                        [the recipe's]
-  -a X      step size of the recovery                                                              [the recipe's]
-  -i N      iterations of the recovery                                                             [the recipe's]
+  -b X      r_bn, weight of the batch-norm loss in recovery                 [the recipe's]
+  -a X      step size of the recovery                                       [the recipe's]
+  -i N      iterations of the recovery                                      [the recipe's]
   -A        CDA: curriculum of crops in the recovery
   -I NAME   where the images come from: sre2l (recovered), rded (crops of training images),
-            random (training images)                                                               [sre2l]
-  -R NAME   recipe of labels and student: paper, modern                                            [paper]
-  -z N      epochs of relabelling and of the student                                               [the recipe's]
-  -u IDS    cpu, a GPU id, or several (0,1: one process each)                                      [0, or the CPU without a GPU]
-  -s N      seed                                                                                   [0]
-  -o DIR    output root                                                                            [runs]
+            random (training images)                                        [sre2l]
+  -R NAME   recipe of labels and student: paper, modern                     [paper]
+  -z N      epochs of relabelling and of the student                        [the recipe's]
+  -u IDS    cpu, a GPU id, or several (0,1: one process each)               [0, or the CPU without a GPU]
+  -s N      seed                                                            [0]
+  -o DIR    output root                                                     [runs]
   -g        debug: 2 iterations, 2 epochs, 2 images per class, protocol quick, in OUTPUT/debug
   -n        print the four stage commands and stop
   -f        do finished stages again
@@ -66,7 +67,7 @@ quoted() {
     echo "${line% }"
 }
 
-# ---- flags -----------------------------------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------
 
 for word in "$@"; do
     [ "$word" != -- ] || break
@@ -115,14 +116,20 @@ done
 shift $((OPTIND - 1))
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
-    pretrain+=(--epochs 2 --images 2) recover+=(--iterations 2 --images-per-class 2) relabel+=(--epochs 2) train+=(--epochs 2 --images 2 --protocol quick)
+    pretrain+=(--epochs 2 --images 2)
+    recover+=(--iterations 2 --images-per-class 2)
+    relabel+=(--epochs 2)
+    train+=(--epochs 2 --images 2 --protocol quick)
 fi
 stage='' previous=''
 for word in "$@"; do
-    if [[ $word =~ ^(pretrain|recover|relabel|train)$ && $previous != --teacher-mode ]]; then # whose value can be train
+    # The word train may be the value of --teacher-mode, too.
+    if [[ $word =~ ^(pretrain|recover|relabel|train)$ && $previous != --teacher-mode ]]; then
         stage=$word
     else
-        [ -n "$stage" ] || fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
+        if [ -z "$stage" ]; then
+            fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
+        fi
         declare -n extra=$stage
         extra+=("$word")
     fi
@@ -130,10 +137,12 @@ for word in "$@"; do
 done
 labeller=${labeller:-$teacher}
 for id in "$dataset" "$experiment" "$teacher" "$labeller"; do
-    [[ $id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "'$id' is no name for a folder; use letters, digits, dots, dashes"
+    if [[ ! $id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]]; then
+        fail "'$id' is no name for a folder; use letters, digits, dots, dashes"
+    fi
 done
 
-# ---- the four commands -----------------------------------------------------------------------------------------------------------
+# ---- the four commands ---------------------------------------------------------------------------
 
 light=$(light_python)
 [ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
@@ -146,10 +155,20 @@ teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$d
 images=$folder/images labels=$folder/labels log=$folder/log.json
 data=(--dataset "$dataset" --root "$root")
 
+# What a stage reads and writes, then the flags that were given for it, then those given for all.
 pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
-recover=(recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt" --output "$images" --record "$log" "${recover[@]}" "${common[@]}")
-relabel=(relabel --dataset "$dataset" --teacher "$labellers/checkpoint.pt" --distilled "$images" --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}")
-train=(train "${data[@]}" --teacher "$labellers/checkpoint.pt" --distilled "$images" --labels "$labels" --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}")
+recover=(
+    recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt"
+    --output "$images" --record "$log" "${recover[@]}" "${common[@]}"
+)
+relabel=(
+    relabel --dataset "$dataset" --teacher "$labellers/checkpoint.pt" --distilled "$images"
+    --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}"
+)
+train=(
+    train "${data[@]}" --teacher "$labellers/checkpoint.pt" --distilled "$images" --labels "$labels"
+    --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}"
+)
 
 for stage in pretrain recover relabel train; do
     declare -n command=$stage
@@ -171,13 +190,17 @@ if [ $only_print = yes ]; then
     exit 0
 fi
 
-# ---- the run ---------------------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 needed=()
 [ $train_teacher = yes ] || needed+=("$teachers")
 [ "$labellers" = "$teachers" ] || needed+=("$labellers")
 for each in ${needed[@]+"${needed[@]}"}; do
-    [ -f "$each/checkpoint.pt" ] || { echo "error: there is no teacher $each/checkpoint.pt; train it with -p, or choose another with -y and -m" >&2; exit 2; }
+    if [ ! -f "$each/checkpoint.pt" ]; then
+        missing="there is no teacher $each/checkpoint.pt"
+        echo "error: $missing; train it with -p, or choose another with -y and -m" >&2
+        exit 2
+    fi
 done
 "$light" -m guard.data.find "$dataset" --root "$root" --quiet
 if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
@@ -185,8 +208,9 @@ if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
 fi
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}"
-mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; choose another folder with -o"
-{ exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; choose another folder with -o"
+elsewhere='choose another folder with -o'
+mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
+{ exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"
 "$light" -m guard.run.lock "$folder" $lock $$
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 for stage in pretrain recover relabel train; do

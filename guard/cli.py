@@ -103,6 +103,33 @@ def add_root(parser):
     )
 
 
+def add_files(parser, **files):
+    """Flags of a stage's files, all of them needed: name -> help. One called teacher is a file, the others
+    are folders.
+    """
+    for name, text in files.items():
+        metavar = "FILE" if name == "teacher" else "DIR"
+        parser.add_argument(f"--{name}", required=True, metavar=metavar, help=text)
+
+
+def add_family(parser):
+    """The flag of stages that read no data set, but take a data set's defaults."""
+    parser.add_argument(
+        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
+    )
+
+
+def run_of(options):
+    """Where and how a stage runs, by the names of its function's arguments."""
+    return {
+        "output": options.output,
+        "log": options.record,
+        "seed": options.seed,
+        "device_name": options.device,
+        "force": options.force,
+    }
+
+
 def resolve(options, dataset, stage):
     """The stage's settings for the data set, with every flag that was given in place of its default."""
     names = [row.name for row in fields(STAGES[stage])]

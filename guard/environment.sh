@@ -5,12 +5,16 @@ light_python() {
     if [ -x .venv/bin/python ]; then echo .venv/bin/python; else echo python3; fi
 }
 
-# set_up REQUIREMENTS...: sets PYTHON to an interpreter that has all that the given files list. The current python serves where it
-# imports torch and torchvision and the rest; else .venv is made, on top of the current python's torch where it has one.
+# set_up REQUIREMENTS...: sets PYTHON to an interpreter that has all that the given files list. The current
+# python serves where it imports all of that; else .venv is made, on top of the current python's torch where
+# it has one.
 set_up() {
     local stamp current
     stamp=".venv/complete-$(cat "$@" | cksum | cut -d ' ' -f 1)"
-    current=$(command -v python || command -v python3) || { echo "error: there is no python here; install Python 3.11 or newer" >&2; exit 2; }
+    if ! current=$(command -v python || command -v python3); then
+        echo "error: there is no python here; install Python 3.11 or newer" >&2
+        exit 2
+    fi
     if [ -f "$stamp" ]; then
         PYTHON=.venv/bin/python
         return
@@ -21,18 +25,23 @@ set_up() {
     fi
     local has_torch=no
     # A .venv can build on a system's python, not on another environment's.
-    "$current" -c 'import sys, torch, torchvision; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null && has_torch=yes
+    local is_system='import sys, torch, torchvision; sys.exit(sys.prefix != sys.base_prefix)'
+    if "$current" -c "$is_system" 2>/dev/null; then has_torch=yes; fi
     echo "setting up .venv (once; torch alone is a download of a few hundred MB to 3 GB)" >&2
     if [ $has_torch = yes ]; then
         "$current" -m venv --system-site-packages .venv
-        cat "$@" | grep -v '^torch' | .venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+        cat "$@" | grep -v '^torch' | install_into_venv -r /dev/stdin
     else
         "$current" -m venv .venv
-        cat "$@" | .venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+        cat "$@" | install_into_venv -r /dev/stdin
     fi
     .venv/bin/python -c 'import torch, torchvision'
     touch "$stamp"
     PYTHON=.venv/bin/python
+}
+
+install_into_venv() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
 }
 
 # imports FILE...: python code that imports every package listed.

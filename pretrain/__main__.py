@@ -1,6 +1,5 @@
 """Flags of stage pretrain; the work is in pretrain/teacher.py."""
 
-import functools
 import sys
 
 from guard import cli, ending
@@ -16,7 +15,7 @@ def main(argv):
     parser = cli.stage_parser("pretrain", DESCRIPTION, "pretrain", argv=argv)
     cli.add_data(parser)
     cli.add_workers(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the teacher")
+    cli.add_files(parser, output="folder of the teacher")
     parser.add_argument(
         "--weights",
         metavar="FILE",
@@ -30,23 +29,15 @@ def main(argv):
     if options.check:
         return
 
+    data = {"dataset": options.dataset, "root": options.root, "workers": options.workers}
+
     def work():
         from pretrain import teacher
 
-        make = (
-            functools.partial(teacher.adopt, weights=options.weights) if options.weights else teacher.pretrain
-        )
-        make(
-            settings,
-            dataset=options.dataset,
-            root=options.root,
-            output=options.output,
-            log=options.record,
-            seed=options.seed,
-            device_name=options.device,
-            workers=options.workers,
-            force=options.force,
-        )
+        if options.weights:
+            teacher.adopt(settings, weights=options.weights, **data, **cli.run_of(options))
+        else:
+            teacher.pretrain(settings, **data, **cli.run_of(options))
 
     ending.run(work)
 

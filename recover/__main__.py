@@ -15,12 +15,9 @@ writes  OUTPUT/CLASS/CLASS_N.png
 
 def main(argv):
     parser = cli.stage_parser("recover", DESCRIPTION, "recover", argv=argv)
-    parser.add_argument(
-        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
-    )
+    cli.add_family(parser)
     cli.add_root(parser)
-    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the images")
+    cli.add_files(parser, teacher="checkpoint of the teacher", output="folder of the images")
     options = parser.parse_args(argv)
     if options.check:
         return
@@ -32,17 +29,8 @@ def main(argv):
         method = cli.resolve(options, options.dataset, "recover").method
         teacher = recovery.load_teacher(options.teacher, method)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
-        recovery.recover(
-            settings,
-            teacher,
-            dataset=options.dataset,
-            root=options.root,
-            output=options.output,
-            log=options.record,
-            seed=options.seed,
-            device_name=options.device,
-            force=options.force,
-        )
+        data = {"dataset": options.dataset, "root": options.root}
+        recovery.recover(settings, teacher, **data, **cli.run_of(options))
 
     ending.run(work)
 

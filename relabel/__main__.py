@@ -14,12 +14,13 @@ writes  OUTPUT/epoch_NNNN.npy   a row per image: its view, how it is mixed, the 
 
 def main(argv):
     parser = cli.stage_parser("relabel", DESCRIPTION, "relabel", argv=argv)
-    parser.add_argument(
-        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
+    cli.add_family(parser)
+    cli.add_files(
+        parser,
+        teacher="checkpoint of the teacher",
+        distilled="folder of the distilled images",
+        output="folder of the labels",
     )
-    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
-    parser.add_argument("--distilled", required=True, metavar="DIR", help="folder of the distilled images")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the labels")
     options = parser.parse_args(argv)
     if options.check:
         return
@@ -30,16 +31,7 @@ def main(argv):
 
         teacher = checkpoint.load(options.teacher, "teacher")
         settings = cli.resolve(options, options.dataset or teacher.dataset, "relabel")
-        labelling.relabel(
-            settings,
-            teacher,
-            distilled=options.distilled,
-            output=options.output,
-            log=options.record,
-            seed=options.seed,
-            device_name=options.device,
-            force=options.force,
-        )
+        labelling.relabel(settings, teacher, distilled=options.distilled, **cli.run_of(options))
 
     ending.run(work)
 

@@ -19,12 +19,13 @@ def _parser(argv):
     parser = cli.stage_parser("train", DESCRIPTION, "train", "evaluate", "relabel", argv=argv)
     cli.add_data(parser)
     cli.add_workers(parser)
-    parser.add_argument("--distilled", required=True, metavar="DIR", help="folder of the distilled images")
-    parser.add_argument(
-        "--labels", required=True, metavar="DIR", help="folder of the soft labels, or 'online'"
+    cli.add_files(
+        parser,
+        distilled="folder of the distilled images",
+        labels="folder of the soft labels, or 'online'",
+        teacher="checkpoint of the teacher",
+        output="folder of the student",
     )
-    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the student")
     return parser
 
 

@@ -131,6 +131,17 @@ def test_ruff_is_content():
     assert done.returncode == 0, done.stdout
 
 
+def test_shell_lines_are_as_short_as_python_lines():
+    scripts = ["run.sh", "guard/environment.sh", "tests/run.sh", "results/reproduce.sh"]
+    long = [
+        f"{name}:{number}"
+        for name in scripts
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1)
+        if len(line) > 110
+    ]
+    assert not long
+
+
 def test_every_line_has_the_one_format():
     words = ["ruff", "format", "--no-cache", "--check", "."]
     done = subprocess.run(
