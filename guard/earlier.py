@@ -10,8 +10,8 @@ from guard.settings import STAGES
 def as_now(stage, found):
     """The settings in an artifact that an earlier version may have made, under today's names.
 
-    found: what `as_dict` gave then; other names in it are left alone. What it lacks is filled in with the
-    default that means "as before", so that a new setting does not turn finished work into other work.
+    found: what `as_dict` gave then; other names in it are left alone. What it lacks is filled in with what
+    was done before there was such a setting, so that a new one does not turn finished work into other work.
     """
     made = dict(found)
     if stage == "pretrain" and "beta" in made:  # once the coefficient of three things, and h the epsilon too
@@ -20,7 +20,8 @@ def as_now(stage, found):
         if made.get("adversarial") == "f":
             made["epsilon"] = made["h"]
     for row in fields(STAGES[stage]):
-        made.setdefault(row.name.rstrip("_"), row.default)
+        before = row.metadata["before"]
+        made.setdefault(row.name.rstrip("_"), row.default if before is None else before)
     return made
 
 

@@ -9,9 +9,10 @@ from guard.data.augment import as_float
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import batches_of, look
+from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.recipes import recipe
-from guard.registry import PROTOCOL_EPSILON
+from guard.registry import PROTOCOL_EPSILON, PROTOCOLS
 from guard.run import devices
 
 
@@ -34,8 +35,9 @@ class Distilled(Dataset):
         """Yields the mini-batches of an epoch of soft labels: (views (N, 3, S, S), teacher's logits (N,
         classes)).
 
-        folder: of stage relabel, for these very images. Raises UserError for labels of other images, and
-        for an epoch that there is not.
+        Views are crops, mixed with others, in the order of training. folder: of stage relabel, for these very
+        images. epoch: from 0 on. Raises UserError for labels of other images, and for an epoch that does not
+        exist.
         """
         store = LabelStore(folder)
         wanted = store.open(self.fingerprint, self.classes)
@@ -71,7 +73,7 @@ def load_network(path, device="cpu"):
 
 
 def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None):
-    """(pixels (N, 3, S, S), labels (N,)) of a data set, in the validation view.
+    """(pixels (N, 3, S, S), labels (N,)) of a data set, resized and centre-cropped as for validation.
 
     split: 'train' or 'val'. per_class: the first so many images of each class, 0 for all. size: S, the
     recipe's where it is None.
@@ -92,14 +94,20 @@ def evaluate(
     seed=0,
     device="cpu",
 ):
-    """Accuracy in percent, clean and under each attack of a protocol, or of the list `attacks`: name ->
-    number.
+    """Accuracy in percent: name -> number, for 'clean' and each attack.
 
-    model: pixels in [0,1] to logits, in eval mode; it is moved to `device`. epsilon: largest change of a
-    pixel. An image counts as robust where it is classified correctly and no iterate of the attack fools
-    the model.
+    model: pixels in [0,1] to logits, in eval mode; it is moved to `device`, and stays there. protocol: a name
+    in guard.registry.PROTOCOLS, whose attacks are run unless `attacks` lists others, or names one. epsilon:
+    largest change of a pixel. An image counts as robust where it is classified correctly and no iterate of
+    the attack fools the model. From here on torch uses deterministic kernels. Raises UserError for names that
+    there are not.
     """
-    names = robustness.check_names(attacks) if attacks else robustness.attacks_of([protocol])
+    if protocol not in PROTOCOLS:
+        raise UserError(f"there is no protocol '{protocol}'; there are {', '.join(PROTOCOLS)}")
+    if attacks:
+        names = robustness.check_names([attacks] if isinstance(attacks, str) else attacks)
+    else:
+        names = robustness.attacks_of([protocol])
     place = devices.ready(str(device))
     found = robustness.evaluate(
         model.to(place),

@@ -13,7 +13,7 @@ from guard import registry
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 STEMS = ("standard", "tiny", "cifar")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 PROTOCOLS = (*registry.PROTOCOLS, "both")
 
 
@@ -29,13 +29,14 @@ def setting(
     flag=None,
     several=False,
     of=None,
+    before=None,
 ):
     """A field: its default, help text and unit, and what is allowed.
 
     Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
-    numbers with commas between them make a tuple. The default of the field itself means "as before":
-    artifacts that were made before there was such a field count as made with it, so a family's row may
-    have another.
+    numbers with commas between them make a tuple. before: what artifacts count as made with that are older
+    than the field; where it is None they count as made with the field's default, and a family's row may have
+    another.
     """
     metadata = {
         "text": text,
@@ -47,6 +48,7 @@ def setting(
         "flag": flag,
         "several": several,
         "of": of,
+        "before": before,
     }
     return field(default=default, metadata=metadata)
 
@@ -54,9 +56,11 @@ def setting(
 def precision():
     """The setting that every stage with a network of its own to run has; evaluation is always in fp32."""
     return setting(
-        "fp32",
-        "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast",
+        "auto",
+        "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast; auto: bf16 with"
+        " channels-last on CPUs that have instructions for it, else fp32",
         choices=PRECISIONS,
+        before="fp32",
     )
 
 

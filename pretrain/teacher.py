@@ -13,6 +13,7 @@ from guard import attacks, recipes
 from guard.attacks import robustness
 from guard.attacks.gradient_signs import sign_steps
 from guard.data import augment, find, images, loading
+from guard.data.loading import batch_ranges
 from guard.errors import UserError
 from guard.method import curvature, regularizers, schedules
 from guard.networks import checkpoint, layout, models
@@ -20,13 +21,13 @@ from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.networks.weights import load_weights
 from guard.registry import ADVERSARIAL_TEACHERS, function_of
-from guard.run import devices, fingerprints, processes, seeds
+from guard.run import devices, fingerprints, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.settings import as_dict
 
-WATCHED = 200  # validation images that a one-step adversarial teacher is attacked on after each epoch
-WATCHED_KINDS = ("n",)
+CHECKED_IMAGES = 200  # validation images on which a one-step adversarial teacher is attacked in each epoch
+ONE_STEP_KINDS = ("n",)  # of adversarial training, that may overfit to their own attack
 
 # ---- setup ---------------------------------------------------------------------------------------
 
@@ -46,21 +47,28 @@ class Data:
         size = model.image_size
         return robustness.accuracy(model, self.val, size, workers=self.workers, device=self.device)
 
-    def watched_accuracy(self, model, epsilon):
-        """Percent of WATCHED validation images, spread evenly, that PGD10 within epsilon leaves standing."""
-        chosen = torch.linspace(0, len(self.val) - 1, min(WATCHED, len(self.val))).round().long()
+    def pgd10_accuracy(self, model, epsilon):
+        """Accuracy (percent) under PGD10 within epsilon, on CHECKED_IMAGES images of val, spread evenly."""
+        chosen = torch.linspace(0, len(self.val) - 1, min(CHECKED_IMAGES, len(self.val))).round().long()
         pixels = augment.as_float(self.val.validation(chosen, model.image_size).to(self.device))
         labels, training = self.val.labels[chosen].to(self.device), model.training
         model.eval()
-        standing = (~attacks.wrong(model, pixels, labels)).nonzero().squeeze(1)
-        if len(standing):
-            given = {"epsilon": epsilon, "batch_size": len(standing), "random_start": True}
-            draws = functools.partial(seeds.generator, "watched")
-            steps = {"relative_step": 0.25, "steps": 10, "draws": draws}
-            _, broken = sign_steps(model, pixels[standing], labels[standing], **given, **steps)
-            standing = standing[~broken]
+        correct = (~attacks.wrong(model, pixels, labels)).nonzero().squeeze(1)
+        if len(correct):
+            _, broken = sign_steps(
+                model,
+                pixels[correct],
+                labels[correct],
+                epsilon=epsilon,
+                batch_size=len(correct),
+                random_start=True,
+                relative_step=0.25,
+                steps=10,
+                draws=functools.partial(seeds.generator, "watched"),
+            )
+            correct = correct[~broken]
         model.train(training)
-        return 100 * len(standing) / len(chosen)
+        return 100 * len(correct) / len(chosen)
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers, force):
@@ -76,11 +84,13 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
         )
     sources = [find.find(dataset, root, split) for split in ("train", "val")]
     find.check_pair(*sources)
-    key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed, **as_dict(settings)}
+    key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed}
     work = Stage("pretrain", output, log=log, force=force, shared=True)
     with work.entered(device_name) as device:
         training = Training(work.output / "checkpoint.pt", "teacher")
-        if work.begin(training, key):
+        settings = precision.settled(settings, work.earlier_settings(training), device)
+        key |= as_dict(settings)
+        if work.finished_or_begin(training, key):
             return
         train = images.load(sources[0], settings.image_size, settings.images).to(device)
         val = images.load(sources[1], settings.image_size).to(device)
@@ -90,24 +100,24 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
 
 
 def adopt(settings, *, weights, dataset, root, output, log, seed, device_name, workers, force):
-    """Makes a teacher of a plain state_dict of a known architecture.
+    """Makes a teacher's checkpoint of existing weights; nothing is trained.
 
-    weights: a file, or the name of torchvision's own weights. The accuracy on val is measured and stored, so
-    that a wrong order of the classes shows at once.
+    weights: a file with a plain state_dict of settings.model, or the name of torchvision's own weights. The
+    accuracy on val is measured and stored, so that a wrong order of the classes shows at once.
     """
     origin = fingerprints.of_file(weights) if Path(weights).is_file() else weights
-    shape = {"model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
-    key = {"dataset": dataset, "weights": origin, **shape}
+    architecture = {"model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
+    key = {"dataset": dataset, "weights": origin, **architecture}
     work = Stage("pretrain", output, log=log, force=force, shared=True)
     with work.entered(device_name) as device:
         training = Training(work.output / "checkpoint.pt", "teacher")
         source = find.find(dataset, root, "val")
         model = _build(settings, dataset, source.classes)
         load_weights(model.network, weights, settings.model)
-        if work.begin(training, key):
+        if work.finished_or_begin(training, key):
             return
         val = images.load(source, settings.image_size).to(device)
-        data = Data(dataset, val, val, workers, device)
+        data = Data(dataset, val, val, workers, device)  # the training images are not used
         _finish(work, settings, model.to(device).eval(), data, key, seed, history=[])
 
 
@@ -133,9 +143,11 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
     """The ordinary (or adversarial) loss of a mini-batch, plus the regularizers that are on.
 
     pixels: (B, 3, S, S) in [0,1]; labels: (B,). batch_size: of the whole mini-batch, of which this may be one
-    process's share. step: number of the training step; settings.curvature_every decides at which ones the
-    regularizers are added, and their weight. draws: generator of adversarial training's noise.
-    Returns (loss with graph, number of correct predictions).
+    process's share. step: number of the training step. The regularizers are added at each N-th step, N
+    settings.curvature_every, with N times their weight, so that their mean over the steps stays. They look at
+    the clean images, in adversarial training as well. draws: generator of adversarial training's noise.
+    Returns (loss to call backward() on, number of correct predictions); the predictions are those of the
+    adversarial images in adversarial training.
     """
     if settings.adversarial == "none":
         x = model.normalize(pixels)
@@ -172,7 +184,7 @@ def _train(settings, data, seed, key, training):
         weight_decay=settings.weight_decay,
     )
     done, history = training.restore(model, optimizer)
-    steps = -(-len(data.train) // settings.batch_size)
+    steps = len(batch_ranges(len(data.train), settings.batch_size))
     about = f"{settings.model}, {settings.epochs} epochs of {len(data.train)} images{_additions(settings)}"
     with Progress("teacher", settings.epochs * steps, "step", done * steps, about=about) as progress:
         for epoch in range(done, settings.epochs):
@@ -180,23 +192,24 @@ def _train(settings, data, seed, key, training):
             schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
             row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
             row["val accuracy"] = data.accuracy(model)
-            if settings.adversarial in WATCHED_KINDS:
-                row["pgd10 accuracy"] = data.watched_accuracy(model, settings.epsilon)
+            if settings.adversarial in ONE_STEP_KINDS:
+                row["pgd10 accuracy"] = data.pgd10_accuracy(model, settings.epsilon)
                 _warn_of_overfitting(history, row["pgd10 accuracy"], epoch + 1)
             history.append({"epoch": epoch + 1, **row})
             shown = " ".join(f"{name} {value:.4g}" for name, value in row.items())
             progress.line(f"epoch {epoch + 1}/{settings.epochs} {shown}")
-            training.save(key, epoch + 1, model, optimizer, history)
+            training.save_if_due(key, epoch + 1, model, optimizer, history)
     return model.eval(), history
 
 
 def _warn_of_overfitting(history, accuracy, epoch):
-    """Says so where a one-step adversarial teacher has lost its robustness (Wong et al., ICLR 2020)."""
+    """Warns of catastrophic overfitting: robust to its own one step alone (Wong et al., ICLR 2020)."""
     best = max((row["pgd10 accuracy"] for row in history), default=0.0)
     if accuracy < best / 2 and processes.rank() == 0:
         print(
-            f"warning: in epoch {epoch} the accuracy under PGD10 fell to {accuracy:.1f} % from {best:.1f} %:"
-            " the teacher has learnt to fool its own one-step attack; lower --epsilon or --learning-rate",
+            f"warning: in epoch {epoch} the accuracy under PGD10 fell to {accuracy:.1f} % from {best:.1f} %"
+            " (catastrophic overfitting): the teacher has learnt to fool its own one-step attack; lower"
+            " --epsilon or --learning-rate",
             file=sys.stderr,
             flush=True,
         )
@@ -216,42 +229,49 @@ def _additions(settings):
 
 def _epoch(settings, model, optimizer, data, seed, epoch, progress):
     """One pass over the training images; a row of the history."""
-    share = (processes.rank(), processes.world_size())
-    views = {"augmentation": settings.augmentation, "size": settings.image_size}
-    order = {"batch_size": settings.batch_size, "seed": seed, "epoch": epoch, "share": share}
-    passes = loading.TrainingEpoch(data.train, **views, **order)
+    mini_batches = loading.TrainingEpoch(
+        data.train,
+        augmentation=settings.augmentation,
+        size=settings.image_size,
+        batch_size=settings.batch_size,
+        seed=seed,
+        epoch=epoch,
+        share=(processes.rank(), processes.world_size()),
+    )
     draws = seeds.generator(seed, "teacher noise", epoch, processes.rank())
     seeds.seed_everything(seed, "teacher", epoch, processes.rank())  # dropout, where the network has it
     model.train()
     total = torch.zeros(3, device=data.device, dtype=torch.float64)  # loss, correct predictions, images
-    for number, (pixels, labels) in enumerate(loading.batches(passes, data.workers, data.device)):
-        batch_size = len(passes.batches[number])
+    for number, (pixels, labels) in enumerate(loading.batches(mini_batches, data.workers, data.device)):
+        batch_size = len(mini_batches.batches[number])
         optimizer.zero_grad()
-        loss, right = torch.zeros(2, device=data.device)
-        step = epoch * len(passes) + number
+        loss, correct = torch.zeros(2, device=data.device)
+        step = epoch * len(mini_batches) + number
         if len(labels) or settings.sync_batch_norm:
             given = {"batch_size": batch_size, "step": step, "draws": draws}
             with devices.computing(settings.precision, data.device):
-                loss, right = teacher_loss(settings, model, pixels, labels, **given)
+                loss, correct = teacher_loss(settings, model, pixels, labels, **given)
+                # Weighted by its part of the mini-batch: the gradients add up to those of the whole mean.
                 processes.share_of(loss, len(labels), batch_size).backward()
         elif step % settings.curvature_every == 0:
+            # No images here, but the other processes sum inside the regularizer, and would wait for ever.
             regularizers.take_part(settings, data.device)
         processes.add_gradients(model)
         if settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
-        # A share without images has a loss that is not a number.
+        # The loss of a process without images in this mini-batch is not a number.
         summed = loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0])
-        total += torch.stack([summed, right, right.new_tensor(len(labels))])
+        total += torch.stack([summed, correct, correct.new_tensor(len(labels))])
         progress.step(loss=loss, epoch=epoch + 1)
     processes.average_statistics(model)
-    loss, right, seen = processes.sum_over_processes(total).tolist()
+    loss, correct, seen = processes.sum_over_processes(total).tolist()
     if math.isnan(loss):
         raise UserError(
             f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or"
             " set --clip-grad-norm"
         )
-    return {"loss": loss / seen, "train accuracy": 100 * right / seen}
+    return {"loss": loss / seen, "train accuracy": 100 * correct / seen}
 
 
 # ---- save ----------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from recover.recovery import Made, Part, Plan
 
 
 def plan(request):
-    """Images per class drawn at random from the training images of each class, in the validation view."""
+    """Images drawn at random from the training images of each class, each resized and centre-cropped as
+    validation images are.
+    """
     count = request.settings.images_per_class
     parts = []
     for label, name in enumerate(request.classes):

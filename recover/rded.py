@@ -1,9 +1,8 @@
-"""Image method rded: the crops of training images that the teacher finds easiest (Sun et al., CVPR
-2024).
+"""Image method rded: the crops of training images that the teacher finds easiest (Sun et al., CVPR 2024).
 
-Of each class some training images are looked at; of each of these some random crops, of which the one
-with the teacher's lowest cross-entropy counts. The easiest of all become the images, N x N of them
-stitched to one.
+Of each class some training images are candidates. Of each candidate some random crops are scored by the
+teacher's cross-entropy, and the crop with the lowest is kept. The kept crops with the lowest cross-entropy
+become the images, N x N of them stitched to one.
 """
 
 import functools
@@ -35,13 +34,17 @@ def plan(request):
 
 
 def _make(request, label, own, progress):
+    """The images of a class: the best crop of each candidate, of these the easiest, stitched.
+
+    own: indices of the class's training images.
+    """
     settings = request.settings
     draws = generator(request.seed, "rded", label)
     chosen = own[torch.randperm(len(own), generator=draws)[: settings.candidates]]
     best = losses = None
     for _ in range(settings.crops):
         crops = _crops(request, chosen, draws)
-        found = scores(request, crops, label)
+        found = cross_entropies(request, crops, label)
         if best is None:
             best, losses = crops, found
         better = found < losses
@@ -67,7 +70,7 @@ def _crops(request, chosen, draws):
 
 
 @torch.no_grad()
-def scores(request, crops, label):
+def cross_entropies(request, crops, label):
     """(count,) the teacher's cross-entropy of each crop, for the class `label`."""
     found = []
     for part in crops.split(request.settings.pack_images):
@@ -82,13 +85,14 @@ def stitched(crops, side, size):
     """(count / side^2, 3, size, size): side x side crops on each image, each at 1 / side of its size."""
     if side == 1:
         return crops
-    small = [size * (place + 1) // side - size * place // side for place in range(side)]
+    # Tiles differ by a pixel where `size` is no multiple of `side`.
+    tile_sizes = [size * (place + 1) // side - size * place // side for place in range(side)]
     canvas = crops.new_zeros(len(crops) // side**2, 3, size, size)
     groups = crops.unflatten(0, (-1, side, side))
     for row in range(side):
         for column in range(side):
             top, left = size * row // side, size * column // side
-            height, width = small[row], small[column]
+            height, width = tile_sizes[row], tile_sizes[column]
             shrunk = F.interpolate(groups[:, row, column], (height, width), mode="bilinear", antialias=True)
             canvas[:, :, top : top + height, left : left + width] = shrunk
     return canvas.clamp(0, 1)

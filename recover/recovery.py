@@ -16,7 +16,7 @@ from guard.data import find, images
 from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import checkpoint, layout, memory, models
-from guard.run import lock, processes
+from guard.run import lock, precision, processes
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.settings import as_dict
@@ -48,8 +48,8 @@ class Request:
 
 
 class Made(NamedTuple):
-    """pixels: (N, 3, S, S) in [0,1]. losses: rows of numbers, one for each column of the plan.
-    looked_at: numbers of the training images that these were made of, in the order of the training set.
+    """pixels: (N, 3, S, S) in [0,1]. losses: a row for each image, with a number for each of Plan.columns.
+    looked_at: indices of all training images that were looked at for these, in any order.
     """
 
     pixels: torch.Tensor
@@ -58,15 +58,18 @@ class Made(NamedTuple):
 
 
 class Part(NamedTuple):
-    """images: (label, number) of each image, in order. make(progress) -> Made; it calls progress.step()."""
+    """The smallest unit that is not made again after a stop.
+
+    images: (label, number within its class) of each image, in order. make(progress) -> Made.
+    """
 
     images: list
     make: object
 
 
 class Plan(NamedTuple):
-    """parts: of the whole work. columns: names of the losses. steps: calls of progress.step() in each
-    part.
+    """parts: of the whole work. columns: names of the losses. steps: how often each part's make calls
+    progress.step().
     """
 
     parts: list
@@ -121,10 +124,13 @@ def recover(settings, teacher, *, dataset, root, output, log, seed, device_name,
     with work.entered(device_name) as device:
         ledger = image_folder.ledger(work.output)
         model = teacher.build(device)
-        pack_images = settings.pack_images or (not force and _begun_with(ledger))
-        pack_images = pack_images or memory.images_that_fit(
-            model, teacher.image_size, device, most=MOST_IMAGES
-        )
+        earlier = work.earlier_settings(ledger, "settings")
+        settings = precision.settled(settings, earlier, device)
+        # It decides how images are packed, and so how they are rounded.
+        pack_images = settings.pack_images or _earlier_pack_images(earlier)
+        if not pack_images:
+            fitting = memory.images_that_fit(model, teacher.image_size, device, most=MOST_IMAGES)
+            pack_images = processes.least_of(fitting, device)
         settings = replace(settings, pack_images=pack_images)
         key = {
             "teacher": teacher.fingerprint,
@@ -143,10 +149,10 @@ def recover(settings, teacher, *, dataset, root, output, log, seed, device_name,
             request = replace(request, training_images=held)
         plan = registry.function_of(method.function)(request)
         files = {str(number): _files(work.output, part, request) for number, part in enumerate(plan.parts)}
-        if work.begin(ledger, key, files):
+        if work.finished_or_begin(ledger, key, files):
             return
         _make_parts(work, plan, files, request)
-        _finish(work, plan, files, request, teacher.fingerprint)
+        _finish(work, plan, files, request, teacher)
 
 
 def _training_set(dataset, root, teacher):
@@ -159,11 +165,9 @@ def _training_set(dataset, root, teacher):
     return source
 
 
-def _begun_with(ledger):
-    """The images per pack of a folder that was begun, perhaps on a machine with another memory, or 0."""
-    begun = ledger.begun()
-    found = begun.key.get("settings") if begun else None
-    count = found.get("pack_images") if isinstance(found, dict) else None
+def _earlier_pack_images(earlier):
+    """The images per pack that a folder was begun with, perhaps on a machine with another memory, or 0."""
+    count = earlier.get("pack_images")
     return count if type(count) is int and count > 0 else 0
 
 
@@ -181,6 +185,7 @@ def _make_parts(work, plan, files, request):
     if processes.rank() == 0:
         for name in request.classes:
             lock.clear(work.output / name)  # of images that a killed process had begun to write
+    processes.barrier()  # or it would clear away what the others have begun by now
     mine, count = work.mine(), sum(len(part.images) for part in plan.parts)
     about = f"{count} images by {request.settings.method}, {len(mine)} of {len(plan.parts)} parts to make"
     with Progress("recover", len(mine) * plan.steps, "step", about=about) as progress:
@@ -204,8 +209,8 @@ def _finish(work, plan, files, request, teacher):
     processes.barrier()
     results, count = {}, sum(map(len, files.values()))
     if processes.rank() == 0 and plan.columns:
-        rows = [row for part in work.ledger.handed_on("losses", files).values() for row in part]
+        rows = [row for part in work.ledger.kept_values("losses", files).values() for row in part]
         means = [sum(column) / len(column) for column in zip(*rows)]
         results = dict(zip(plan.columns, means))
-    entry = {"settings": as_dict(request.settings), "seed": request.seed, "teacher": teacher}
+    entry = {"settings": as_dict(request.settings), "seed": request.seed, "teacher": teacher.fingerprint}
     work.finish(files, said=f"{count} images", **entry, images=count, results=results)

@@ -22,9 +22,11 @@ from recover.recovery import Made, Part, Plan
 
 @dataclass(frozen=True)
 class Problem:
-    """One optimization problem: the `number`-th image of each of these classes.
+    """One mini-batch of SRe2L: the `number`-th image of each of these classes.
 
-    Nothing passes between problems.
+    Its images are optimized together, since the batch-norm loss compares mean and variance of the mini-batch
+    with the teacher's running statistics. Different problems share nothing; a *pack* of problems goes through
+    the network in one forward pass, for speed alone.
     """
 
     number: int
@@ -65,15 +67,18 @@ def plan(request):
     """The recover.recovery.Plan: a part for each pack of problems."""
     settings = request.settings
     problems = problems_of(len(request.classes), settings.images_per_class, settings.classes_per_problem)
-    parts = []
+    parts, fitting = [], {}
     for pack in packs_of(problems, settings.pack_images):
         images = [(label, problem.number) for problem in pack for label in problem.classes]
-        parts.append(Part(images, functools.partial(_make, request, pack)))
+        parts.append(Part(images, functools.partial(_make, request, pack, fitting)))
     return Plan(parts, columns=("cross-entropy", "batch-norm loss"), steps=settings.iterations)
 
 
-def _make(request, pack, progress):
-    """A pack's images; where memory runs out, in halves."""
+def _make(request, pack, fitting, progress):
+    """A pack's images; where memory runs out, in halves, and the packs after it as well.
+
+    fitting: a dict whose 'problems' is how many went through together in the pack before.
+    """
 
     def in_parts(count):
         made = []
@@ -82,10 +87,12 @@ def _make(request, pack, progress):
             made.append(
                 recover_pack(request.settings, request.model, part, request.seed, request.device, progress)
             )
+        fitting["problems"] = count
         pixels, losses = zip(*made)
         return torch.cat(pixels), torch.cat(losses)
 
-    pixels, losses = memory.halved_when_full(in_parts, len(pack), "problems")
+    together = min(len(pack), fitting.get("problems", len(pack)))
+    pixels, losses = memory.halved_when_full(in_parts, together, "problems")
     return Made(pixels.flatten(0, 1), losses.tolist())
 
 
@@ -108,7 +115,8 @@ def crop_scale_at(iteration, iterations, *, schedule, milestone, lowest):
 def draw_views(settings, problem, seed, size):
     """The views of one problem in all T iterations: (Views of T boxes and flips, rolls (T, 2) in pixels).
 
-    In an iteration all of a problem's images, of side `size`, are seen in the same view.
+    In an iteration all of a problem's images, of side `size`, are seen in the same view, as in SRe2L's code,
+    which crops the tensor of the mini-batch.
     """
     draws = seeds.generator(*problem.key(seed), "views")
     count = settings.iterations
@@ -155,15 +163,20 @@ class Objective:
     def view(self, x, iteration):
         """What the network sees of x in this iteration: each problem's own crop, flip and roll."""
         views = Views(self.boxes[iteration], self.flips[iteration])
-        sizes = (self.size, self.size), self.size
-        rolls = self.rolls[iteration]
-        sampler = Sampler(views, *sizes, rolls=rolls, device=self.device, dtype=self.dtype)
+        sampler = Sampler(
+            views,
+            (self.size, self.size),
+            self.size,
+            rolls=self.rolls[iteration],
+            device=self.device,
+            dtype=self.dtype,
+        )
         # A problem's images share a view, so to the sampler they are the channels of one image.
         as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
         return sampler(as_channels).view_as(x)
 
     def __call__(self, x, iteration):
-        """(cross-entropy, batch-norm loss), each (P,) with a graph to x."""
+        """(cross-entropy, batch-norm loss), each (P,), to be differentiated by x."""
         logits = devices.widened(self.network(self.view(x, iteration)))
         each = F.cross_entropy(logits, self.labels, reduction="none")
         return each.view(self.problems, self.classes).mean(1), self.statistics.loss()
@@ -175,8 +188,10 @@ class Objective:
 def recover_pack(settings, model, pack, seed, device, progress=None):
     """Optimizes the P problems of a pack, of C classes each, together.
 
-    model: PixelModel in eval mode; its dtype is the precision. Problems share the forward and nothing else.
-    Returns (pixels (P, C, 3, S, S) in [0,1], final losses (P, 2): cross-entropy and batch-norm loss).
+    model: PixelModel in eval mode. The images have its dtype, float32 (float64 in tests); settings.precision
+    only switches autocast and TF32. Problems share the forward and nothing else. Returns (pixels (P, C, 3, S,
+    S) in [0,1], losses (P, 2): cross-entropy and batch-norm loss of the last iteration's view, before its
+    step).
     """
     x = _noise(model, pack, seed).to(device).requires_grad_()
     lowest = model.normalize(torch.zeros_like(model.mean))
@@ -190,7 +205,7 @@ def recover_pack(settings, model, pack, seed, device, progress=None):
             entropy, distance = objective(x, iteration)
             (x.grad,) = torch.autograd.grad((entropy + settings.r_bn * distance).sum(), x)
             optimizer.step()
-            with torch.no_grad():
+            with torch.no_grad():  # pixels stay within [0,1]
                 x.copy_(x.maximum(lowest).minimum(highest))
             if progress:
                 progress.step(cross_entropy=entropy.detach().mean(), batch_norm=distance.detach().mean())

@@ -7,6 +7,7 @@ from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, label_recipe, make_epoch
 from guard.networks import layout
+from guard.run import precision
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 
@@ -21,12 +22,13 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
     with work.entered(device_name) as device:
         images = image_folder.load_distilled(distilled)
         check_classes(teacher, images, distilled)
-        model = teacher.build(device)  # before --force clears what is there
-        recipe = label_recipe(settings, images, seed)
+        model = teacher.build(device)  # what is wrong with it shows before --force clears what is there
         store = LabelStore(work.output)
+        settings = precision.settled(settings, work.earlier_settings(store.ledger, "recipe"), device)
+        recipe = label_recipe(settings, images, seed)
         key = store.key(recipe, teacher.fingerprint, images.fingerprint, images.classes)
         parts = store.parts(recipe.epochs)
-        if work.begin(store.ledger, key, parts):
+        if work.finished_or_begin(store.ledger, key, parts):
             return
         layout.arrange(model.network, channels_last=recipe.channels_last, compile=recipe.compile)
         _label(work, store, model, images.to(device), recipe)
@@ -35,7 +37,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
         work.finish(parts, said=said, **entry, images=images.fingerprint)
 
 
-def _label(work, store, teacher, images, recipe):
+def _label(work, store, model, images, recipe):
     """Makes the epochs that are missing and fall to this process."""
     mine = [int(name) for name in work.mine()]
     about = f"{len(mine)} of {recipe.epochs} epochs of labels to make, for {len(images)} images"
@@ -43,7 +45,7 @@ def _label(work, store, teacher, images, recipe):
         began = time.time()
         for number, epoch in enumerate(mine, 1):
             started = time.time()
-            rows = make_epoch(teacher, images, recipe, epoch)
+            rows = make_epoch(model, images, recipe, epoch)
             store.write(epoch, rows, seconds=time.time() - started)
             rate = number * len(images) / (time.time() - began)
             progress.step(images_per_second=rate)

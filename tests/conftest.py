@@ -113,6 +113,8 @@ def refused(capsys):
     return call
 
 
+# What is compared bit by bit must not depend on the processor and its number of threads.
+FP32 = ["--precision", "fp32"]
 TOY = {
     "pretrain": [
         "--model",
@@ -127,10 +129,11 @@ TOY = {
         "4",
         "--workers",
         "0",
+        *FP32,
     ],
-    "recover": ["--images-per-class", "2", "--iterations", "3", "--pack-images", "2"],
-    "relabel": ["--epochs", "2"],
-    "train": ["--model", "convnet-32", "--workers", "0", "--protocol", "quick"],
+    "recover": ["--images-per-class", "2", "--iterations", "3", "--pack-images", "2", *FP32],
+    "relabel": ["--epochs", "2", *FP32],
+    "train": ["--model", "convnet-32", "--workers", "0", "--protocol", "quick", *FP32],
 }
 
 

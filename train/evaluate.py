@@ -60,8 +60,13 @@ def main(argv):
         log = Path(options.record or Path(options.checkpoint or options.weights).parent / "log.json")
         with lock.held(log.parent), devices.joined(options.device) as device:
             if options.weights:
-                shape = options.image_size, options.stem
-                network = evaluation.adopted(options.weights, options.model, *data.values(), *shape)
+                network = evaluation.checkpoint_of_weights(
+                    options.weights,
+                    options.model,
+                    image_size=options.image_size,
+                    stem=options.stem,
+                    **data,
+                )
             else:
                 network = checkpoint.load(options.checkpoint)
             judgement = evaluation.Judgement(settings, **data, **run, device=device)
@@ -71,7 +76,7 @@ def main(argv):
                 shown = f"{text.curve_text(curve)}\n{places}"
             else:
                 found = evaluation.evaluate_network(network, judgement, log)
-                shown = text.evaluation_text({network.role: found})
+                shown = f"{text.evaluation_text({network.role: found})}\nrecord: {log}"
             if processes.rank() == 0:
                 print(shown)
 

@@ -23,7 +23,10 @@ CURVE_ATTACK = "pgd100"
 
 @dataclass(frozen=True)
 class Judgement:
-    """How networks are judged. settings: settings.Evaluate. force: again, whatever is recorded."""
+    """How networks are evaluated: by which attacks, on which images, where.
+
+    settings: settings.Evaluate. dataset, root: of the validation images. force: again, whatever is recorded.
+    """
 
     settings: object
     dataset: str
@@ -55,18 +58,22 @@ class Judgement:
 
 
 def check(judgement, teacher_path):
-    """Raises UserError for what would end the judgement of an experiment only after its training."""
+    """Checks before a long training what the evaluation needs after it. Raises UserError for attacks that
+    there are not, and for a teacher's record that cannot be read.
+    """
     robustness.check_names(judgement.attacks)
     records.read(Path(teacher_path).parent / "log.json")
 
 
 def evaluate_network(network, judgement, log, shared=False):
     """Evaluates `network` (Checkpoint); its record is the entry 'evaluate teacher' (or another role) of
-    `log`.
+    `log`. Returns that entry: attacks (name -> accuracy and more), epsilon, images, worst_case and the rest
+    of robustness.evaluate.
 
     Attacks whose results for this very network, data and settings are there already are not run again.
-    shared: others may evaluate it, too; who comes later waits and takes over what is there. Raises
-    UserError for data with other classes, and for unknown attacks.
+    shared: whether other experiments may be evaluating it now, as they may a teacher; then the folder is
+    locked here, after waiting for them. Else the caller holds the lock. Raises UserError for data with other
+    classes, and for unknown attacks.
     """
     settings, name = judgement.settings, f"evaluate {network.role}"
     names = robustness.check_names(judgement.attacks)
@@ -79,6 +86,7 @@ def evaluate_network(network, judgement, log, shared=False):
         "images per class": settings.images,
         "seed": judgement.seed,
     }
+    # Not `entered`: the caller is in the group of processes already.
     work = Stage(name, Path(log).parent, log=log, force=judgement.force)
     work.device = judgement.device
     ledger = Entry(
@@ -88,12 +96,13 @@ def evaluate_network(network, judgement, log, shared=False):
         under="attacks",
         complete=lambda contents: bool(contents.get("complete")),
     )
-    if work.finished(ledger, key, names):
+    if work.look_up(ledger, key, names):
         if shared:
             lock.tidy(work.output)
         return processes.of_the_first(ledger.contents)
     with lock.held(*([work.output] if shared else []), wait=True):
-        if work.begin(ledger, key, names):
+        # Once more: another experiment may have finished it meanwhile.
+        if work.finished_or_begin(ledger, key, names):
             return processes.of_the_first(ledger.contents)
         result = robustness.evaluate(
             network.build(judgement.device),
@@ -137,9 +146,9 @@ def curve_of(network, judgement, log):
     )
     work = Stage("curve", path.parent, log=log, force=judgement.force)
     work.device = judgement.device
-    if work.finished(ledger, key, ()):
+    if work.look_up(ledger, key):  # without parts, which a finished curve does not list
         return processes.of_the_first(ledger.contents)
-    work.begin(ledger, key, epsilons)
+    work.finished_or_begin(ledger, key, epsilons)
     found = robustness.curve(
         network.build(judgement.device),
         held,
@@ -168,8 +177,8 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     evaluate_network(teacher, judgement, teacher_log, shared=True)
     evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
-        # The experiment's record is whole, although teachers are shared. One that came without its log has no
-        # entry 'pretrain'.
+        # The teacher's entries are copied, so that the experiment's record tells all. A teacher that came
+        # without its log has no entry 'pretrain'.
         shared = records.read(teacher_log)
         for entry in ("pretrain", "evaluate teacher"):
             if entry in shared:
@@ -178,8 +187,8 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     processes.barrier()
 
 
-def adopted(weights, model, dataset, root, image_size, stem):
-    """A Checkpoint, role 'network', of a plain state_dict; what is None comes from the data set's recipe."""
+def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):
+    """A Checkpoint, role 'network', of existing weights; what is None comes from the data set's recipe."""
     recipe = recipes.recipe(dataset)
     size, stem = image_size or recipe.pretrain.image_size, stem or recipe.pretrain.stem
     classes = find.find(dataset, root, "val").classes

@@ -19,20 +19,23 @@ from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.registry import STUDENT_LOSSES, function_of
-from guard.run import devices, processes, seeds
+from guard.run import devices, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
 
-LINES = 5  # of the progress away from a terminal: the attacks that follow have theirs
+LINES = 5  # of progress where the output is no terminal; the attacks that follow print lines of their own
 
 # ---- labels --------------------------------------------------------------------------------------
+# Both kinds have the same: recipe, a LabelRecipe, whose batch size the student takes over;
+# prepare(teacher, distilled, device), called once before training; and rows(epoch), the labels of an epoch as
+# guard.distilled.soft_labels has them, a row for each view.
 
 
 class StoredLabels:
     """Labels from a folder of stage relabel. Raises UserError where they are of other images or another
     teacher.
 
-    epochs: that the student wants, or None for all that there are.
+    epochs: the student takes the first so many, or all where it is None.
     """
 
     def __init__(self, folder, distilled, teacher, epochs):
@@ -44,7 +47,7 @@ class StoredLabels:
                 f" more with python -m relabel --epochs {epochs}"
             )
 
-    def begin(self, teacher, distilled, device):
+    def prepare(self, teacher, distilled, device):
         """Nothing has to be made."""
 
     def rows(self, epoch):
@@ -58,7 +61,7 @@ class OnlineLabels:
     def __init__(self, settings, distilled, seed):
         self.recipe = label_recipe(settings, distilled, seed)
 
-    def begin(self, teacher, distilled, device):
+    def prepare(self, teacher, distilled, device):
         """teacher: Checkpoint. distilled: Packed on the device."""
         self.model, self.distilled = teacher.build(device), distilled
         recipe = self.recipe
@@ -112,21 +115,25 @@ def train(settings, inputs, work, *, seed, workers):
     work: the Stage, entered. A finished student with the same settings is left as it is, an interrupted
     one goes on.
     """
+    training = Training(work.output / "checkpoint.pt", "student")
+    earlier = work.earlier_settings(training)
+    settings = precision.settled(settings, earlier, work.device)
+    labels = inputs.labels
+    labels.recipe = precision.settled(labels.recipe, earlier.get("labels") or {}, work.device)
     key = {
         "dataset": inputs.source.name,
         "seed": seed,
         "epochs": inputs.epochs,
         "images": inputs.distilled.fingerprint,
         "teacher": inputs.teacher.fingerprint,
-        "labels": asdict(inputs.labels.recipe),
+        "labels": asdict(labels.recipe),
         **as_dict(settings),
     }
-    training = Training(work.output / "checkpoint.pt", "student")
-    if not work.begin(training, key):
+    if not work.finished_or_begin(training, key):
         device = work.device
         val = images.load(inputs.source, inputs.teacher.image_size).to(device)
         inputs = replace(inputs, distilled=inputs.distilled.to(device))
-        inputs.labels.begin(inputs.teacher, inputs.distilled, device)
+        labels.prepare(inputs.teacher, inputs.distilled, device)
         model, history = _train(settings, inputs, val, key, training, workers, device)
         _finish(work, settings, model, history, inputs.teacher, key)
     return training.path
@@ -144,7 +151,10 @@ def optimizer_of(model, settings):
 
 
 class Averaged(nn.Module):
-    """A student and the average of its weights over the steps, which is what counts in the end."""
+    """A student and the exponential moving average of its weights, which is what is measured and saved.
+
+    The running statistics of batch norm are not averaged: they are the student's.
+    """
 
     def __init__(self, model, decay):
         super().__init__()
@@ -158,8 +168,8 @@ class Averaged(nn.Module):
             mean.lerp_(weight, 1 - self.decay)
 
     @torch.no_grad()
-    def follow(self):
-        """Takes over the running statistics, after an epoch."""
+    def copy_buffers(self):
+        """Takes over the student's running statistics, after an epoch."""
         for mean, value in zip(self.average.buffers(), self.model.buffers()):
             mean.copy_(value)
 
@@ -168,7 +178,7 @@ class Averaged(nn.Module):
 
 
 def _train(settings, inputs, val, key, training, workers, device):
-    """(trained PixelModel, history: a row for each epoch)."""
+    """(trained PixelModel, perhaps in train mode; history: a row for each epoch)."""
     teacher, seed, epochs = inputs.teacher, key["seed"], inputs.epochs
     seeds.seed_everything(seed, "student", "weights")
     model = models.build(
@@ -195,9 +205,17 @@ def _train(settings, inputs, val, key, training, workers, device):
         for epoch in range(done, epochs):
             factor = schedules.cosine(epoch, epochs, settings.zeta)
             schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
-            labelled = inputs.labels.rows(epoch), recipe, inputs.distilled
-            draws = (seed, "student", epoch)
-            loss = epoch_of(settings, model, optimizer, *labelled, draws, device, averaged)
+            loss = epoch_of(
+                settings,
+                model,
+                optimizer,
+                rows=inputs.labels.rows(epoch),
+                recipe=recipe,
+                distilled=inputs.distilled,
+                seed_key=(seed, "student", epoch),
+                device=device,
+                averaged=averaged,
+            )
             row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 size = teacher.image_size
@@ -205,41 +223,42 @@ def _train(settings, inputs, val, key, training, workers, device):
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
-            training.save(key, epoch + 1, averaged or model, optimizer, history)
+            training.save_if_due(key, epoch + 1, averaged or model, optimizer, history)
     return student, history
 
 
-def student_loss(settings, model, pixels, logits, targets, draws):
-    """The loss of a mini-batch of views, clean and adversarial in the settings' shares, a scalar with
-    graph.
+def student_loss(settings, model, pixels, teacher_logits, targets, draws):
+    """(1 - a) * loss(views) + a * loss(adversarial views), a settings.adversarial_share: a scalar.
 
-    pixels: (N, 3, S, S) in [0,1]. logits: (N, classes), the teacher's of the clean views, which are the
-    target of the adversarial ones as well. targets: (N, classes), mixed hard labels. draws: of the
-    step's noise.
+    pixels: (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of
+    the adversarial ones as well. targets: (N, classes), mixed hard labels. draws: generator of the
+    adversarial step's noise.
     """
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
     share, total = settings.adversarial_share, 0.0
     if share < 1:
-        clean = devices.widened(model(pixels))
-        total = loss_of(clean, logits, targets, settings.temperature)
+        student_logits = devices.widened(model(pixels))
+        total = loss_of(student_logits, teacher_logits, targets, settings.temperature)
     if share > 0:
-        moved = adversarial_views(model, pixels, logits, epsilon=settings.view_epsilon, draws=draws)
-        adversarial = devices.widened(model(moved))
-        other = loss_of(adversarial, logits, targets, settings.temperature)
-        total = (1 - share) * total + share * other
-    return total * settings.temperature**2 if settings.squared_temperature else total
+        moved = adversarial_views(model, pixels, teacher_logits, epsilon=settings.view_epsilon, draws=draws)
+        student_logits = devices.widened(model(moved))
+        adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
+        total = (1 - share) * total + share * adversarial
+    if settings.squared_temperature and settings.loss == "kl":  # the others have no temperature
+        total = total * settings.temperature**2
+    return total
 
 
-def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device, averaged=None):
+def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, device, averaged=None):
     """One pass over the labelled views; returns the mean loss.
 
-    rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the device. key: of random draws.
-    averaged: the Averaged that follows the model, or None.
+    rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the device. seed_key: what all random
+    draws depend on. averaged: the Averaged that follows the model, or None.
     """
     model.train()
     rank, size = processes.rank(), processes.world_size()
-    seeds.seed_everything(*key, rank)  # dropout, where the network has it
-    draws = seeds.generator(*key, rank, "views")
+    seeds.seed_everything(*seed_key, rank)  # dropout, where the network has it
+    draws = seeds.generator(*seed_key, rank, "views")
     total = torch.zeros((), device=device, dtype=torch.float64)
     for batch in batches_of(rows, recipe.batch_size):
         logits = torch.from_numpy(batch["logits"].astype("float32")).to(device)
@@ -257,7 +276,7 @@ def epoch_of(settings, model, optimizer, rows, recipe, distilled, key, device, a
             averaged.update()
     processes.average_statistics(model)
     if averaged:
-        averaged.follow()
+        averaged.copy_buffers()
     mean = processes.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")

@@ -155,9 +155,10 @@ def _attack_all(name, measurement, known, done=()):
     known: (N,) bool on the CPU and done: as of `attacks.run`.
     """
     images, device = measurement.images, measurement.device
-    batch_size = measurement.attack_batch or memory.images_that_fit(
-        measurement.model, measurement.size, device, most=MOST_IMAGES
-    )
+    batch_size = measurement.attack_batch
+    if not batch_size:  # the same in all processes, since it decides who attacks which images
+        fitting = memory.images_that_fit(measurement.model, measurement.size, device, most=MOST_IMAGES)
+        batch_size = processes.least_of(fitting, device)
     chunks = ValidationBatches(images, batch_size=CHUNK * batch_size, size=measurement.size)
     broken = torch.zeros(len(images), dtype=torch.int64, device=device)
     extremes = torch.zeros(3, device=device)

@@ -9,6 +9,7 @@ from guard import attacks, cli
 from guard.bench import units
 from guard.data import find, images
 from guard.errors import UserError
+from guard.run import precision
 from guard.run.devices import ready
 
 START = 4.0  # seconds in which a stage's python starts and reads its data
@@ -63,7 +64,11 @@ def seconds_of(words, teachers):
         return None
     counts = {split: _count(source) for split, source in sources.items()}
     classes, device = len(sources["train"].classes), ready(train.device)
-    pretrain = cli.resolve(stages["pretrain"], train.dataset, "pretrain") if "pretrain" in stages else None
+
+    def resolved(options, stage):
+        return precision.settled(cli.resolve(options, train.dataset, stage), {}, device)
+
+    pretrain = resolved(stages["pretrain"], "pretrain") if "pretrain" in stages else None
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START
     teacher = (train.dataset, shape.model, words[words.index("-y") + 1] if "-y" in words else "1")
@@ -75,8 +80,8 @@ def seconds_of(words, teachers):
             * (trained / pretrain.batch_size)
             * _teacher(pretrain, train.dataset, classes, device)
         )
-    recover, relabel = (cli.resolve(stages[stage], train.dataset, stage) for stage in ("recover", "relabel"))
-    student, evaluate = (cli.resolve(train, train.dataset, stage) for stage in ("train", "evaluate"))
+    recover, relabel = resolved(stages["recover"], "recover"), resolved(stages["relabel"], "relabel")
+    student, evaluate = resolved(train, "train"), cli.resolve(train, train.dataset, "evaluate")
     of_recovery, of_labels, of_student, forward, both = _rest(
         dataclasses.replace(
             recover,

@@ -255,7 +255,7 @@ def _without_network(stage, repeats, device, size, count):
         settings = soft_labels.label_recipe(recipe("imagenette").relabel, held, 0)
         store, network = label_store.LabelStore(Path(root) / "labels"), _NoNetwork(10).to(device)
         work = Stage("relabel", store.folder)
-        work.begin(store.ledger, store.key(settings, "", "", held.classes), store.parts(1))
+        work.finished_or_begin(store.ledger, store.key(settings, "", "", held.classes), store.parts(1))
 
         def relabel():
             store.write(0, soft_labels.make_epoch(network, held, settings, 0))

@@ -107,11 +107,11 @@ def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, 
         settings,
         model,
         student.optimizer_of(model, settings),
-        rows,
-        labelling,
-        held,
-        (0, "student", 0),
-        device,
+        rows=rows,
+        recipe=labelling,
+        distilled=held,
+        seed_key=(0, "student", 0),
+        device=device,
     )
 
 

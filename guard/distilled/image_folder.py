@@ -77,7 +77,7 @@ def load_distilled(folder):
 def _checked_manifest(folder, files):
     """The manifest, where it lists just these files, byte for byte."""
     remedy = "recover the images again with --force"
-    manifest = ledger(folder).complete()
+    manifest = ledger(folder).read_complete()
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise UserError(f"{folder / FILE} lists no files; {remedy}")

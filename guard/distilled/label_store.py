@@ -55,7 +55,7 @@ class LabelStore:
 
         images, teacher: fingerprints; a teacher of None may be any. Raises UserError that names what differs.
         """
-        manifest = self.ledger.complete()
+        manifest = self.ledger.read_complete()
         wanted = {"images": images, "classes": list(classes), "teacher": teacher}
         for what, value in wanted.items():
             if value is not None and manifest.get(what) != value:

@@ -14,7 +14,7 @@ TRADES_EPSILON, TRADES_NOISE = 0.031, 0.001  # in [0,1] pixels
 KAPPA = 1.0
 
 
-def adversarial_views(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
+def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
     """Images (B, 3, S, S) after `steps` sign steps up the cross-entropy from `start`.
 
     pixels, start: (B, 3, S, S). labels: (B,). The result stays within epsilon (L-inf) of `pixels` and in
@@ -34,10 +34,10 @@ def adversarial_views(model, pixels, labels, *, start, epsilon, step=STEP, steps
 def sign_steps_loss(model, pixels, labels, *, settings, draws):
     """CE(f(x_adv), y), x_adv ten sign steps from x within settings.epsilon (after Wong et al., ICLR 2020).
 
-    Returns (loss, logits of x_adv), both in the model's own mode.
+    Returns (loss, logits of x_adv), both with the model in the mode that it is in.
     """
     del draws  # it starts at the images themselves
-    adversarial = adversarial_views(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
+    adversarial = sign_steps(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
     logits = model(adversarial)
     return F.cross_entropy(logits, labels), logits
 
@@ -47,11 +47,11 @@ def trades(model, pixels, labels, *, settings, draws):
 
     After TRADES (Zhang et al., ICML 2019). x_adv: ten sign steps from x + 0.001 N(0, 1), drawn from `draws`,
     within 0.031. KL is summed over classes and averaged over the mini-batch. Returns (loss, logits of x_adv),
-    both in the model's own mode.
+    both with the model in the mode that it is in.
     """
     noise = TRADES_NOISE * torch.randn(pixels.shape, generator=draws).to(pixels.device)
     start = pixels + noise
-    adversarial = adversarial_views(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
+    adversarial = sign_steps(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
     logits = model(adversarial)
     clean, moved = F.log_softmax(model(pixels), 1), F.log_softmax(logits, 1)
     distance = F.kl_div(moved, clean, reduction="batchmean", log_target=True)

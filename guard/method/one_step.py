@@ -10,8 +10,9 @@ from guard.run.devices import widened
 def noisy_step(model, pixels, labels, *, epsilon, draws):
     """x' = clamp(x + eta + epsilon sign(grad CE(f(x + eta), y)), 0, 1), eta uniform in +-2 epsilon.
 
-    pixels: (B, 3, S, S). x' is not projected to the ball of epsilon. The model is in eval mode
-    meanwhile, and no gradient of its weights is taken, so that this costs two thirds of a step.
+    pixels: (B, 3, S, S). x' is not projected to the ball of epsilon, so it may lie 3 epsilon from x. The
+    model is in eval mode meanwhile, and no gradient of its weights is taken: a forward and a backward pass to
+    the pixels alone, some two thirds of a training step.
     """
     noise = 2 * torch.rand(pixels.shape, generator=draws, dtype=pixels.dtype) - 1
     moved = (pixels + 2 * epsilon * noise.to(pixels.device)).requires_grad_()
@@ -22,8 +23,8 @@ def noisy_step(model, pixels, labels, *, epsilon, draws):
 
 
 def noisy_step_loss(model, pixels, labels, *, settings, draws):
-    """CE(f(x'), y), x' of N-FGSM with settings.epsilon: (loss, logits of x'), both in the model's own
-    mode.
+    """CE(f(x'), y), x' of N-FGSM with settings.epsilon: (loss, logits of x'), both with the model in the
+    mode that it is in.
     """
     adversarial = noisy_step(model, pixels, labels, epsilon=settings.epsilon, draws=draws)
     logits = widened(model(adversarial))

@@ -5,36 +5,48 @@ import time
 
 from guard.errors import UserError, first_line
 from guard.networks import checkpoint
-from guard.run import processes, storage, tensor_files
-from guard.run.stage import Begun, Ledger, Stopwatch
+from guard.run import fingerprints, processes, storage, tensor_files
+from guard.run.stage import Found, Ledger, Stopwatch
 
 REMEDY = "remove it, or start again with --force (-f in run.sh)"
-STATE = ("key", "epoch", "model", "optimizer", "history", "elapsed")  # names in resume.pt
+STATE = ("key", "epoch", "model", "optimizer", "history", "elapsed")  # names that resume.pt must have
 
 
 class Training(Ledger):
-    """path: of the checkpoint. role: 'teacher' or 'student'. interval: seconds between two saved states.
+    """path: of the checkpoint. role: 'teacher' or 'student'. interval: seconds.
 
-    The state that a stopped training goes on from is that of an epoch's end, at most `interval` seconds old.
-    Randomness needs no saving: it depends on (seed, epoch, mini-batch).
+    resume.pt holds the state at the end of an epoch. It is written once in `interval` seconds at most, so a
+    stopped training does again what it did since: the unfinished epoch, and up to `interval` seconds of
+    finished ones. Randomness needs no saving: it depends on (seed, epoch, mini-batch). The checkpoint that a
+    forced training replaces stays until the new one is finished; resume.pt has its hash under 'replaces'.
     """
 
     def __init__(self, path, role, interval=60):
         self.path, self.role, self.what, self.interval = path, role, f"a {role}", interval
         self.state_path = path.with_name("resume.pt")
-        self.state = None
+        self.state, self.replaced = None, None
         self.watch, self.saved = Stopwatch(), time.monotonic()
 
-    def begun(self):
-        if self.path.exists():
-            return Begun(checkpoint.load(self.path, self.role).settings, True)
+    def find(self):
+        if self.path.exists() and not self._is_being_replaced():
+            return Found(checkpoint.load(self.path, self.role).settings, True)
         if not self.state_path.exists():
             return None
         self.what = f"an unfinished {self.role}"
         self.state = self._read_state()
-        return Begun(self.state["key"], False)
+        self.replaced = self.state.get("replaces")
+        return Found(self.state["key"], False)
 
-    def begin(self, key):
+    def _is_being_replaced(self):
+        """Whether a forced training was stopped while the checkpoint of the one before was still there."""
+        try:
+            state = self._read_state() if self.state_path.exists() else {}
+        except UserError:  # a leftover of the finished training, which does not need it
+            return False
+        return state.get("replaces") == fingerprints.of_file(self.path)
+
+    def start_over(self, key):
+        self.replaced = fingerprints.of_file(self.path) if self.path.exists() else None
         storage.remove(self.state_path)
 
     def seconds(self):
@@ -50,8 +62,9 @@ class Training(Ledger):
         storage.remove(self.state_path)
 
     def restore(self, model, optimizer):
-        """Puts the state of a stopped training in place; (epochs done, history). (0, []) where there is
-        none.
+        """Puts the state of a stopped training into model and optimizer, and starts the clock.
+
+        Returns (epochs done, history: a row for each); (0, []) where there is no such state.
         """
         self.watch = Stopwatch()
         if self.state is None:
@@ -71,8 +84,8 @@ class Training(Ledger):
         self.state = None
         return state["epoch"], state["history"]
 
-    def save(self, key, epoch, model, optimizer, history):
-        """Called after each epoch; writes when the last state is older than `interval`."""
+    def save_if_due(self, key, epoch, model, optimizer, history):
+        """Called after each epoch; writes resume.pt if the last state is older than `interval`."""
         if processes.rank() == 0 and time.monotonic() - self.saved >= self.interval:
             state = {
                 "key": key,
@@ -81,6 +94,7 @@ class Training(Ledger):
                 "optimizer": optimizer.state_dict(),
                 "history": history,
                 "elapsed": self.watch.seconds(),
+                "replaces": self.replaced,
             }
             tensor_files.save(state, self.state_path)
             self.saved = time.monotonic()

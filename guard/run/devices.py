@@ -44,8 +44,9 @@ def select(name):
 def computing(precision, device):
     """Inside, networks compute in this precision on `device`.
 
-    'fp32': float32. 'tf32': float32 whose products have 10 bits of mantissa, on GPUs that have it. 'bf16':
-    autocast to bfloat16; weights, and what is summed up, stay float32.
+    'fp32', or 'auto' where no stage has replaced it: float32. 'tf32': float32 whose products have 10 bits of
+    mantissa, on GPUs that have it. 'bf16': autocast to bfloat16; weights, and what is summed up, stay
+    float32.
     """
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]

@@ -2,30 +2,33 @@
 
 import contextlib
 
-from guard.run.stage import Begun, Ledger
+from guard.run.stage import Found, Ledger
 
 
 class Entry(Ledger):
-    """read() -> the object, empty where there is none yet; write(object). under: the name below which it
-    holds its finished parts. complete(object): whether all of it is there. path: of the file.
+    """Keeps progress in one JSON object: {"key": ..., UNDER: {part: its result}, "complete": whether}.
+
+    path: the file it is in. read(): the object, {} where there is none yet. write(object): saves it. under:
+    the name below which the finished parts are, such as 'attacks'. complete(object): whether it is final.
     """
 
-    replaces, tells = True, False
+    replaces = True  # with other settings it starts over, instead of refusing
+    tells = False  # what was found is printed by the caller
 
     def __init__(self, path, *, read, write, under, complete):
         self.path, self.read, self.write, self.under, self.complete = path, read, write, under, complete
         self.key, self.contents = None, {}
 
-    def begun(self):
+    def find(self):
         self.contents = self.read()
         if "key" not in self.contents:
             return None
-        return Begun(self.contents["key"], self.complete(self.contents))
+        return Found(self.contents["key"], self.complete(self.contents))
 
-    def begin(self, key):
+    def start_over(self, key):
         self.key, self.contents = key, {}
 
-    def go_on(self):
+    def reopen(self):
         self.key = self.contents["key"]
 
     @property

@@ -9,14 +9,17 @@ from pathlib import Path
 
 from guard.errors import UserError
 from guard.run import fingerprints, storage
-from guard.run.stage import Begun, Ledger
+from guard.run.stage import Found, Ledger
 
 FILE = "manifest.json"
 
 
 class Manifest(Ledger):
-    """folder: that of the files. form: value of the manifest's 'format'. what: words for its files.
-    stage: that makes them, for messages. kept: names of what the parts' notes hand on to the manifest.
+    """folder: that of the files. form: value of the manifest's 'format'. what: words for its files. stage:
+    name of the stage that makes them, for messages. kept: names of values of the parts, such as 'losses',
+    that are copied from their notes into the manifest at the end.
+
+    A key must not use the names format, complete, files, or one of `kept`.
     """
 
     def __init__(self, folder, *, form, what, stage, kept=()):
@@ -27,7 +30,7 @@ class Manifest(Ledger):
         """The manifest. Raises UserError for one that is missing, damaged or of something else."""
         return self._checked(storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE))
 
-    def complete(self):
+    def read_complete(self):
         """The manifest, once all files are there. Raises UserError where they are not."""
         contents = storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
         if not contents.get("complete"):
@@ -47,17 +50,15 @@ class Manifest(Ledger):
 
     # ---- as a ledger -----------------------------------------------------------------------------
 
-    def begun(self):
+    def find(self):
         if not self.path.exists():
             return None
         contents = self.read()
-        key = {
-            name: value for name, value in contents.items() if name not in ("complete", "files", *self.kept)
-        }
-        del key["format"]
-        return Begun(key, bool(contents.get("complete")))
+        own = ("format", "complete", "files", *self.kept)
+        key = {name: value for name, value in contents.items() if name not in own}
+        return Found(key, bool(contents.get("complete")))
 
-    def begin(self, key):
+    def start_over(self, key):
         if not self.path.exists() and (strays := self.strays()):
             raise UserError(
                 f"{self.folder} already holds files that are not ours, such as {strays[0]}; choose another"
@@ -67,7 +68,7 @@ class Manifest(Ledger):
             self.tidy()
             self.clear()
 
-    def go_on(self):
+    def reopen(self):
         contents = self.read()
         if contents.get("complete"):
             storage.write_sealed({**contents, "complete": False}, self.path)
@@ -95,8 +96,8 @@ class Manifest(Ledger):
                 f"{self.folder / changed[0]} is not as it was made; remove it and run python -m {self.stage}"
                 " again"
             )
-        handed_on = {name: held for name in self.kept if (held := self.handed_on(name, result))}
-        with storage.sealing({**contents, "complete": True, "files": files, **handed_on}, self.path):
+        kept_values = {name: held for name in self.kept if (held := self.kept_values(name, result))}
+        with storage.sealing({**contents, "complete": True, "files": files, **kept_values}, self.path):
             yield
 
     def tidy(self):
@@ -110,8 +111,8 @@ class Manifest(Ledger):
         made = {self._name(path): fingerprints.of_file(path) for path in files}
         storage.write_sealed({**kept, "files": made, "seconds": seconds}, self._note(part))
 
-    def handed_on(self, name, parts):
-        """part -> what its note, or the manifest of the finished folder, keeps under `name`."""
+    def kept_values(self, name, parts):
+        """part -> the value called `name`, from its note if there is one, else from the manifest."""
         contents, notes = self.read(), self._notes()
         earlier = contents.get(name) or {}
         held = {part: notes[part].get(name) if part in notes else earlier.get(part) for part in parts}
@@ -139,6 +140,10 @@ class Manifest(Ledger):
         return dict(listed) if isinstance(listed, dict) else {}
 
     def _has(self, part, files, listed):
-        """The note of a part is written last; a folder that was complete once lists its files."""
+        """Whether a part is finished: its files are there, and a note or the manifest speaks of them.
+
+        The note of a part is written after its files; the manifest of a folder that was complete once lists
+        them.
+        """
         noted = self._note(part).exists() or all(self._name(path) in listed for path in files)
         return noted and all(Path(path).exists() for path in files)

@@ -53,6 +53,11 @@ def maximum_over_processes(tensor):
     return tensor
 
 
+def least_of(number, device):
+    """The smallest of the processes' numbers; device: on which the group's tensors are."""
+    return -int(maximum_over_processes(torch.tensor(-number, device=device)))
+
+
 def share_of(loss, count, batch_size):
     """A process's share of a mini-batch's loss, so that the gradients of all shares add up to the whole's.
 

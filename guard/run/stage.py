@@ -1,9 +1,20 @@
 """A stage's work: begun, gone on with, finished, refused, forced, locked and recorded.
 
-A stage says what it is called and where its result lies. Once it has read what it needs, it says what decides
-the result (its key) and in which parts it is made. Where key and finished parts are written down is the
-matter of a ledger: guard.run.manifest for a folder of files, guard.run.entry for an object in a JSON file,
-guard.networks.training for a network.
+Four words. The *key* is a dict of settings and fingerprints: if two keys are equal, so are the results. A
+*part* is the smallest unit that is not made again after a stop: some images, an epoch of labels, an attack. A
+*ledger* remembers on disk which key work was begun with and which parts of it are finished:
+guard.run.manifest does so for a folder of files, guard.run.entry for an object in a JSON file,
+guard.networks.training for a network. A *record* is the log.json that says what came out.
+
+The order of calls:
+
+    work = Stage("relabel", output)
+    with work.entered(device_name):                        # locks, joins the group of processes
+        if work.finished_or_begin(ledger, key, parts):     # looks what is there
+            return
+        for part in work.mine():                           # of the parts that are missing
+            ...                                            # make it, and note it in the ledger
+        work.finish(result, said="what came out")          # result and record in their places
 """
 
 import contextlib
@@ -17,8 +28,8 @@ from guard.run import devices, lock, processes, records, storage
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Work that a ledger knows of. key: what decides its result. complete: whether all of it was there."""
+class Found:
+    """Work that was begun earlier. key: what decides its result. complete: whether it was once finished."""
 
     key: dict
     complete: bool
@@ -32,24 +43,27 @@ class Ledger:
     replaces = False  # whether work with another key gives way, instead of being refused
     tells = True  # whether a stage says that it found its work finished
 
-    def begun(self):
-        """The Begun that is there, or None."""
+    def find(self):
+        """The Found of earlier work, or None. Raises UserError where it cannot be read."""
         raise NotImplementedError
 
-    def begin(self, key):
-        """Clears what earlier work left, and notes that work with this key has begun."""
+    def start_over(self, key):
+        """Removes what earlier work left of its progress, before new work with this key.
+
+        It may write the key down. Only the first process calls it.
+        """
         raise NotImplementedError
 
-    def go_on(self):
-        """Notes that the work that is there lacks something again."""
+    def reopen(self):
+        """Notes that earlier work is not complete, or no longer. Only the first process calls it."""
 
     def missing(self, parts):
-        """Those of `parts` that are not finished. Work without parts is done in one piece."""
+        """Names of those of `parts` that are not finished. Work without parts is done in one piece."""
         del parts
         return []
 
     def seconds(self):
-        """Seconds that the work has taken, those before a stop included. Nothing where nobody counts them."""
+        """Seconds that the work has taken, those before a stop included; None where nobody counts them."""
 
     def finishing(self, result):
         """A context: on leaving without an error `result` is in its place, and the work complete."""
@@ -60,7 +74,10 @@ class Ledger:
 
 
 def differences(stage, found, wanted):
-    """Names of what differs between two keys. Settings that one of them does not have yet count as before."""
+    """Names of what differs between two keys.
+
+    A setting that one of them lacks, since an earlier version wrote it, counts as what that version did.
+    """
     found, wanted = comparable(stage, found), comparable(stage, wanted)
     return [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
 
@@ -79,18 +96,31 @@ class Stage:
 
     @contextlib.contextmanager
     def entered(self, device_name):
-        """Keeps other processes out of both folders and joins the group; yields the torch.device."""
+        """Locks `output` and the record's folder, and joins torchrun's group; yields the torch.device."""
         elsewhere = [] if self.log.parent.resolve() == self.output.resolve() else [self.log.parent]
+        output_lock = lock.held(self.output, wait=self.shared)
         # Not waiting for the record's folder: its holder may be waiting for the result that is made here.
-        alone = lock.held(self.output, wait=self.shared), lock.held(*elsewhere)
-        with alone[0], alone[1], devices.joined(device_name) as self.device:
+        log_lock = lock.held(*elsewhere)
+        with output_lock, log_lock, devices.joined(device_name) as self.device:
             yield self.device
 
-    def finished(self, ledger, key, parts=()):
-        """Whether the work is finished already; says so.
+    def earlier_settings(self, ledger, below=""):
+        """The settings of work that was begun here earlier, {} where there is none or `force`.
 
-        key: JSON values, all that decides the result. parts: name -> what the ledger needs to know of it.
-        Raises UserError for work with another key, unless `force`.
+        They are for what a stage is free to choose and must then stay with. below: the name in the key under
+        which the settings stand. Every process must call it.
+        """
+        found = None if self.force else ledger.find()
+        key = comparable(self.name, found.key) if found else {}
+        settings = key.get(below) if below else key
+        return processes.of_the_first(settings if isinstance(settings, dict) else {})
+
+    def look_up(self, ledger, key, parts=()):
+        """Looks what is done already. True if all is: then it says so, and removes what was in progress.
+
+        key: JSON values, all that decides the result. parts: names of the parts; for a manifest a dict, name
+        -> list of its files. Sets `found` (a Found or None) and `missing` (names of the parts to make). Every
+        process must call it. Raises UserError for work with another key, unless `force`.
         """
         self.ledger = ledger
         records.read(self.log)  # a damaged one is told before the work
@@ -108,32 +138,33 @@ class Stage:
                 print(f"{self.name}: {ledger.what} in {self._place()} {told}", flush=True)
         return True
 
-    def begin(self, ledger, key, parts=()):
-        """As `finished`; where it is not, all is ready for the parts in `missing` when this returns.
+    def finished_or_begin(self, ledger, key, parts=()):
+        """True if the result is there already, and the caller should return; see `look_up`.
 
-        Raises UserError for places that cannot be written as well.
+        Else False, and the folder is ready for the parts in `missing`. Every process must call it. Raises
+        UserError for places that cannot be written as well.
         """
-        if self.finished(ledger, key, parts):
+        if self.look_up(ledger, key, parts):
             return True
         if processes.rank() == 0:
             for path in filter(None, (self.log, ledger.path)):
                 storage.check_writable(path)
             if self.found is None:
-                ledger.begin(key)
+                ledger.start_over(key)
             else:
-                ledger.go_on()
+                ledger.reopen()
         processes.barrier()
         return False
 
     def _found(self, ledger, key):
-        """The Begun to go on with, None where there is none, or the UserError to end with."""
+        """The Found to go on with, None where there is none, or the UserError to end with."""
         try:
-            begun = None if self.force else ledger.begun()
+            found = None if self.force else ledger.find()
         except UserError as problem:
             return problem
-        different = differences(self.name, begun.key, key) if begun else []
+        different = differences(self.name, found.key, key) if found else []
         if not different:
-            return begun
+            return found
         if ledger.replaces:
             return None
         return UserError(
@@ -150,14 +181,17 @@ class Stage:
         return self.missing[processes.rank() :: processes.world_size()]
 
     def finish(self, result=None, *, said="", **entry):
-        """Puts the result in its place and its entry into the record: both, or neither.
+        """Puts the result in its place and its entry into the record: after an error neither is there.
 
-        said: what came out, for the line at the stage's end. entry: what the record says of it, beside its
-        seconds and where it was made.
+        A kill between the two leaves an entry without a result, which the next run writes again. said: what
+        came out, for the line at the stage's end, of a ledger that counts seconds. entry: what the record
+        says of it, beside its seconds and where it was made.
         """
         processes.barrier()
         if processes.rank() == 0:
             seconds = self.ledger.seconds()
+            if seconds is not None and self.found and self.found.complete:  # only lost parts were made again
+                seconds += records.read(self.log).get(self.name, {}).get("seconds", 0.0)
             entry |= {} if seconds is None else {"seconds": seconds}
             entry["environment"] = records.environment(self.device)
             with self.ledger.finishing(result):

@@ -99,7 +99,7 @@ def whole(toy, tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("whole") / "chain"
     shutil.copytree(toy, root)
-    saved = Training.save
+    saved = Training.save_if_due
 
     def save_and_stop(self, *state):
         self.saved = -1e9
@@ -110,7 +110,7 @@ def whole(toy, tmp_path_factory):
         patch.chdir(root)
         assert command(*words("train")) == 0
         shutil.copytree("images", "student/images")
-        patch.setattr(Training, "save", save_and_stop)
+        patch.setattr(Training, "save_if_due", save_and_stop)
         assert (
             command(*words("pretrain --output half-teacher"))
             == command(*words("train --output half-student"))

@@ -88,6 +88,8 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
     assert adversarial > clean
     assert loss(adversarial_share=5 / 6) == pytest.approx(clean / 6 + 5 / 6 * adversarial)
     assert loss(squared_temperature=True) == pytest.approx(4 * clean)
+    for name in ("mse", "cross-entropy"):  # which have no temperature
+        assert loss(loss=name, squared_temperature=True) == loss(loss=name)
 
 
 def test_the_average_of_weights_is_the_recursion(network):
@@ -111,7 +113,7 @@ def test_the_smoothed_cosine_stops_on_its_way():
 
 def test_a_one_step_teacher_watches_itself_and_names_its_collapse(toy, tmp_path, monkeypatch, capsys):
     found = iter([60.0, 80.0, 41.0, 39.0])
-    monkeypatch.setattr(teacher.Data, "watched_accuracy", lambda *_: next(found))
+    monkeypatch.setattr(teacher.Data, "pgd10_accuracy", lambda *_: next(found))
     words = ["--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"]]
     assert command("pretrain", *words, "--adversarial", "n", "--epochs", 4) == 0
     history = records.read(tmp_path / "t/log.json")["pretrain"]["history"]
@@ -129,7 +131,7 @@ def test_the_watched_accuracy_is_that_of_the_attack(network, tmp_path):
     model = pixel_model(network.float()).train()
     held = images.load(find.find("toy", tmp_path, "val"), 8)
     data = teacher.Data("toy", held, held, 0, torch.device("cpu"))
-    clean, robust = data.watched_accuracy(model, 0.0), data.watched_accuracy(model, 0.5)
+    clean, robust = data.pgd10_accuracy(model, 0.0), data.pgd10_accuracy(model, 0.5)
     assert clean == pytest.approx(data.accuracy(model)) and robust < clean and model.training
 
 
@@ -143,16 +145,16 @@ def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_
     made += ["--distilled", toy / "images", "--labels", "online", "--epochs", 3, "--recipe", "modern"]
     made += ["--adversarial-share", "5/6", "--weight-average", 0.9, "--zeta", 2, "--batch-size", 2]
     assert command("train", *made, "--output", tmp_path / "whole") == 0
-    saved = Training.save
+    saved = Training.save_if_due
 
     def save_and_stop(self, *state):
         self.saved = -1e9
         saved(self, *state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "save", save_and_stop)
+    monkeypatch.setattr(Training, "save_if_due", save_and_stop)
     assert command("train", *made, "--output", tmp_path / "stopped") == 130
-    monkeypatch.setattr(Training, "save", saved)
+    monkeypatch.setattr(Training, "save_if_due", saved)
     assert command("train", *made, "--output", tmp_path / "stopped") == 0
     whole, stopped = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "stopped"))
     assert whole.fingerprint == stopped.fingerprint

@@ -141,7 +141,9 @@ def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):
         toy / "teacher" / "checkpoint.pt",
         "--output",
         tmp_path / "images",
-        *TOY["recover"][:-2],
+        *TOY["recover"],
+        "--pack-images",
+        0,
     ]
     assert "manifest.json" in refused(*arguments)
     assert command(*arguments, "--force") == 0
@@ -160,7 +162,9 @@ def test_a_folder_goes_on_with_the_packs_that_it_was_begun_with(toy, tmp_path, m
         toy / "teacher" / "checkpoint.pt",
         "--output",
         tmp_path / "images",
-        *TOY["recover"][:-2],
+        *TOY["recover"],
+        "--pack-images",
+        0,
     ]
     assert command(*arguments) == 0
     (tmp_path / "images" / "cat" / "cat_0.png").unlink()

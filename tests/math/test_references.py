@@ -17,8 +17,11 @@ EPSILONS = (1 / 255, 4 / 255, 8 / 255)
 
 @pytest.fixture(scope="session")
 def networks():
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    return bench.small_networks(epochs=3)
+    made = bench.small_networks(epochs=3)
+    torch.set_num_threads(before)
+    return made
 
 
 @pytest.fixture(scope="session")

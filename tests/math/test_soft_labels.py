@@ -66,7 +66,7 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     parts = store.parts(wanted.epochs)
     work = Stage("relabel", tmp_path)
     key = store.key(wanted, "teacher", images.fingerprint, images.classes)
-    assert not work.begin(store.ledger, key, parts) and work.missing == list(parts)
+    assert not work.finished_or_begin(store.ledger, key, parts) and work.missing == list(parts)
     for epoch in range(3):
         store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch))
     work.device = torch.device("cpu")
@@ -79,7 +79,16 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     )
     for epoch in range(3):
         rows = again.read(epoch, 10, 3, recipe.batch_size)
-        student.epoch_of(Train(), learner, optimizer, rows, recipe, images, (0, epoch), torch.device("cpu"))
+        student.epoch_of(
+            Train(),
+            learner,
+            optimizer,
+            rows=rows,
+            recipe=recipe,
+            distilled=images,
+            seed_key=(0, epoch),
+            device=torch.device("cpu"),
+        )
     assert len(teacher.seen) == len(learner.seen) == 9
     assert all(torch.equal(one, other) for one, other in zip(teacher.seen, learner.seen))
     assert not torch.equal(teacher.seen[0], teacher.seen[3])  # another epoch, other views

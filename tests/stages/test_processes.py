@@ -17,8 +17,8 @@ from conftest import ROOT, TOY, command
 from guard import cli, ending
 from guard.data import augment, find, images, loading
 from guard.method import schedules
-from guard.networks import checkpoint
-from guard.run import records, seeds
+from guard.networks import checkpoint, memory
+from guard.run import processes, records, seeds
 from guard.run.manifest import Manifest
 from pretrain import teacher
 
@@ -115,6 +115,31 @@ def test_two_processes_train_one_teacher_and_evaluate_it(toy, tmp_path):
     assert {name: result["broken"] for name, result in one.items()} == {
         name: result["broken"] for name, result in two_made.items()
     }
+
+
+def the_second_has_less_memory():
+    memory.CPU_BATCH = 1 if processes.rank() else 100
+
+
+@WITHOUT_A_GPU
+def test_processes_with_unlike_memory_divide_the_work_in_one_way(toy, tmp_path):
+    """How many images fit decides where packs and chunks begin, so all must go by the smallest."""
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
+    few = [*TOY["recover"], "--pack-images", 0]
+    both(tmp_path, "recover", *teacher, "--output", tmp_path, *few, before=the_second_has_less_memory)
+    assert records.read(tmp_path / "log.json")["recover"]["settings"]["pack_images"] == 1
+    for path in (toy / "images").glob("*/*.png"):
+        assert (tmp_path / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
+    words = ["--dataset", "toy", "--root", toy, "--checkpoint", toy / "teacher/checkpoint.pt", "--workers", 0]
+    words += ["--protocol", "quick", "--epsilon", "8/255"]
+    log = ["--record", tmp_path / "two.json"]
+    both(tmp_path, "train.evaluate", *words, *log, before=the_second_has_less_memory)
+    assert command("train.evaluate", *words, "--record", tmp_path / "one.json") == 0
+    one, two_made = (
+        records.read(tmp_path / name)["evaluate teacher"]["attacks"]["pgd20"]["broken"]
+        for name in ("one.json", "two.json")
+    )
+    assert one == two_made
 
 
 def test_an_error_of_several_processes_is_one_line(toy, tmp_path):

@@ -116,23 +116,60 @@ def test_each_kind_of_teacher_is_another_teacher(flags, toy, tmp_path):
 
 
 def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path, monkeypatch, capsys):
-    saved = Training.save
+    saved = Training.save_if_due
 
     def save_and_stop(self, *state):
         self.saved = -1e9
         saved(self, *state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "save", save_and_stop)
+    monkeypatch.setattr(Training, "save_if_due", save_and_stop)
     assert command(*pretrain(toy, tmp_path / "t")) == 130
     assert "to go on" in capsys.readouterr().err and not (tmp_path / "t" / "checkpoint.pt").exists()
-    monkeypatch.setattr(Training, "save", saved)
+    monkeypatch.setattr(Training, "save_if_due", saved)
     assert command(*pretrain(toy, tmp_path / "t")) == 0
     assert "going on after epoch 1" in capsys.readouterr().out
     assert (
         fingerprint(tmp_path / "t") == fingerprint(toy / "teacher")
         and not (tmp_path / "t" / "resume.pt").exists()
     )
+
+
+def test_a_forced_teacher_goes_on_and_does_not_end_as_the_one_that_it_replaces(toy, tmp_path, monkeypatch):
+    """A kill leaves the old checkpoint beside the new state; without --force again the new one goes on."""
+    shutil.copytree(toy / "teacher", tmp_path / "t")
+    saved = Training.save_if_due
+
+    def save_and_stop(self, *state):
+        self.saved = -1e9
+        saved(self, *state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "save_if_due", save_and_stop)
+        assert command(*pretrain(toy, tmp_path / "t", "--seed", 1, "--force")) == 130
+    assert fingerprint(tmp_path / "t") == fingerprint(toy / "teacher")
+    assert command(*pretrain(toy, tmp_path / "t", "--seed", 1)) == 0
+    assert command(*pretrain(toy, tmp_path / "whole", "--seed", 1)) == 0
+    assert fingerprint(tmp_path / "t") == fingerprint(tmp_path / "whole") != fingerprint(toy / "teacher")
+    assert not (tmp_path / "t" / "resume.pt").exists()
+
+
+def test_a_finished_teacher_is_not_bothered_by_a_leftover_state(toy, tmp_path, capsys):
+    """A kill may come between the checkpoint and the removal of the state, which may be damaged by now."""
+    shutil.copytree(toy / "teacher", tmp_path / "t")
+    (tmp_path / "t" / "resume.pt").write_bytes(b"no state")
+    assert command(*pretrain(toy, tmp_path / "t")) == 0
+    assert "is finished" in capsys.readouterr().out and not (tmp_path / "t" / "resume.pt").exists()
+
+
+def test_the_time_of_work_before_a_lost_file_stays_in_the_record(toy, tmp_path):
+    shutil.copytree(toy / "images", again := tmp_path / "images")
+    words = ["recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", again, *TOY["recover"]]
+    storage.write_sealed({"recover": {"seconds": 1000.0}}, again / "log.json")
+    (again / "cat" / "cat_1.png").unlink()
+    assert command(*words) == 0
+    assert records.read(again / "log.json")["recover"]["seconds"] > 1000
 
 
 def test_recovery_goes_on_with_the_packs_that_are_missing(toy, tmp_path):
