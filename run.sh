@@ -75,7 +75,7 @@ for word in "$@"; do
 done
 
 dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model=''
-adversarial='' step_length='' method=''
+adversarial='' step_length=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
@@ -99,7 +99,7 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         a) recover+=(--step-size "$OPTARG") ;;
         i) recover+=(--iterations "$OPTARG") ;;
         A) recover+=(--cda) ;;
-        I) method=$OPTARG ;;
+        I) recover+=(--method "$OPTARG") ;;
         R) relabel+=(--recipe "$OPTARG") train+=(--recipe "$OPTARG") ;;
         z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
         u) device=$OPTARG common+=(--device "$OPTARG") ;;
@@ -146,7 +146,6 @@ done
 
 light=$(light_python)
 [ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
-[ -z "$method" ] || recover+=(--method "$method" --root "$root")
 if [ "$adversarial" = f ]; then # whose epsilon is -h, too
     pretrain+=(--epsilon "${step_length:-$("$light" -m guard.recipes "$dataset" pretrain h)}")
 fi
@@ -158,7 +157,7 @@ data=(--dataset "$dataset" --root "$root")
 # What a stage reads and writes, then the flags that were given for it, then those given for all.
 pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
 recover=(
-    recover --dataset "$dataset" --teacher "$teachers/checkpoint.pt"
+    recover "${data[@]}" --teacher "$teachers/checkpoint.pt"
     --output "$images" --record "$log" "${recover[@]}" "${common[@]}"
 )
 relabel=(

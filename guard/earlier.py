@@ -4,6 +4,7 @@ work.
 
 from dataclasses import fields
 
+from guard import registry
 from guard.settings import STAGES
 
 
@@ -48,8 +49,7 @@ def comparable(stage, key):
 
 
 def _of_its_method(found):
-    """The settings of stage recover that the method in them reads."""
-    others = [
-        row.name for row in fields(STAGES["recover"]) if row.metadata["of"] not in (None, found["method"])
-    ]
+    """The settings of stage recover that the methods in them read."""
+    read = (None, *registry.methods_of(found))
+    others = [row.name for row in fields(STAGES["recover"]) if row.metadata["of"] not in read]
     return {name: value for name, value in found.items() if name not in others}

@@ -87,13 +87,15 @@ class ImageMethod(NamedTuple):
     """function(recover.recovery.Request) -> recover.recovery.Plan.
 
     text: for `--help`. needs_training_images: whether it looks at the training set, and so takes --root.
-    needs_batch_norm: whether it recovers from the teacher's running statistics.
+    needs_batch_norm: whether it recovers from the teacher's running statistics. can_be_start: whether sre2l
+    may start from its images.
     """
 
     function: str
     text: str
     needs_training_images: bool = False
     needs_batch_norm: bool = False
+    can_be_start: bool = False
 
 
 IMAGE_METHODS = {
@@ -101,12 +103,26 @@ IMAGE_METHODS = {
         "recover.sre2l:plan", "recovered from the teacher's running statistics", needs_batch_norm=True
     ),
     "rded": ImageMethod(
-        "recover.rded:plan", "the crops of training images that the teacher scores best", True
+        "recover.rded:plan",
+        "the crops of training images that the teacher scores best",
+        needs_training_images=True,
+        can_be_start=True,
     ),
     "random": ImageMethod(
-        "recover.random_images:plan", "real training images, drawn at random", needs_training_images=True
+        "recover.random_images:plan",
+        "real training images, drawn at random",
+        needs_training_images=True,
+        can_be_start=True,
     ),
 }
+
+
+def methods_of(settings):
+    """Names of the image methods that `settings` (settings.Recover, or a dict of them) make use of."""
+    settings = settings if isinstance(settings, dict) else vars(settings)
+    method, start = settings["method"], settings.get("start", "noise")
+    return [method, start] if method == "sre2l" and start != "noise" else [method]
+
 
 # ---- the student's loss --------------------------------------------------------------------------
 

@@ -164,6 +164,12 @@ class Recover:
         choices=tuple(registry.IMAGE_METHODS),
     )
     images_per_class: int = setting(10, "distilled images of each class", unit="images", low=1)
+    start: str = setting(
+        "noise",
+        "what sre2l starts from: noise, or the images that another method makes",
+        choices=("noise", *(name for name, row in registry.IMAGE_METHODS.items() if row.can_be_start)),
+        of="sre2l",
+    )
     iterations: int = setting(2000, "steps of Adam on each image", unit="iterations", low=1, of="sre2l")
     r_bn: float = setting(0.01, "weight of the batch-norm loss", low=0.0, of="sre2l")
     step_size: float = setting(

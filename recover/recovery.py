@@ -30,8 +30,8 @@ class Request:
     """What an image method is asked for.
 
     settings: settings.Recover. model: the teacher, a PixelModel in eval mode on `device`. classes: their
-    names in label order. training_images: the training set as a holder of guard.data.images, or None for
-    a method that does not need it.
+    names in label order. training_images: the training set as a holder of guard.data.images, or None
+    where no method needs it.
     """
 
     settings: object
@@ -142,7 +142,7 @@ def recover(settings, teacher, *, dataset, root, output, log, seed, device_name,
         }
         layout.arrange(model.network, channels_last=settings.channels_last)
         request = Request(settings, model, list(teacher.classes), seed, device)
-        if method.needs_training_images:
+        if any(registry.IMAGE_METHODS[name].needs_training_images for name in registry.methods_of(settings)):
             source = _training_set(dataset or teacher.dataset, root, teacher)
             key["data"] = source.fingerprint
             held = images.load(source, teacher.image_size).to(device)

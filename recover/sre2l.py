@@ -6,14 +6,16 @@ SRe2L (Yin et al., NeurIPS 2023), with CDA's curriculum of crops (Yin and Shen, 
 import functools
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
-from guard.data.augment import Sampler, Views, resized_crops
+from guard.data.augment import Sampler, Views, as_float, resized_crops
 from guard.method import schedules
 from guard.method.batch_statistics import BatchStatistics
 from guard.networks import memory, models
+from guard.registry import IMAGE_METHODS, function_of
 from guard.run import devices, seeds
 from recover.recovery import Made, Part, Plan
 
@@ -67,33 +69,71 @@ def plan(request):
     """The recover.recovery.Plan: a part for each pack of problems."""
     settings = request.settings
     problems = problems_of(len(request.classes), settings.images_per_class, settings.classes_per_problem)
+    start = None if settings.start == "noise" else Start(request)
     parts, fitting = [], {}
     for pack in packs_of(problems, settings.pack_images):
         images = [(label, problem.number) for problem in pack for label in problem.classes]
-        parts.append(Part(images, functools.partial(_make, request, pack, fitting)))
+        parts.append(Part(images, functools.partial(_make, request, pack, start, fitting)))
     return Plan(parts, columns=("cross-entropy", "batch-norm loss"), steps=settings.iterations)
 
 
-def _make(request, pack, fitting, progress):
+def _make(request, pack, start, fitting, progress):
     """A pack's images; where memory runs out, in halves, and the packs after it as well.
 
-    fitting: a dict whose 'problems' is how many went through together in the pack before.
+    start: the Start, or None for noise. fitting: a dict whose 'problems' is how many went through together in
+    the pack before.
     """
+    settings, seed, device = request.settings, request.seed, request.device
 
     def in_parts(count):
         made = []
-        for start in range(0, len(pack), count):
-            part = pack[start : start + count]
-            made.append(
-                recover_pack(request.settings, request.model, part, request.seed, request.device, progress)
-            )
+        for first in range(0, len(pack), count):
+            part = pack[first : first + count]
+            images = start.images(part) if start else None
+            made.append(recover_pack(settings, request.model, part, seed, device, progress, start=images))
         fitting["problems"] = count
         pixels, losses = zip(*made)
         return torch.cat(pixels), torch.cat(losses)
 
     together = min(len(pack), fitting.get("problems", len(pack)))
     pixels, losses = memory.halved_when_full(in_parts, together, "problems")
-    return Made(pixels.flatten(0, 1), losses.tolist())
+    looked_at = start.looked_at(pack) if start else []
+    return Made(pixels.flatten(0, 1), losses.tolist(), looked_at)
+
+
+class Start:
+    """The images that a recovery starts from: those that another image method makes (settings.start).
+
+    A class's images are made when they are first asked for, and are the same bits as in the other method's
+    own PNGs, so they do not depend on the order of the packs.
+    """
+
+    def __init__(self, request):
+        plan = function_of(IMAGE_METHODS[request.settings.start].function)(request)
+        self.part_of = {label: part for part in plan.parts for label, _ in part.images}
+        self.made = {}  # label -> Made, its pixels as bytes
+
+    def _of_class(self, label):
+        if label not in self.made:
+            part = self.part_of[label]
+            made = part.make(SimpleNamespace(step=lambda **_: None))
+            pixels = (made.pixels.cpu() * 255).round().to(torch.uint8)
+            for each in {each for each, _ in part.images}:
+                mine = [place for place, (own, _) in enumerate(part.images) if own == each]
+                self.made[each] = made._replace(pixels=pixels[mine])
+        return self.made[label]
+
+    def images(self, pack):
+        """The starting images of a pack, (P * C, 3, S, S) in [0,1]."""
+        chosen = [
+            self._of_class(label).pixels[problem.number] for problem in pack for label in problem.classes
+        ]
+        return as_float(torch.stack(chosen))
+
+    def looked_at(self, pack):
+        """Training images that were looked at for the classes of the pack; told by a class's first image."""
+        first = [label for problem in pack if problem.number == 0 for label in problem.classes]
+        return [index for label in first for index in self._of_class(label).looked_at]
 
 
 # ---- views ---------------------------------------------------------------------------------------
@@ -185,15 +225,16 @@ class Objective:
 # ---- loop ----------------------------------------------------------------------------------------
 
 
-def recover_pack(settings, model, pack, seed, device, progress=None):
+def recover_pack(settings, model, pack, seed, device, progress=None, start=None):
     """Optimizes the P problems of a pack, of C classes each, together.
 
-    model: PixelModel in eval mode. The images have its dtype, float32 (float64 in tests); settings.precision
-    only switches autocast and TF32. Problems share the forward and nothing else. Returns (pixels (P, C, 3, S,
-    S) in [0,1], losses (P, 2): cross-entropy and batch-norm loss of the last iteration's view, before its
-    step).
+    start: what the images start from, (P * C, 3, S, S) in [0,1], or None for noise. model: PixelModel in eval
+    mode. The images have its dtype, float32 (float64 in tests); settings.precision only switches autocast and
+    TF32. Problems share the forward and nothing else. Returns (pixels (P, C, 3, S, S) in [0,1], losses (P,
+    2): cross-entropy and batch-norm loss of the last iteration's view, before its step).
     """
-    x = _noise(model, pack, seed).to(device).requires_grad_()
+    x = _noise(model, pack, seed) if start is None else model.normalize(start.to(model.mean))
+    x = x.to(device).requires_grad_()
     lowest = model.normalize(torch.zeros_like(model.mean))
     highest = model.normalize(torch.ones_like(model.mean))
     objective = Objective(settings, model.network, pack, seed, model.image_size, device, model.mean.dtype)

@@ -38,8 +38,8 @@ def commands(
     lines = [
         f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
         (
-            f"{launch} recover --dataset {dataset} {made} --output {folder}/images --record {folder}/log.json"
-            f" {recover}{common}"
+            f"{launch} recover --dataset {dataset} --root {root} {made} --output {folder}/images"
+            f" --record {folder}/log.json {recover}{common}"
         ),
         (
             f"{launch} relabel --dataset {dataset} {labels} --distilled {folder}/images --output"
@@ -98,7 +98,7 @@ GOLDEN = {
     "-p -v f": {"pretrain": "--adversarial f --epsilon 1.5 "},
     "-p -I random -r data/here": {
         "root": "data/here",
-        "recover": "--method random --root data/here ",
+        "recover": "--method random ",
     },
     "-d wolf -A -y 7 -x cda": {
         "dataset": "wolf",

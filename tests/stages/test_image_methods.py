@@ -88,3 +88,76 @@ def test_a_teacher_without_batch_norm_serves_where_nothing_is_recovered_from_it(
     teacher = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output", tmp_path / "images"]
     assert "no batch norm" in refused("recover", *data, *teacher)
     assert command("recover", *data, *teacher, "--method", "random", "--images-per-class", 1) == 0
+
+
+# ---- sre2l from images of another method ---------------------------------------------------------
+
+
+def started(toy, output, start, *more):
+    data = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", "--candidates", 6]
+    return [
+        "recover",
+        *data,
+        "--output",
+        output,
+        *TOY["recover"],
+        "--start",
+        start,
+        "--crops",
+        2,
+        "--stitch",
+        1,
+        *more,
+    ]
+
+
+def manifest_of(folder):
+    return storage.read_sealed(folder / "manifest.json", "manifest")
+
+
+@pytest.mark.parametrize("start", ["random", "rded"])
+def test_a_recovery_starts_from_the_very_images_of_the_method(start, toy, tmp_path):
+    still = ["--iterations", 1, "--step-size", 1e-9]
+    assert command(*started(toy, tmp_path / "images", start, *still)) == 0
+    assert command(*started(toy, tmp_path / "method", start, "--method", start)) == 0
+    found, expected = (image_folder.load_distilled(tmp_path / name) for name in ("images", "method"))
+    assert torch.equal(found.pixels, expected.pixels)
+    # Each class's training images are told once, with its first image.
+    told = manifest_of(tmp_path / "images")["looked_at"]
+    of_method = manifest_of(tmp_path / "method")["looked_at"]
+    assert sorted(index for part in told.values() for index in part) == sorted(
+        index for part in of_method.values() for index in part
+    )
+    assert command(*started(toy, tmp_path / "noise", "noise", *still)) == 0
+    assert not torch.equal(image_folder.load_distilled(tmp_path / "noise").pixels, expected.pixels)
+
+
+def test_it_moves_away_from_them_goes_on_after_a_stop_and_is_other_work(toy, tmp_path, refused, capsys):
+    assert command(*started(toy, tmp_path / "images", "rded")) == 0
+    assert command(*started(toy, tmp_path / "method", "rded", "--method", "rded")) == 0
+    whole = image_folder.load_distilled(tmp_path / "images")
+    assert not torch.equal(whole.pixels, image_folder.load_distilled(tmp_path / "method").pixels)
+    manifest = manifest_of(tmp_path / "images")
+    assert manifest["data"] and manifest["settings"]["start"] == "rded"
+    (tmp_path / "images/dog/dog_0.png").unlink()
+    assert command(*started(toy, tmp_path / "images", "rded")) == 0
+    assert image_folder.load_distilled(tmp_path / "images").fingerprint == whole.fingerprint
+    assert manifest_of(tmp_path / "images") == manifest
+    assert "another settings" in refused(*started(toy, tmp_path / "images", "random"))
+    assert "another settings" in refused(*started(toy, tmp_path / "images", "rded", "--crops", 1))
+    assert "another data, settings" in refused(*started(toy, tmp_path / "images", "noise"))
+
+
+def test_settings_of_rded_count_for_nothing_in_a_recovery_from_noise(toy, tmp_path, capsys):
+    assert command(*started(toy, tmp_path / "images", "noise")) == 0
+    capsys.readouterr()
+    assert command(*started(toy, tmp_path / "images", "noise", "--candidates", 3)) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_start_that_there_is_not_is_named(toy, tmp_path, refused):
+    assert "--start" in refused(*started(toy, tmp_path / "x", "sre2l"))
+    nowhere = ["--root", tmp_path / "nowhere"]
+    assert "no data set 'toy'" in refused(*started(toy, tmp_path / "x", "rded", *nowhere))
+    too_many = ["--images-per-class", 4, "--stitch", 2]
+    assert "crops are needed" in refused(*started(toy, tmp_path / "x", "rded", *too_many))
