@@ -41,7 +41,7 @@ class Distilled(Dataset):
         """
         store = LabelStore(folder)
         wanted = store.open(self.fingerprint, self.classes)
-        rows = store.read(epoch, len(self), len(self.classes), wanted.batch_size)
+        rows = store.read(epoch, wanted, self.packed)
         for batch in batches_of(rows, wanted.batch_size):
             yield look(self.packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
 

@@ -132,6 +132,7 @@ STUDENT_LOSSES = {
     "kl": "guard.method.losses:kullback_leibler",
     "mse": "guard.method.losses:squared_error",
     "cross-entropy": "guard.method.losses:hard_cross_entropy",
+    "kl+cross-entropy": "guard.method.losses:half_cross_entropy",
 }
 
 # ---- attacks -------------------------------------------------------------------------------------

@@ -7,82 +7,14 @@ before anything heavy is imported.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from guard import registry
+from guard.setting_fields import channels_last, compiled, precision, setting, synced_norm
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 STEMS = ("standard", "tiny", "cifar")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 PROTOCOLS = (*registry.PROTOCOLS, "both")
-
-
-def setting(
-    default,
-    text,
-    *,
-    unit="",
-    choices=None,
-    low=None,
-    high=None,
-    above=None,
-    flag=None,
-    several=False,
-    of=None,
-    before=None,
-):
-    """A field: its default, help text and unit, and what is allowed.
-
-    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
-    numbers with commas between them make a tuple. before: what artifacts count as made with that are older
-    than the field; where it is None they count as made with the field's default, and a family's row may have
-    another.
-    """
-    metadata = {
-        "text": text,
-        "unit": unit,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "above": above,
-        "flag": flag,
-        "several": several,
-        "of": of,
-        "before": before,
-    }
-    return field(default=default, metadata=metadata)
-
-
-def precision():
-    """The setting that every stage with a network of its own to run has; evaluation is always in fp32."""
-    return setting(
-        "auto",
-        "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast; auto: bf16 with"
-        " channels-last on CPUs that have instructions for it, else fp32",
-        choices=PRECISIONS,
-        before="fp32",
-    )
-
-
-def channels_last():
-    return setting(
-        False,
-        "keep the colour channels of a pixel beside each other in memory, which some machines compute faster",
-    )
-
-
-def compiled():
-    return setting(
-        False,
-        "let torch.compile fuse the network's operations: takes a C++ compiler on the CPU, and some minutes"
-        " at the start",
-    )
-
-
-def synced_norm():
-    return setting(
-        False, "with several processes: batch norm over the whole batch instead of over each process's share"
-    )
 
 
 @dataclass(frozen=True)
@@ -263,6 +195,23 @@ class Relabel:
         "train makes the labels with each batch's own statistics (the original's way on CIFAR)",
         choices=("eval", "train"),
     )
+    input_gradients: str = setting(
+        "none",
+        "what is stored of the gradient of the teacher's cross-entropy by the view's pixels: nothing; its"
+        " signs, for adversarial views against the teacher; its values, for --gradient-weight",
+        choices=("none", "signs", "values"),
+    )
+    label_format: str = setting(
+        "fp16",
+        "how labels are stored: fp16 logits with their views; int8 logits, whose views are drawn again",
+        choices=("fp16", "int8"),
+    )
+    top_classes: int = setting(
+        0,
+        "store the logits of the K largest classes, and the mean of the others; 0 for all",
+        unit="classes",
+        low=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -273,17 +222,32 @@ class Train:
     loss: str = setting(
         "kl",
         "kl: divergence from the teacher's softmax; mse: squared error of the logits; cross-entropy: hard"
-        " labels alone",
+        " labels alone; kl+cross-entropy: half of each",
         choices=tuple(registry.STUDENT_LOSSES),
     )
     temperature: float = setting(20.0, "temperature of both softmaxes of kl", above=0.0)
+    reuse_labels: bool = setting(
+        False, "go through the stored epochs of labels again where --epochs asks for more than there are"
+    )
+    gradient_weight: float = setting(
+        0.0,
+        "weight of the distance between the student's and the teacher's input gradients (IKDIGA: 1000); needs"
+        " labels with --input-gradients values",
+        low=0.0,
+    )
     squared_temperature: bool = setting(False, "multiply kl by the square of the temperature")
     adversarial_share: float = setting(
         0.0,
-        "share of the loss on adversarial views, one step of the student against the teacher's logits: 0 for"
-        " none, 5/6 is RSLAD's, 1 for these alone",
+        "share of the loss on adversarial views, one step away from the teacher's logits: 0 for none, 5/6 is"
+        " RSLAD's, 1 for these alone",
         low=0.0,
         high=1.0,
+    )
+    views_against: str = setting(
+        "student",
+        "whom the step of the adversarial views is against: the student; or the teacher, which costs next to"
+        " nothing and needs labels with --input-gradients",
+        choices=("student", "teacher"),
     )
     view_epsilon: float = setting(
         2 / 255, "epsilon of the adversarial views", unit="[0,1] pixels", above=0.0, high=1.0

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, label_recipe, make_epoch
+from guard.errors import UserError
 from guard.networks import layout
 from guard.run import precision
 from guard.run.progress import Progress
@@ -26,6 +27,11 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
         store = LabelStore(work.output)
         settings = precision.settled(settings, work.earlier_settings(store.ledger, "recipe"), device)
         recipe = label_recipe(settings, images, seed)
+        if recipe.top_classes > len(images.classes):
+            raise UserError(
+                f"--top-classes {recipe.top_classes} is more than the {len(images.classes)} classes; ask for"
+                " fewer, or 0 for all"
+            )
         key = store.key(recipe, teacher.fingerprint, images.fingerprint, images.classes)
         parts = store.parts(recipe.epochs)
         if work.finished_or_begin(store.ledger, key, parts):
@@ -46,7 +52,7 @@ def _label(work, store, model, images, recipe):
         for number, epoch in enumerate(mine, 1):
             started = time.time()
             rows = make_epoch(model, images, recipe, epoch)
-            store.write(epoch, rows, seconds=time.time() - started)
+            store.write(epoch, rows, recipe, images, seconds=time.time() - started)
             rate = number * len(images) / (time.time() - began)
             progress.step(images_per_second=rate)
             progress.line(f"epoch {epoch + 1}/{recipe.epochs}, {rate:.0f} images/s")

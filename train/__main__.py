@@ -54,6 +54,7 @@ def main(argv):
         stage = Stage("train", options.output, log=options.record, force=options.force)
         with stage.entered(options.device) as device:
             inputs = student.read_inputs(
+                settings,
                 **data,
                 teacher_path=options.teacher,
                 distilled=options.distilled,

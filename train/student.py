@@ -11,10 +11,19 @@ from guard.attacks import robustness
 from guard.data import find, images
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
-from guard.distilled.soft_labels import batches_of, check_classes, label_recipe, look, make_epoch, targets_of
+from guard.distilled.soft_labels import (
+    batches_of,
+    check_classes,
+    gradient_of,
+    label_recipe,
+    look,
+    make_epoch,
+    targets_of,
+)
 from guard.errors import UserError
 from guard.method import schedules
-from guard.method.views import adversarial_views
+from guard.method.losses import gradient_distance
+from guard.method.views import adversarial_views, views_against_teacher
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
@@ -35,16 +44,18 @@ class StoredLabels:
     """Labels from a folder of stage relabel. Raises UserError where they are of other images or another
     teacher.
 
-    epochs: the student takes the first so many, or all where it is None.
+    epochs: the student takes the first so many, or all where it is None. reuse: whether it may ask for more
+    than there are, and goes through them again.
     """
 
-    def __init__(self, folder, distilled, teacher, epochs):
-        self.store, self.count, self.classes = LabelStore(folder), len(distilled), len(distilled.classes)
+    def __init__(self, folder, distilled, teacher, epochs, reuse):
+        self.store, self.distilled = LabelStore(folder), distilled
         self.recipe = self.store.open(distilled.fingerprint, distilled.classes, teacher.fingerprint)
-        if epochs and epochs > self.recipe.epochs:
+        if epochs and epochs > self.recipe.epochs and not reuse:
             raise UserError(
                 f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
-                f" more with python -m relabel --epochs {epochs}"
+                f" more with python -m relabel --epochs {epochs}, or go through them again with"
+                " --reuse-labels"
             )
 
     def prepare(self, teacher, distilled, device):
@@ -52,7 +63,7 @@ class StoredLabels:
 
     def rows(self, epoch):
         """The rows (guard.distilled.soft_labels) of an epoch."""
-        return self.store.read(epoch, self.count, self.classes, self.recipe.batch_size)
+        return self.store.read(epoch % self.recipe.epochs, self.recipe, self.distilled)
 
 
 class OnlineLabels:
@@ -82,11 +93,12 @@ class Inputs:
     epochs: int
 
 
-def read_inputs(*, dataset, root, teacher_path, distilled, labels, label_settings, epochs, seed):
-    """The Inputs. labels: a folder of soft labels, or 'online' for labels by `label_settings`.
+def read_inputs(settings, *, dataset, root, teacher_path, distilled, labels, label_settings, epochs, seed):
+    """The Inputs of a student by `settings` (settings.Train).
 
-    epochs: of training, as many as were labelled where it is None. Raises UserError for artifacts that do not
-    belong together.
+    labels: a folder of soft labels, or 'online' for labels by `label_settings` (settings.Relabel). epochs: of
+    training, as many as were labelled where it is None. Raises UserError for artifacts that do not belong
+    together, and for labels without the gradients that the settings need.
     """
     teacher = checkpoint.load(teacher_path, "teacher")
     held = image_folder.load_distilled(distilled)
@@ -101,8 +113,27 @@ def read_inputs(*, dataset, root, teacher_path, distilled, labels, label_setting
         wanted = replace(label_settings, epochs=epochs or label_settings.epochs)
         chosen = OnlineLabels(wanted, held, seed)
     else:
-        chosen = StoredLabels(labels, held, teacher, epochs)
+        chosen = StoredLabels(labels, held, teacher, epochs, settings.reuse_labels)
+    _check_gradients(settings, chosen.recipe.input_gradients)
     return Inputs(teacher, held, chosen, source, epochs or chosen.recipe.epochs)
+
+
+# What of the teacher's input gradients is needed -> what labels may have of them.
+SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "values": ("values",)}
+
+
+def _check_gradients(settings, stored):
+    """Raises UserError where the labels lack what the student needs of the teacher's input gradients."""
+    needed, flag = "none", ""
+    if settings.adversarial_share and settings.views_against == "teacher":
+        needed, flag = "signs", "--views-against teacher"
+    if settings.gradient_weight:
+        needed, flag = "values", "--gradient-weight"
+    if stored not in SERVES[needed]:
+        raise UserError(
+            f"{flag} needs labels with the teacher's input gradients; make them with --input-gradients"
+            f" {needed} of python -m relabel"
+        )
 
 
 # ---- setup ---------------------------------------------------------------------------------------
@@ -227,26 +258,36 @@ def _train(settings, inputs, val, key, training, workers, device):
     return student, history
 
 
-def student_loss(settings, model, pixels, teacher_logits, targets, draws):
+def student_loss(settings, model, pixels, teacher_logits, targets, draws, teacher_gradient=None):
     """(1 - a) * loss(views) + a * loss(adversarial views), a settings.adversarial_share: a scalar.
 
-    pixels: (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of
-    the adversarial ones as well. targets: (N, classes), mixed hard labels. draws: generator of the
-    adversarial step's noise.
+    With settings.gradient_weight the distance of the input gradients at the views is added, times it. pixels:
+    (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of the
+    adversarial ones as well. targets: (N, classes), mixed hard labels. draws: generator of the adversarial
+    step's noise. teacher_gradient: (N, 3, S, S) of its cross-entropy at the views, or its signs, where the
+    settings need it.
     """
+    share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
-    share, total = settings.adversarial_share, 0.0
-    if share < 1:
-        student_logits = devices.widened(model(pixels))
+    if share < 1 or weight:
+        seen = pixels.detach().requires_grad_(weight > 0)
+        student_logits = devices.widened(model(seen))
         total = loss_of(student_logits, teacher_logits, targets, settings.temperature)
+        if weight:
+            extra = weight * gradient_distance(seen, student_logits, teacher_gradient, targets)
     if share > 0:
-        moved = adversarial_views(model, pixels, teacher_logits, epsilon=settings.view_epsilon, draws=draws)
+        if settings.views_against == "teacher":
+            moved = views_against_teacher(pixels, teacher_gradient, epsilon=settings.view_epsilon)
+        else:
+            moved = adversarial_views(
+                model, pixels, teacher_logits, epsilon=settings.view_epsilon, draws=draws
+            )
         student_logits = devices.widened(model(moved))
         adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
         total = (1 - share) * total + share * adversarial
-    if settings.squared_temperature and settings.loss == "kl":  # the others have no temperature
+    if settings.squared_temperature and settings.loss == "kl":  # the others have no temperature of their own
         total = total * settings.temperature**2
-    return total
+    return total + extra
 
 
 def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, device, averaged=None):
@@ -262,12 +303,14 @@ def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, d
     total = torch.zeros((), device=device, dtype=torch.float64)
     for batch in batches_of(rows, recipe.batch_size):
         logits = torch.from_numpy(batch["logits"].astype("float32")).to(device)
-        whole = look(distilled, batch), logits, targets_of(distilled, batch)
-        pixels, logits, targets = (each.tensor_split(size)[rank] for each in whole)
+        gradient = gradient_of(batch, distilled.pixels.shape[2])
+        whole = [look(distilled, batch), logits, targets_of(distilled, batch)]
+        whole += [] if gradient is None else [gradient.to(device)]
+        pixels, logits, targets, *gradient = (each.tensor_split(size)[rank] for each in whole)
         optimizer.zero_grad()
         if len(pixels) or settings.sync_batch_norm:
             with devices.computing(settings.precision, device):
-                loss = student_loss(settings, model, pixels, logits, targets, draws)
+                loss = student_loss(settings, model, pixels, logits, targets, draws, *gradient)
                 processes.share_of(loss, len(pixels), len(batch)).backward()
             total += loss.detach() * len(pixels) if len(pixels) else 0
         processes.add_gradients(model)

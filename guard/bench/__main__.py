@@ -3,6 +3,7 @@
 python -m guard.bench all                                   every stage against guard.bench.reference
 python -m guard.bench teacher --scale paper                 one of them, at the paper's shapes
 python -m guard.bench overhead --output FILE                a teacher's step with each regularizer
+python -m guard.bench precision --output FILE               each stage's step in fp32 and bf16, in two layouts
 python -m guard.bench growth --output FILE                  seconds against images per class, classes, size
 python -m guard.bench attacks --output FILE                 our attacks against torchattacks'
 python -m guard.bench strength --output FILE                robust accuracies of both, at three epsilons
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from guard import cli, ending
 from guard.bench import attack_speed
-from guard.settings import PRECISIONS
+from guard.setting_fields import PRECISIONS
 
 STAGES = ("teacher", "recover", "relabel", "student", "data")
 
@@ -30,6 +31,15 @@ COLUMNS = {
         "peak bytes",
     ),
     "overhead": ("case", "step", "seconds", "seconds_std", "plain steps", "peak bytes"),
+    "precision": (
+        "case",
+        "step",
+        "fp32",
+        "fp32, channels-last",
+        "bf16",
+        "bf16, channels-last",
+        "times as fast",
+    ),
     "growth": ("stage", "images per class", "classes", "image size", "seconds", "images per second"),
     "attacks": (
         "attack",
@@ -78,7 +88,7 @@ def _parser():
     )
     parser.add_argument(
         "what",
-        choices=(*STAGES, "attacks", "all", "overhead", "growth", "strength"),
+        choices=(*STAGES, "attacks", "all", "overhead", "precision", "growth", "strength"),
         help="what to measure; all is the stages and attacks",
     )
     parser.add_argument(
@@ -88,7 +98,7 @@ def _parser():
     )
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=PRECISIONS[1:],  # auto is a matter of stages
         default="fp32",
         help="of the networks in stages, overhead and growth [fp32]",
     )
@@ -149,6 +159,14 @@ def _overhead(options, conditions, about):
     report(rows, COLUMNS["overhead"], about, conditions.device, options.output)
 
 
+def _precision(options, conditions, about):
+    from guard.bench import precisions
+
+    what = "seconds of a step in each precision and layout, alternating in one run, medians"
+    about = {"what": what, "repeats": about["repeats"]}
+    report(precisions.run(conditions), COLUMNS["precision"], about, conditions.device, options.output)
+
+
 def _growth(options, conditions, about):
     from guard.bench import growth
 
@@ -184,6 +202,7 @@ MEASURES = {
     **dict.fromkeys(STAGES, (_stages,)),
     "all": (_stages, _attacks),
     "overhead": (_overhead,),
+    "precision": (_precision,),
     "growth": (_growth,),
     "attacks": (_attacks,),
     "strength": (_strength,),

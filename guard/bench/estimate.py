@@ -17,11 +17,19 @@ STANDING = 0.5  # share of the images that an attack still works on, on average
 MOST = 100  # images of a timed recovery or labelling; more are multiplied
 # passes forward, and forward and backward, over each image that stands
 PASSES = {
+    "fgsm": (0, 1),
     "pgd20": (0, 20),
     "pgd100": (0, 100),
+    "pgd100-l2": (0, 100),
     "mim": (0, 20),
     "cw": (0, 50),
     "square": (5000, 0),
+    "apgd-ce": (0, 100),
+    "apgd-dlr": (0, 900),
+    "fab": (0, 1800),
+    "apgd-ce-10": (0, 10),
+    "apgd-dlr-10": (0, 90),
+    "fab-10": (0, 180),
     "autoattack-paper": (0, 280),
     "autoattack": (0, 2800),
 }
@@ -99,12 +107,15 @@ def seconds_of(words, teachers):
         device,
     )
     distilled = recover.images_per_class * classes
-    total += recover.iterations * distilled * of_recovery + relabel.epochs * distilled * (
-        of_labels + of_student
-    )
+    if recover.method == "sre2l":  # the others take next to no time
+        total += recover.iterations * distilled * of_recovery
+    total += relabel.epochs * distilled * (of_labels + of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
-    protocols = ("paper", "standard") if evaluate.protocol == "both" else (evaluate.protocol,)
-    names = dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol])
+    if evaluate.attacks:
+        names = evaluate.attacks.split(",")
+    else:
+        protocols = ("paper", "standard") if evaluate.protocol == "both" else (evaluate.protocol,)
+        names = dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol])
     passes = [PASSES[name] for name in names]
     total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
     return total

@@ -16,6 +16,7 @@ STEPS = (
     "gradient regularization",
     "adversarial t",
     "adversarial f",
+    "adversarial n",
 )
 # (data set, network, size, images per step)
 PAPER = (("cifar10", "resnet18", 32, 128), ("imagenette", "resnet18", 224, 32))

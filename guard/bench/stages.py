@@ -258,12 +258,10 @@ def _without_network(stage, repeats, device, size, count):
         work.finished_or_begin(store.ledger, store.key(settings, "", "", held.classes), store.parts(1))
 
         def relabel():
-            store.write(0, soft_labels.make_epoch(network, held, settings, 0))
+            store.write(0, soft_labels.make_epoch(network, held, settings, 0), settings, held)
 
         def student():
-            for batch in soft_labels.batches_of(
-                store.read(0, count, 10, settings.batch_size), settings.batch_size
-            ):
+            for batch in soft_labels.batches_of(store.read(0, settings, held), settings.batch_size):
                 soft_labels.look(held, batch)
                 torch.from_numpy(batch["logits"].astype("float32")).to(device)
 

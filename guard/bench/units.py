@@ -122,7 +122,7 @@ def seconds(steps, repeats, device):
 
 def with_regularizer(settings, name):
     """settings.Pretrain with a regularizer, an adversarial way or neither: 'plain', a form's
-    name, 'gradient regularization', 'adversarial t' or 'adversarial f' (within 8/255).
+    name, 'gradient regularization', or 'adversarial t', 'f' or 'n' (within 8/255).
     """
     if name == "plain":
         return settings

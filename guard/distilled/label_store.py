@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy
 
-from guard.distilled.soft_labels import LabelRecipe, batches_of, row_type
+from guard.distilled.label_format import packed, stored_type, unpacked
+from guard.distilled.soft_labels import LabelRecipe, batches_of
 from guard.earlier import as_now
 from guard.errors import UserError, first_line
 from guard.run.fingerprints import of_file
@@ -42,10 +43,13 @@ class LabelStore:
         """name of an epoch -> its files."""
         return {str(epoch): [self._path(epoch)] for epoch in range(epochs)}
 
-    def write(self, epoch, rows, seconds=0.0):
-        """Writes the rows of an epoch, and notes that it is finished."""
+    def write(self, epoch, rows, recipe, images, seconds=0.0):
+        """Writes the rows of an epoch, in the recipe's format, and notes that it is finished.
+
+        images: those that are labelled, as Packed.
+        """
         with replacing(self._path(epoch)) as temporary, open(temporary, "wb") as file:
-            numpy.save(file, rows)
+            numpy.save(file, packed(rows, recipe, images.pixels.shape[2]))
         self.ledger.note(str(epoch), [self._path(epoch)], seconds=seconds)
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -84,20 +88,26 @@ class LabelStore:
             )
         return LabelRecipe(**found)
 
-    def read(self, epoch, count, classes, batch_size):
-        """The rows of an epoch, memory-mapped. count: of images. batch_size: of the recipe.
+    def read(self, epoch, recipe, images):
+        """The rows of an epoch, memory-mapped where they are stored as they are.
 
-        Raises UserError for a file that is not what the manifest promises.
+        recipe: what `open` returned. images: those that are labelled, as Packed. Raises UserError for a file
+        that is not what the manifest promises.
         """
+        count, classes, size = len(images), len(images.classes), images.pixels.shape[2]
         path, remedy = self._path(epoch), "remove it and run python -m relabel again"
         try:
             rows = numpy.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as problem:  # noqa: BLE001 - a damaged header can end in any exception
             raise UserError(f"cannot read the soft labels {path} ({first_line(problem)}); {remedy}") from None
-        fits = isinstance(rows, numpy.ndarray) and rows.shape == (count,) and rows.dtype == row_type(classes)
+        stored = stored_type(recipe, classes, size)
+        fits = isinstance(rows, numpy.ndarray) and rows.shape == (count,) and rows.dtype == stored
+        if fits and recipe.top_classes:
+            fits = _below(rows["classes"], classes)
+        rows = unpacked(rows, recipe, classes, size, epoch) if fits else rows
         if not fits or not _below(rows["image"], count):
             raise UserError(f"{path} does not hold {count} rows of {classes} logits; {remedy}")
-        for batch in batches_of(rows, batch_size):
+        for batch in batches_of(rows, recipe.batch_size):
             if not _below(batch["partner"], len(batch)):
                 raise UserError(f"{path} mixes images with others that are not in their batch; {remedy}")
         if self.files and of_file(path) != self.files[path.name]:

@@ -17,7 +17,7 @@ from guard.data import augment
 from guard.data.loading import batch_ranges
 from guard.errors import UserError
 from guard.networks.models import batch_norm_layers
-from guard.run.devices import computing
+from guard.run.devices import computing, widened
 from guard.run.seeds import generator
 from guard.settings import Relabel
 
@@ -56,11 +56,24 @@ def label_recipe(settings, images, seed):
     return LabelRecipe(**{**asdict(settings), "batch_size": batch_size, "seed": seed})
 
 
-def row_type(classes):
-    """What is stored for one view: which image, its box and flip, how it is mixed, the teacher's logits.
+def gradient_fields(size, kind):
+    """Fields of a row for the gradient of the teacher's cross-entropy by the view's pixels (3, size, size).
+
+    kind: 'none'; 'signs', a bit for each; 'values', in fp16, times their largest.
+    """
+    if kind == "signs":
+        return [("signs", "u1", -(-3 * size * size // 8))]
+    if kind == "values":
+        return [("gradient", "<f2", (3, size, size)), ("largest", "<f4")]
+    return []
+
+
+def row_type(classes, size=0, input_gradients="none"):
+    """What is known of one view: which image, its box and flip, how it is mixed, the teacher's logits.
 
     partner: position in the mini-batch of the image it is mixed with. share: of its own pixels, 1 but
     for MixUp. mix_box: (top, left, height, width) of the partner's pixels, empty but for CutMix.
+    input_gradients: the kind of gradient_fields, for images of `size` pixels.
     """
     return numpy.dtype(
         [
@@ -71,17 +84,18 @@ def row_type(classes):
             ("share", "<f4"),
             ("mix_box", "<i2", 4),
             ("logits", "<f2", classes),
+            *gradient_fields(size, input_gradients),
         ]
     )
 
 
 def draw_epoch(recipe, count, size, classes, epoch):
-    """The rows of one epoch, (count,), logits still zero.
+    """The rows of one epoch, (count,), with all that the teacher says of them still zero.
 
     Everything random about it is drawn from (seed, epoch, mini-batch) alone. size: side of the images in
     pixels.
     """
-    rows = numpy.zeros(count, row_type(classes))
+    rows = numpy.zeros(count, row_type(classes, size, recipe.input_gradients))
     order = torch.randperm(count, generator=generator(recipe.seed, "labels", epoch))
     rows["image"] = order.numpy()
     for number, batch in enumerate(batches_of(rows, recipe.batch_size)):
@@ -103,10 +117,48 @@ def make_epoch(teacher, images, recipe, epoch):
     device = images.pixels.device
     rows = draw_epoch(recipe, len(images), images.pixels.shape[2], len(images.classes), epoch)
     of_batches = own_statistics(teacher) if recipe.teacher_mode == "train" else contextlib.nullcontext()
-    with torch.no_grad(), of_batches, computing(recipe.precision, device):
+    with of_batches, computing(recipe.precision, device):
         for batch in batches_of(rows, recipe.batch_size):
-            batch["logits"] = teacher(look(images, batch)).half().cpu().numpy()
+            if recipe.input_gradients == "none":
+                with torch.no_grad():
+                    logits = teacher(look(images, batch))
+            else:
+                logits, gradient = _with_gradient(teacher, look(images, batch), targets_of(images, batch))
+                _keep(batch, gradient.cpu(), recipe.input_gradients)
+            batch["logits"] = logits.half().cpu().numpy()
     return rows
+
+
+def _with_gradient(teacher, pixels, targets):
+    """(logits (N, classes), gradient (N, 3, S, S) of each view's cross-entropy with its targets)."""
+    pixels = pixels.requires_grad_()
+    logits = widened(teacher(pixels))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), pixels)
+    return logits.detach(), gradient
+
+
+def _keep(batch, gradient, kind):
+    """Writes a mini-batch's gradient (N, 3, S, S) on the CPU into its rows."""
+    if kind == "signs":
+        batch["signs"] = numpy.packbits((gradient > 0).flatten(1).numpy(), axis=1)
+    else:
+        largest = gradient.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
+        batch["largest"] = largest.numpy()
+        batch["gradient"] = (gradient / largest.view(-1, 1, 1, 1)).half().numpy()
+
+
+def gradient_of(batch, size):
+    """What a mini-batch of rows knows of the teacher's input gradient: (N, 3, size, size), or None.
+
+    The values, or, where only signs were kept, 1 and -1.
+    """
+    if "signs" in batch.dtype.names:
+        bits = numpy.unpackbits(batch["signs"], axis=1, count=3 * size * size)
+        return torch.from_numpy(2 * bits.astype("float32") - 1).view(-1, 3, size, size)
+    if "gradient" in batch.dtype.names:
+        largest = torch.from_numpy(batch["largest"].astype("float32"))
+        return torch.from_numpy(batch["gradient"].astype("float32")) * largest.view(-1, 1, 1, 1)
+    return None
 
 
 @contextlib.contextmanager

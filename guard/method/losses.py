@@ -5,6 +5,7 @@ mini-batch. The first three are (N, classes). targets: the share of each class i
 labels, mixed in the proportion in which its pixels are.
 """
 
+import torch
 import torch.nn.functional as F
 
 CROSS_ENTROPY_SHARE = 0.025  # of `squared_error`, as in EDC's code
@@ -23,6 +24,23 @@ def squared_error(student_logits, teacher_logits, targets, temperature):
     del temperature
     cross_entropy = F.cross_entropy(student_logits, targets)
     return F.mse_loss(student_logits, teacher_logits) + CROSS_ENTROPY_SHARE * cross_entropy
+
+
+def half_cross_entropy(student_logits, teacher_logits, targets, temperature):
+    """0.5 KL + 0.5 CE(s, targets), to which IKDIGA adds the distance of the input gradients."""
+    divergence = kullback_leibler(student_logits, teacher_logits, targets, temperature)
+    return 0.5 * divergence + 0.5 * F.cross_entropy(student_logits, targets)
+
+
+def gradient_distance(pixels, student_logits, teacher_gradient, targets):
+    """||g_s - g_t||_2 over the whole mini-batch, divided by its N images, with its second-order graph.
+
+    g_s: gradient of each image's CE(s, targets) by its pixels. teacher_gradient: g_t, the teacher's, (N, 3,
+    S, S). pixels: (N, 3, S, S), with a graph to student_logits. IKDIGA's code weighs it by 1000.
+    """
+    cross_entropy = F.cross_entropy(student_logits, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(cross_entropy, pixels, create_graph=True)
+    return (gradient - teacher_gradient).flatten().norm() / len(pixels)
 
 
 def hard_cross_entropy(student_logits, teacher_logits, targets, temperature):

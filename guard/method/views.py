@@ -1,5 +1,5 @@
-"""Adversarial views of a student: RSLAD's inner step against the teacher's soft labels (Zi et al., ICCV
-2021).
+"""Adversarial views for a student: RSLAD's inner step against its soft labels (Zi et al., ICCV 2021), or a
+step against the teacher.
 """
 
 import torch
@@ -7,6 +7,15 @@ import torch.nn.functional as F
 
 from guard.networks.models import frozen_eval
 from guard.run.devices import widened
+
+
+def views_against_teacher(pixels, gradient, *, epsilon):
+    """A step of epsilon in each pixel up the teacher's cross-entropy, (N, 3, S, S) in [0,1].
+
+    gradient: of the teacher's cross-entropy by `pixels`, or its signs; the step needs no pass through a
+    network.
+    """
+    return (pixels + epsilon * gradient.sign()).clamp(0, 1)
 
 
 def adversarial_views(student, pixels, teacher_logits, *, epsilon, draws):

@@ -73,6 +73,62 @@ FRONTIER = {
 }
 ARMS |= FRONTIER
 
+# The frontier's best arm with one setting of labels or student changed
+BEST = "rded/nfgsm/adversarial"
+
+
+def _of_the_best(flags="", stages=""):
+    best = ARMS[BEST]
+    return Arm(best.teacher, f"{best.flags} {flags}".strip(), f"{best.stages} {stages}".strip())
+
+
+STUDENT_SETTINGS = {
+    "student-rslad-share": _of_the_best(stages="train --adversarial-share 5/6"),
+    "student-against-teacher": _of_the_best(
+        stages="relabel --input-gradients signs train --views-against teacher"
+    ),
+    "student-ikdiga": _of_the_best(
+        stages="relabel --input-gradients values"
+        " train --adversarial-share 0 --loss kl+cross-entropy --gradient-weight 1000"
+    ),
+    "student-mse": _of_the_best(stages="train --loss mse"),
+    "student-temperature-1": _of_the_best(stages="train --temperature 1"),
+    "student-zeta-2": _of_the_best(stages="train --zeta 2"),
+    "student-average": _of_the_best(stages="train --weight-average 0.99"),
+    "student-mixup": _of_the_best(stages="relabel --mix mixup"),
+    "student-unmixed": _of_the_best(stages="relabel --mix none"),
+    "student-crops-0.08": _of_the_best(stages="relabel --crop-scale 0.08"),
+    "student-teacher-mode-train": _of_the_best(stages="relabel --teacher-mode train"),
+    "student-epochs-150": _of_the_best("-z 150"),
+    "student-epochs-2400": _of_the_best("-z 2400"),
+    "student-paper": _of_the_best("-R paper -z 400"),
+}
+ARMS |= STUDENT_SETTINGS
+
+# Few bytes: the best arm's labels, from fewer epochs that are gone through again, and in small formats
+_AGAIN = "train --epochs 600 --reuse-labels"
+LABEL_BYTES = {
+    "labels-int8": _of_the_best(stages="relabel --label-format int8"),
+    "labels-int8-top-3": _of_the_best(stages="relabel --label-format int8 --top-classes 3"),
+    **{
+        f"labels-int8-epochs-{epochs}": _of_the_best(
+            stages=f"relabel --label-format int8 --epochs {epochs} {_AGAIN}"
+        )
+        for epochs in ("200", "60", "20")
+    },
+    # about as many real images with hard labels as fit into the bytes of its images and labels, for as many
+    # steps
+    "labels-hard-of-130-real": Arm("nfgsm", "-I random -v n -c 130 -z 46", "train --loss cross-entropy"),
+}
+ARMS |= LABEL_BYTES
+
+# As good as a ConvNet's student gets: the best arm, trained for about 6,000 steps
+_JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63"
+GOALS = {f"goal-epochs-{epochs}": _of_the_best(f"-z {epochs}", _JUDGED) for epochs in ("600", "3000", "6000")}
+_LONG_TEACHER = f"{ARMS[BEST].stages} {_JUDGED} pretrain --epochs 40"
+GOALS["goal-teacher-40"] = Arm("nfgsm-40", f"{ARMS[BEST].flags} -z 3000", _LONG_TEACHER)
+ARMS |= GOALS
+
 
 def rank(arm):
     """Where an arm stands among the arms; those without a place of their own come last."""
@@ -174,9 +230,17 @@ TABLES = {
     },
     "digits": {"digits": ((10,), ("sre2l", "guard"))},
     "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
+    "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
+    "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
+    "goal-1": {"cifar10": ((1,), ("goal-epochs-6000",))},
+    "goal-10": {"cifar10": ((10,), ("goal-epochs-3000", "goal-teacher-40"))},
+    "goal-50": {"cifar10": ((50,), ("goal-epochs-600",))},
 }
 # scale -> its own tables, which no other scale has
-OWN_TABLES = {"recipe": ("digits",), "full-cpu": ("frontier",)}
+OWN_TABLES = {
+    "recipe": ("digits",),
+    "full-cpu": ("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
+}
 # tables that are not about the published sizes: they keep their images per class at every scale
 OWN_SIZE = ("swap", "variations")
 

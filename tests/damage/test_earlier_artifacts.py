@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command
 
-from guard import recipes, settings
+from guard import recipes, setting_fields, settings
 from guard.distilled import soft_labels
 from guard.paper import records
 from guard.run import storage
@@ -68,7 +68,7 @@ def test_one_setting_that_became_several_still_counts(earlier, capsys, refused):
 def with_a_new_setting(monkeypatch, stage):
     """Adds the setting `novelty`, 0 as before, to a stage, as somebody who extends the project would."""
     old = settings.STAGES[stage]
-    field = ("novelty", int, settings.setting(0, "something new", low=0))
+    field = ("novelty", int, setting_fields.setting(0, "something new", low=0))
     new = dataclasses.make_dataclass(old.__name__, [field], bases=(old,), frozen=True)
     monkeypatch.setitem(settings.STAGES, stage, new)
     digits = recipes.RECIPES["digits"]

@@ -68,7 +68,8 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
     limited = full_above(2, sre2l.recover_pack)
     monkeypatch.setattr(sre2l, "recover_pack", limited)
     request = recovery.Request(settings, model, ["a", "b", "c"], 7, CPU)
-    made = sre2l._make(request, pack, None)
+    fitting = {}
+    made = sre2l._make(request, pack, None, fitting, None)
     found = made.pixels.unflatten(0, (5, 3)), torch.tensor(made.losses, dtype=torch.float64)
     assert (
         limited.counts == [5, 2, 2, 1]
@@ -76,6 +77,8 @@ def test_recovery_without_memory_goes_on_with_half_of_the_problems(network, monk
     )
     for one, other in zip(found, whole):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    sre2l._make(request, pack, None, fitting, None)  # the pack after it knows, and tries no more than that
+    assert limited.counts == [5, 2, 2, 1, 2, 2, 1] and not capsys.readouterr().err
 
 
 def test_an_attack_without_memory_goes_on_with_half_of_the_images(network, tmp_path, monkeypatch, capsys):

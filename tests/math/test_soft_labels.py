@@ -68,7 +68,7 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     key = store.key(wanted, "teacher", images.fingerprint, images.classes)
     assert not work.finished_or_begin(store.ledger, key, parts) and work.missing == list(parts)
     for epoch in range(3):
-        store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch))
+        store.write(epoch, soft_labels.make_epoch(teacher, images, wanted, epoch), wanted, images)
     work.device = torch.device("cpu")
     assert not store.ledger.read()["complete"]
     work.finish(parts)
@@ -78,7 +78,7 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
         again.open(images.fingerprint, images.classes),
     )
     for epoch in range(3):
-        rows = again.read(epoch, 10, 3, recipe.batch_size)
+        rows = again.read(epoch, recipe, images)
         student.epoch_of(
             Train(),
             learner,

@@ -182,6 +182,7 @@ ROOMS = [
     "errors",
     "ending",
     "registry",
+    "setting_fields",
     "settings",
     "earlier",
     "recipes",

@@ -1,0 +1,73 @@
+"""One setting of a stage: a dataclass field with its help text and limits, and those that stages share."""
+
+from dataclasses import field
+
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+
+
+def setting(
+    default,
+    text,
+    *,
+    unit="",
+    choices=None,
+    low=None,
+    high=None,
+    above=None,
+    flag=None,
+    several=False,
+    of=None,
+    before=None,
+):
+    """A field: its default, help text and unit, and what is allowed.
+
+    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
+    numbers with commas between them make a tuple. before: what artifacts count as made with that are older
+    than the field; where it is None they count as made with the field's default, and a family's row may have
+    another.
+    """
+    metadata = {
+        "text": text,
+        "unit": unit,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "flag": flag,
+        "several": several,
+        "of": of,
+        "before": before,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def precision():
+    """The setting that every stage with a network of its own to run has; evaluation is always in fp32."""
+    return setting(
+        "auto",
+        "arithmetic of the networks: fp32; tf32, on GPUs that have it; bf16, by autocast; auto: bf16 with"
+        " channels-last on CPUs that have instructions for it, else fp32",
+        choices=PRECISIONS,
+        before="fp32",
+    )
+
+
+def channels_last():
+    return setting(
+        False,
+        "keep the colour channels of a pixel beside each other in memory, which some machines compute faster",
+    )
+
+
+def compiled():
+    return setting(
+        False,
+        "let torch.compile fuse the network's operations: takes a C++ compiler on the CPU, and some minutes"
+        " at the start",
+    )
+
+
+def synced_norm():
+    return setting(
+        False, "with several processes: batch norm over the whole batch instead of over each process's share"
+    )
