@@ -122,11 +122,19 @@ LABEL_BYTES = {
 }
 ARMS |= LABEL_BYTES
 
-# As good as a ConvNet's student gets: the best arm, trained for about 6,000 steps
+# As good as a ConvNet's student gets: some 6,000 steps, of the best arm, and of random images with a learning
+# rate that stops halfway
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63"
-GOALS = {f"goal-epochs-{epochs}": _of_the_best(f"-z {epochs}", _JUDGED) for epochs in ("600", "3000", "6000")}
-_LONG_TEACHER = f"{ARMS[BEST].stages} {_JUDGED} pretrain --epochs 40"
-GOALS["goal-teacher-40"] = Arm("nfgsm-40", f"{ARMS[BEST].flags} -z 3000", _LONG_TEACHER)
+_RANDOM = ARMS["random/nfgsm/adversarial"]
+_LONG = f"{_RANDOM.stages} {_JUDGED} train --zeta 2"
+GOALS = {
+    **{f"goal-epochs-{epochs}": _of_the_best(f"-z {epochs}", _JUDGED) for epochs in ("600", "3000", "6000")},
+    **{
+        f"goal-random-epochs-{epochs}": Arm(_RANDOM.teacher, f"{_RANDOM.flags} -z {epochs}", _LONG)
+        for epochs in ("600", "3000", "6000")
+    },
+    "goal-random-teacher-40": Arm("nfgsm-40", f"{_RANDOM.flags} -z 3000", f"{_LONG} pretrain --epochs 40"),
+}
 ARMS |= GOALS
 
 
@@ -232,9 +240,11 @@ TABLES = {
     "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
     "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
     "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
-    "goal-1": {"cifar10": ((1,), ("goal-epochs-6000",))},
-    "goal-10": {"cifar10": ((10,), ("goal-epochs-3000", "goal-teacher-40"))},
-    "goal-50": {"cifar10": ((50,), ("goal-epochs-600",))},
+    "goal-1": {"cifar10": ((1,), ("goal-epochs-6000", "goal-random-epochs-6000"))},
+    "goal-10": {
+        "cifar10": ((10,), ("goal-epochs-3000", "goal-random-epochs-3000", "goal-random-teacher-40"))
+    },
+    "goal-50": {"cifar10": ((50,), ("goal-epochs-600", "goal-random-epochs-600"))},
 }
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
