@@ -6,8 +6,9 @@ guard.paper.distilled, since they take the images themselves.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from guard.paper import drawing, settings
+from guard.paper import drawing, full_size, full_size_drawing, settings
 from guard.paper import groups as gathered
 from guard.paper.markdown import scale_text
 from guard.paper.plan import SCALES
@@ -66,19 +67,40 @@ KINDS = {
     ),
 }
 
+
+def kinds_of(scale, points):
+    """{name: kind} of the figures of a scale. points: published ones of the frontier."""
+    if scale != full_size.SCALE:
+        return KINDS
+    return {
+        "frontier": Kind(
+            "Clean against robust accuracy",
+            full_size_drawing.of_the_frontier,
+            partial(full_size_drawing.frontier, points=points),
+            False,
+        ),
+        "label-bytes": Kind(
+            "Accuracy against the bytes of images and labels",
+            full_size_drawing.of_label_bytes,
+            full_size_drawing.label_bytes,
+            False,
+        ),
+    }
+
+
 # ---- all of them ---------------------------------------------------------------------------------
 
 
-def planned(groups):
+def planned(groups, points=()):
     """file name -> (caption, function that draws it, given the path) of every figure for which there are
-    data.
+    data. points: published ones of the frontier (published.json).
     """
     found, by_data = {}, {}
     for group in groups:
         if not group.swapped:
             by_data.setdefault((group.scale, group.dataset), []).append(group)
     for (scale, dataset), here in by_data.items():
-        for name, kind in KINDS.items():
+        for name, kind in kinds_of(scale, points).items():
             parts = _by_attack(here) if kind.under_attack else {None: here}
             for attack, part in parts.items():
                 if used := kind.chosen(part, attack):
@@ -109,15 +131,16 @@ def _draws(kind, groups, part, attack):
     return lambda path: kind.draw(groups, title, path, attack)
 
 
-def write(groups, folder):
+def write(groups, folder, points=()):
     """Draws every figure into `folder` and removes those of earlier records that no longer have data;
     returns their paths.
     """
     drawn = []
-    for name, (_, draw) in planned(groups).items():
+    for name, (_, draw) in planned(groups, points).items():
         draw(folder / name)
         drawn.append(folder / name)
-    ours = tuple(f"{kind}-{scale}-" for kind in KINDS for scale in SCALES)
+    kinds = {*KINDS, *kinds_of(full_size.SCALE, points)}
+    ours = tuple(f"{kind}-{scale}-" for kind in kinds for scale in SCALES)
     for path in folder.glob("*.png") if folder.exists() else ():
         if path not in drawn and path.name.startswith(ours):
             path.unlink()

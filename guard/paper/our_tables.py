@@ -7,19 +7,12 @@ from guard.paper.markdown import heading, number, scale_text, table
 
 TITLES = {
     "recipe": "By the data set's own recipe",
-    "full-cpu": "All of CIFAR-10 on a CPU",
     "cpu": "The same tables at CPU size",
 }
 INTRODUCTIONS = {
     "recipe": """\
 Runs with every default of their data set's recipe but for the attacks: protocol paper, on all validation
 images. Nothing was published on these data sets.
-""",
-    "full-cpu": """\
-Teachers of all 50,000 training images, images by three methods, random real ones among them, and students
-by the recipe `modern`. An arm is named by its images, the teacher of images and labels, and whether the
-student sees adversarial views, that is, whether it is trained adversarially. Attacked are 1,000 test images,
-100 of each class.
 """,
     "cpu": """\
 These runs are small ones on a CPU: other networks, images and epochs than the published, spelled out below

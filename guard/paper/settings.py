@@ -26,6 +26,8 @@ def described(record):
         f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size"
         f" {recover['step_size']:.4g}"
     )
+    if recover.get("method", "sre2l") != "sre2l":
+        recovery = f"images by {recover['method']}"
     student = f"student {train['model']}, {relabel['epochs']} epochs, temperature {train['temperature']:.4g}"
     return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
 
@@ -81,7 +83,7 @@ def _adversarial(pretrain):
         return f"TRADES style, beta {pretrain['trades_beta']:.4g}"
     if pretrain["adversarial"] == "f":
         return f"ten sign steps within {pretrain['epsilon'] * 255:.4g}/255"
-    return pretrain["adversarial"]
+    return f"N-FGSM within {pretrain['epsilon'] * 255:.4g}/255"
 
 
 def lines(groups):
@@ -121,7 +123,8 @@ def settings(record):
     for stage in STAGES:
         for name, value in record[stage]["settings"].items():
             if name == "labels" and isinstance(value, dict):
-                found |= {f"labels {inner}": inside for inner, inside in value.items()}
+                relabelled = record["relabel"]["settings"]
+                found |= {f"labels {key}": inside for key, inside in value.items() if key not in relabelled}
             elif name != "seed":
                 found[f"{stage} {name}"] = value
     evaluated = record["evaluate student"]

@@ -8,6 +8,7 @@ from guard.paper import (
     environment,
     figures,
     findings,
+    full_size,
     groups,
     our_tables,
     overhead,
@@ -40,7 +41,8 @@ def write(results):
     results = Path(results)
     gathered = groups.gather(records.read(results))
     told = text(results, gathered)
-    drawn = figures.write(variations.others(gathered), results / figures.FOLDER)
+    points = published.read(results)["frontier"]
+    drawn = figures.write(variations.others(gathered), results / figures.FOLDER, points)
     with replacing(results / "TABLES.md") as temporary:
         temporary.write_text(told)
     return f"{results / 'TABLES.md'}, {len(drawn)} figures in {results / figures.FOLDER}"
@@ -55,7 +57,7 @@ def text(results, gathered):
         *findings.section(gathered),
         *published_tables.section(numbers, plain, results),
         *our_tables.section("recipe", plain, results),
-        *our_tables.section("full-cpu", plain, results),
+        *full_size.section(plain, results),
         *our_tables.section("cpu", plain, results),
         *our_tables.standard(plain),
         *swap.section(plain, results),

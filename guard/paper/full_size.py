@@ -1,0 +1,186 @@
+"""Tables of the runs on all of CIFAR-10: the frontier with what was published beside it, settings of the
+student, labels in few bytes, and the goals.
+
+A student is attacked within two epsilons: the second is a point of its accuracy against epsilon.
+"""
+
+from math import isclose
+
+from guard.paper import groups as gathered
+from guard.paper import not_run, our_tables, plan, published, settings
+from guard.paper.markdown import MISSING, heading, number, table
+
+SCALE = "full-cpu"
+TITLE = "All of CIFAR-10 on a CPU"
+EPSILONS = {"1/255": 1 / 255, "2/255": 2 / 255}
+INTRODUCTION = """\
+Teachers of all 50,000 training images and students of few, all of them ConvNet-3. Images come from three
+methods, real ones drawn at random among them. Students learn by the recipe `modern`; "adversarial views"
+says that the student is trained adversarially, by one step against itself. PGD is PGD100 on 1,000 test
+images, 100 of each class. All come from a JPEG copy of the data set. The published points come from the
+original and from other recipes of the student: much of what lies between them and ours is the recipe.
+"""
+OF_THE_FRONTIER = """\
+Where images come from, times the teacher of images and labels, times what the student sees; "labels" are the
+bytes of the stored soft labels. The last rows were published at this size, for a ConvNet-3 unless they say
+otherwise.
+"""
+OF_STUDENT_SETTINGS = """\
+The first row's arm with one setting of labels or student changed.
+"""
+OF_LABEL_BYTES = """\
+The same arm from labels in fewer bytes: int8, the largest logits alone, fewer epochs that are gone through
+again. The last row is what as many bytes of real images with hard labels are worth. An image counts as its
+3,072 values of one byte.
+"""
+OF_GOALS = """\
+As good as it gets here: some 6,000 steps. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR
+are two of the four parts of AutoAttack, whose accuracy is no higher than the lower of them.
+"""
+GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
+
+
+def section(groups, results):
+    """Markdown lines. groups: those of the plain runs at every scale."""
+    ours = [group for group in groups if group.scale == SCALE and not group.swapped]
+    lines = [heading(2, TITLE), INTRODUCTION]
+    parts = {
+        "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.read(results)["frontier"])),
+        "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
+        "label-bytes": (OF_LABEL_BYTES, _label_bytes),
+    }
+    for name, (introduction, drawn) in parts.items():
+        if here := _of_tables([name], ours):
+            lines += [heading(3, name), introduction, *drawn(here), "", *our_tables.notes(here[:1])]
+    tables = plan.OWN_TABLES[SCALE]
+    if here := _of_tables([name for name in tables if name.startswith("goal-")], ours):
+        lines += [heading(3, "goals"), OF_GOALS, *_goals(here), ""]
+    lines += [line + "\n" for line in settings.warnings(ours)]
+    return lines + not_run.lines(tables, [SCALE], groups, results)
+
+
+def _of_tables(names, groups):
+    """The groups that the tables of those names plan, in their order."""
+    planned = [run for name in names for run in plan.runs_of(name, SCALE)]
+    order = {(run.dataset, run.images_per_class, run.arm): place for place, run in enumerate(planned)}
+    keys = {id(group): (group.dataset, group.images_per_class, group.arm) for group in groups}
+    here = [group for group in groups if keys[id(group)] in order]
+    return sorted(here, key=lambda group: order[keys[id(group)]])
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def robust(group, epsilon, network="student"):
+    """(mean, uncertainty) of the accuracy under PGD100 within epsilon, in percent, or None."""
+    evaluated = [record.get(f"evaluate {network}", {}).get("epsilon") for record in group.records]
+    if all(found is not None and isclose(found, epsilon) for found in evaluated):
+        return gathered.accuracies(group.records, network, "pgd100")
+    if network == "teacher":
+        return None
+    curve = gathered.curve(group)
+    return next((found for at, found in curve.items() if isclose(at, epsilon)), None)
+
+
+def hard_labels(record):
+    """Whether the student of a run saw hard labels alone."""
+    return record["train"]["settings"]["loss"] == "cross-entropy"
+
+
+def label_bytes(record):
+    """Bytes that the labels of a run take: one for each image where they are hard."""
+    from guard.distilled.label_format import stored_type  # for it torch is loaded
+    from guard.distilled.soft_labels import LabelRecipe
+
+    images = record["recover"]["images"]
+    if hard_labels(record):
+        return images
+    recipe = LabelRecipe(**record["relabel"]["settings"])
+    classes = images // record["recover"]["settings"]["images_per_class"]
+    size = record["pretrain"]["settings"]["image_size"]
+    return recipe.epochs * images * stored_type(recipe, classes, size).itemsize
+
+
+def image_bytes(record):
+    """Bytes of the images' pixels, one for each value."""
+    return record["recover"]["images"] * 3 * record["pretrain"]["settings"]["image_size"] ** 2
+
+
+def parts_of(group):
+    """(where images come from, the teacher of images and labels, whether the student is trained
+    adversarially), from the arm's name, for those of the frontier; else None.
+    """
+    if group.arm not in plan.FRONTIER:
+        return None
+    method, teacher, *views = group.arm.split("/")
+    return method, teacher, bool(views)
+
+
+def _bytes(count):
+    return f"{count / 1000:,.0f} kB"
+
+
+# ---- the tables ----------------------------------------------------------------------------------
+
+
+def _student(group):
+    """Cells of a student's accuracies: clean, then within each epsilon."""
+    clean = number(gathered.accuracies(group.records, "student", "clean"))
+    return [clean, *(number(robust(group, epsilon)) for epsilon in EPSILONS.values())]
+
+
+def _columns(*, before=(), after=()):
+    return [*before, "runs", "clean", *(f"PGD {name}" for name in EPSILONS), *after]
+
+
+def _frontier(groups, points):
+    rows = []
+    for group in groups:
+        method, teacher, adversarial = parts_of(group)
+        views = "adversarial views" if adversarial else "views"
+        of_teacher = [
+            number(gathered.accuracies(group.records, "teacher", "clean")),
+            number(robust(group, EPSILONS["1/255"], "teacher")),
+        ]
+        first = [method, teacher, views, str(len(group.runs))]
+        rows.append([*first, *_student(group), *of_teacher, _bytes(label_bytes(group.records[0]))])
+    for point in points:
+        name = f"published: {point['name']}, {point['source']}"
+        within = [f"{point[at]:.1f}" if at in point else MISSING for at in ("clean", *EPSILONS)]
+        rows.append([name, MISSING, point.get("student", MISSING), MISSING, *within, *[MISSING] * 3])
+    after = ("teacher: clean", "teacher: PGD 1/255", "labels")
+    return table(_columns(before=("images", "teacher", "student sees"), after=after), rows, left=3)
+
+
+def _student_settings(groups):
+    best = gathered.of_arm(groups, plan.BEST) or groups[0]
+    rows = []
+    for group in groups:
+        changed = "; ".join(settings.differences([best.records[0], group.records[0]])) or MISSING
+        rows.append([group.arm, changed, str(len(group.runs)), *_student(group)])
+    return table(_columns(before=("arm", "changed (first row, this)")), rows, left=2)
+
+
+def _label_bytes(groups):
+    rows = []
+    for group in groups:
+        labels, images = label_bytes(group.records[0]), image_bytes(group.records[0])
+        sizes = [_bytes(labels), _bytes(images), _bytes(labels + images)]
+        rows.append([group.arm, *sizes, str(len(group.runs)), *_student(group)])
+    return table(_columns(before=("arm", "labels", "images", "both")), rows, left=1)
+
+
+def _goals(groups):
+    attacks = ("clean", "pgd100", "apgd-ce", "apgd-dlr")
+    rows = []
+    for group in groups:
+        reached = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
+        teacher = [
+            number(gathered.accuracies(group.records, "teacher", name)) for name in ("clean", "apgd-dlr")
+        ]
+        size = str(group.images_per_class)
+        rows.append(
+            [size, group.arm, GOALS[group.images_per_class], str(len(group.runs)), *reached, *teacher]
+        )
+    header = ["images per class", "arm", "goal: clean / AutoAttack", "runs", *attacks]
+    return table([*header, "teacher: clean", "teacher: apgd-dlr"], rows, left=3)

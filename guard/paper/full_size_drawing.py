@@ -1,0 +1,156 @@
+"""The figures of the runs on all of CIFAR-10: the frontier of clean and robust accuracy with the published
+points, and accuracy against the bytes of images and labels.
+
+Marks say where images come from, colours the teacher; a student that trains adversarially is filled.
+"""
+
+from guard.paper import full_size, plan
+from guard.paper import groups as gathered
+from guard.report import plots
+
+MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
+COLOURS = {
+    "plain": "black",
+    "guard": "#d62728",
+    "gr": "#8440a8",
+    "nfgsm": "#1f77b4",
+    "nfgsm+guard": "#2ca02c",
+}
+PUBLISHED = "#8c6d31"
+TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
+
+
+def of_the_frontier(groups, _):
+    """The groups that the frontier's figure can show."""
+    return [group for group in groups if group.arm in plan.FRONTIER]
+
+
+def of_label_bytes(groups, _):
+    """The groups that the figure of label bytes can show, if there are several."""
+    found = [group for group in groups if group.arm in (plan.BEST, *plan.LABEL_BYTES)]
+    return found if len(found) > 1 else []
+
+
+def frontier(groups, title, path, _, *, points):
+    """A panel for each epsilon: the students' clean accuracy against that under PGD100, and `points` as
+    published. Points without robust accuracy are lines.
+    """
+    names = list(full_size.EPSILONS)
+    figure, panels = plots.figure(12.5, 5.4, 1, len(names), squeeze=False)
+    for name, axes in zip(names, panels[0], strict=True):
+        for group in groups:
+            _point(axes, group, full_size.EPSILONS[name])
+        for point in points:
+            _published(axes, point, name)
+        axes.set_title(f"PGD100 within {name}", fontsize=11)
+        axes.set_xlabel("clean accuracy, %", fontsize=11)
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("accuracy under attack, %", fontsize=11)
+    figure.suptitle(title, fontsize=12)
+    _legend(figure, panels[0][0], groups)
+    plots.save(figure, path)
+
+
+def label_bytes(groups, title, path, _):
+    """Clean and robust accuracy against the bytes of images and labels."""
+    figure, axes = plots.figure(8.5, 5)
+    curves = {"clean": "black", **dict(zip(full_size.EPSILONS, ("#1f77b4", "#d62728"), strict=True))}
+    for name, colour in curves.items():
+        for group in groups:
+            found, mark = _accuracy(group, name), "x" if full_size.hard_labels(group.records[0]) else "o"
+            if found:
+                size, error = _kilobytes(group), [found[1] or 0]
+                axes.errorbar([size], [found[0]], yerr=error, color=colour, marker=mark, capsize=3)
+    for group in groups:
+        place = _kilobytes(group), _accuracy(group, "clean")[0]
+        words = group.arm.removeprefix("labels-") if group.arm != plan.BEST else "fp16"
+        at = {"rotation": 35, "fontsize": 9, "textcoords": "offset points", "xytext": (2, 12)}
+        axes.annotate(words, place, **at)
+    for name, colour in curves.items():
+        axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.2)
+    left, right = axes.get_xlim()
+    ticks = [size for size in TICKS if left <= size <= right]
+    axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("images and labels, kB", fontsize=11)
+    axes.set_ylabel("student's accuracy, %", fontsize=11)
+    axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    axes.set_title(title, fontsize=12)
+    plots.save(figure, path)
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def _kilobytes(group):
+    """Of images and labels."""
+    record = group.records[0]
+    return (full_size.label_bytes(record) + full_size.image_bytes(record)) / 1000
+
+
+def _accuracy(group, name):
+    """(mean, uncertainty) of the student, 'clean' or within an epsilon of that name, or None."""
+    if name == "clean":
+        return gathered.accuracies(group.records, "student", "clean")
+    return full_size.robust(group, full_size.EPSILONS[name])
+
+
+def _point(axes, group, epsilon):
+    method, teacher, adversarial = full_size.parts_of(group)
+    clean, robust = _accuracy(group, "clean"), full_size.robust(group, epsilon)
+    if clean is None or robust is None:
+        return
+    axes.errorbar(
+        [clean[0]],
+        [robust[0]],
+        xerr=[clean[1] or 0],
+        yerr=[robust[1] or 0],
+        color=COLOURS[teacher],
+        marker=MARKS[method],
+        markerfacecolor=COLOURS[teacher] if adversarial else "white",
+        markersize=8,
+        linestyle="none",
+        elinewidth=0.7,
+        alpha=0.9,
+    )
+
+
+def _published(axes, point, name):
+    """A cross where the point has both accuracies; a line for clean accuracy alone, in all panels."""
+    alone = not set(point) & set(full_size.EPSILONS)
+    if name in point:
+        axes.plot(
+            [point["clean"]], [point[name]], color=PUBLISHED, marker="X", markersize=9, linestyle="none"
+        )
+        at = {"fontsize": 9, "textcoords": "offset points", "xytext": (8, -3), "color": PUBLISHED}
+        axes.annotate(point["name"], (point["clean"], point[name]), **at)
+    elif alone:
+        axes.axvline(point["clean"], color=PUBLISHED, linestyle=":", linewidth=1)
+        at = {"xycoords": ("data", "axes fraction"), "fontsize": 9, "color": PUBLISHED, "ha": "right"}
+        axes.annotate(f"{point['name']}, clean", (point["clean"], 0.02), **at, rotation=90)
+
+
+def _legend(figure, axes, groups):
+    """What marks, colours and filling say, of those that occur."""
+    held = [full_size.parts_of(group) for group in groups]
+    for method, mark in MARKS.items():
+        if any(each[0] == method for each in held):
+            axes.plot([], [], color="grey", marker=mark, linestyle="none", label=f"images: {method}")
+    for teacher, colour in COLOURS.items():
+        if any(each[1] == teacher for each in held):
+            axes.plot([], [], color=colour, linewidth=4, label=f"teacher: {teacher}")
+    for face, words in (("white", "views"), ("grey", "adversarial views")):
+        axes.plot(
+            [],
+            [],
+            color="grey",
+            marker="o",
+            markerfacecolor=face,
+            linestyle="none",
+            label=f"student: {words}",
+        )
+    axes.plot([], [], color=PUBLISHED, marker="X", linestyle="none", label="published")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)

@@ -1,0 +1,93 @@
+"""The tables and figures of the runs on all of CIFAR-10."""
+
+from types import SimpleNamespace
+
+import numpy
+import pytest
+from recorded import RESULTS, add, empty, gathered, run, text_of
+
+from guard.distilled import label_format
+from guard.distilled.soft_labels import LabelRecipe, draw_epoch
+from guard.paper import figures, full_size, plan
+from guard.settings import Relabel
+
+
+@pytest.fixture
+def results(tmp_path):
+    return empty(tmp_path)
+
+
+def whole(attacks, *, epsilon=1 / 255, loss="kl", **relabel):
+    """A record with the settings that bytes are counted from: 20 images of 10 classes."""
+    record = run(attacks, epsilon=epsilon)
+    record["recover"] |= {"images": 20}
+    record["recover"]["settings"]["images_per_class"] = 2
+    record["relabel"]["settings"] = vars(Relabel(epochs=3, batch_size=4, **relabel)) | {"seed": 0}
+    record["train"]["settings"] |= {"loss": loss}
+    return record
+
+
+@pytest.mark.parametrize(
+    "relabel", [{}, {"label_format": "int8"}, {"top_classes": 2}, {"label_format": "int8", "top_classes": 2}]
+)
+def test_label_bytes_are_those_of_the_arrays_that_are_stored(relabel):
+    record = whole({"clean": 50.0}, **relabel)
+    recipe, stored = LabelRecipe(**record["relabel"]["settings"]), 0
+    for epoch in range(1, 4):
+        rows = draw_epoch(recipe, 20, 32, 10, epoch)
+        rows["logits"] = numpy.random.default_rng(0).normal(size=(20, 10))
+        stored += len(label_format.packed(rows, recipe, 32).tobytes())
+    assert full_size.label_bytes(record) == stored
+    assert full_size.image_bytes(record) == 20 * 3 * 32 * 32
+    assert full_size.label_bytes(whole({}, loss="cross-entropy")) == 20
+
+
+def test_robust_accuracy_is_taken_at_its_epsilon_or_not_at_all(results):
+    """Within 2/255 from the evaluation where that was its epsilon, from the curve otherwise."""
+    curve = {"attack": "pgd100", "epsilon": [0.0, 1 / 255, 2 / 255], "accuracy": [60.0, 51.0, 42.0]}
+    attacks = {"clean": 60.0, "pgd100": 50.0}
+    add(results, whole(attacks), scale="full-cpu", arm="random/plain", curve=curve)
+    add(results, whole(attacks, epsilon=2 / 255), scale="full-cpu", arm="random/nfgsm")
+    add(results, whole(attacks), scale="full-cpu", arm="random/gr")
+    found = {group.arm: group for group in gathered(results)}
+    within = {arm: [full_size.robust(group, each / 255) for each in (1, 2)] for arm, group in found.items()}
+    means = {arm: [each and each[0] for each in pair] for arm, pair in within.items()}
+    assert means == {"random/plain": [50.0, 42.0], "random/nfgsm": [None, 50.0], "random/gr": [50.0, None]}
+
+
+def test_the_tables_tell_images_teacher_views_and_bytes_beside_the_published_points(results):
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    attacks = {"clean": 60.0, "pgd100": 50.0}
+    for arm in ("rded/nfgsm", plan.BEST, "labels-int8"):
+        add(results, whole(attacks), scale="full-cpu", arm=arm, curve=curve)
+    add(results, whole({"clean": 70.0, "pgd100": 55.0}), scale="full-cpu", arm="goal-epochs-3000")
+    text = text_of(results)
+    cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 42.00 ± 4.94"
+    for views in ("views", "adversarial views"):
+        assert f"| rded | nfgsm | {views} | 1 | {cells} |" in text
+    assert "| published: ROME, second-hand | - | - | - | 47.9 | - | 24.0 | - | - | - |" in text
+    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - |" in text
+    planned = figures.planned(gathered(results))
+    assert set(planned) == {"frontier-full-cpu-cifar10.png", "label-bytes-full-cpu-cifar10.png"}
+
+
+def test_the_frontier_shows_every_arm_and_every_published_point(results, monkeypatch):
+    from guard.paper import published
+    from guard.report import plots
+
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    for number, arm in enumerate(plan.FRONTIER):
+        record = whole({"clean": 40.0 + number, "pgd100": 30.0 + number})
+        add(results, record, scale="full-cpu", arm=arm, curve=curve)
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures", published.read(RESULTS)["frontier"])
+    first, second = getattr(drawn, "frontier-full-cpu-cifar10").axes
+    points = {
+        tuple(line.get_xydata()[0])
+        for line in first.get_lines()
+        if line.get_marker() in ("o", "s", "^") and len(line.get_xydata())
+    }
+    assert points == {(40.0 + number, 30.0 + number) for number in range(len(plan.FRONTIER))}
+    named = {text.get_text() for axes in (first, second) for text in axes.texts}
+    assert named >= {"C2R", "ROME", "SRe2L", "SRe2L + GUARD, ResNet-18", "DATM, clean", "RDED, clean"}
