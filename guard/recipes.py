@@ -60,7 +60,6 @@ DIGITS = Recipe(
         learning_rate=0.05,
         weight_decay=5e-4,
         clip_grad_norm=1.0,
-        lambda_=30.0,
         h=1.5,
         precision="fp32",
     ),

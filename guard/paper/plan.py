@@ -39,6 +39,7 @@ ARMS = {
     },
     "adv-t": Arm("adv-t", "-v t"),
     "adv-f": Arm("adv-f", "-v f -h 8/255"),  # its epsilon; the published one is not known
+    "nfgsm": Arm("nfgsm", "-v n", "pretrain --epsilon 12/255"),  # that of the digits' attacks
     "cda": Arm("plain", "-A"),
     "cda+guard": Arm("guard", "-A -C"),
 }
@@ -172,7 +173,7 @@ SCALES = {
         "imagenet": Setting("imagenet"),
         "cifar10": Setting("cifar10"),
     },
-    "recipe": {"digits": Setting("digits", stages="train --protocol paper --images 0")},
+    "recipe": {"digits": Setting("digits", stages="train --protocol both --images 0")},
     "cpu": {
         "imagenette": Setting(
             "imagenette-3",
@@ -189,7 +190,8 @@ SCALES = {
             " train --images 63 --protocol both",  # of each of 10 classes: 630, which are ENOUGH
             images_per_class=(1, 5),
         ),
-        "digits": Setting("digits", "-z 500", "pretrain --curvature-images 100"),
+        # the lambda of these runs, which is not the recipe's
+        "digits": Setting("digits", "-z 500 -l 30", "pretrain --curvature-images 100"),
     },
     "full-cpu": {
         "cifar10": Setting(
@@ -236,7 +238,7 @@ TABLES = {
             _varied("lambda-3 lambda-10 lambda-100 h-0.5 h-3 r_bn-0.01 r_bn-1 r_bn-10 epochs-10 epochs-100"),
         ),
     },
-    "digits": {"digits": ((10,), ("sre2l", "guard"))},
+    "digits": {"digits": ((10,), ("sre2l", "guard", "nfgsm"))},
     "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
     "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
     "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
