@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
+from guard.report.statistics import standard_error
+
 PLAIN, ROBUST = "sre2l", "guard"  # the arms that all others are compared with
 
 
@@ -51,11 +53,6 @@ def gather(runs):
 def accuracy(record, network, attack):
     """Percent of 'teacher' or 'student', or None where the record has no such measurement."""
     return record.get(f"evaluate {network}", {}).get("attacks", {}).get(attack, {}).get("accuracy")
-
-
-def standard_error(percent, images):
-    """Percentage points, of an accuracy that was measured on so many images."""
-    return sqrt(percent * (100 - percent) / images)
 
 
 def error_of(record, network, attack):

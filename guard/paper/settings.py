@@ -2,9 +2,9 @@
 attacks; and where the settings of two runs differ.
 """
 
-from guard.paper.groups import standard_error
 from guard.paper.published import place
 from guard.paper.records import STAGES
+from guard.report.statistics import standard_error
 
 # settings that name what a run was made from, not how: they differ between seeds as they must
 OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}

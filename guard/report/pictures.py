@@ -4,7 +4,8 @@ import numpy
 
 from guard.distilled import image_folder
 from guard.report import plots
-from guard.report.text import common_attacks, standard_error
+from guard.report.statistics import standard_error
+from guard.report.text import common_attacks
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
 

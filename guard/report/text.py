@@ -3,13 +3,7 @@
 import math
 
 from guard.attacks import metrics
-
-
-def standard_error(accuracy, images):
-    """The standard error that so many images leave to an accuracy, both in percent (points): that of a
-    share, sqrt(p (1 - p) / n).
-    """
-    return math.sqrt(max(accuracy * (100 - accuracy), 0) / images)
+from guard.report.statistics import standard_error
 
 
 def accuracy_text(accuracy, images):

@@ -13,6 +13,7 @@ from guard.errors import printable
 from guard.report import experiment, text
 from guard.report.page import svg
 from guard.report.page.markup import data_uri, details, element, note, page, section, table, warnings
+from guard.report.statistics import standard_error
 from guard.run import storage
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # distilled images at most: so many classes, so many of each
@@ -87,7 +88,7 @@ def _tiles(network, result):
 
 def _number(result, attack):
     accuracy = result["attacks"][attack]["accuracy"]
-    return accuracy, text.standard_error(accuracy, result["images"])
+    return accuracy, standard_error(accuracy, result["images"])
 
 
 # ---- attacks: bars and table -----------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _epsilon(folder):
 def _epsilon_chart(curve, name):
     points, images = [], curve["images"]
     for epsilon, accuracy in zip(curve["epsilon"], curve["accuracy"]):
-        error = text.standard_error(accuracy, images)
+        error = standard_error(accuracy, images)
         told = f"epsilon {epsilon * 255:.4g}/255: {accuracy:.2f} ± {error:.2f} % of {images} images"
         points.append(svg.Point((epsilon * 255, None), (accuracy, error), told, COLOURS["student"]))
     line = svg.Line([(point.x[0], point.y[0]) for point in points], points, COLOURS["student"])

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from guard.report.page.markup import Cell
 from guard.report.page.recorded import scale_text
-from guard.report.text import standard_error
+from guard.report.statistics import standard_error
 
 STRONGEST = ("pgd100", "pgd20")  # the first of these that a size's runs met stands for robustness
 UNCERTAIN = (
