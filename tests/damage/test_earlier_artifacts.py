@@ -19,8 +19,20 @@ from guard.run.stage import differences
 
 TEACHER, RUN = Path("runs/debug/teachers/digits/convnet-32/1"), Path("runs/debug/24")
 MADE = ["--teacher", TEACHER / "checkpoint.pt", "--record", RUN / "log.json", "--device", "cpu"]
+LAMBDA = ["--lambda", 30]  # the digits' of that time
 COMMANDS = {
-    "pretrain": ["--output", TEACHER, "--curvature", "--epochs", 2, "--images", 2, "--device", "cpu"],
+    "pretrain": [
+        "--output",
+        TEACHER,
+        "--curvature",
+        *LAMBDA,
+        "--epochs",
+        2,
+        "--images",
+        2,
+        "--device",
+        "cpu",
+    ],
     "recover": [*MADE, "--output", RUN / "images", "--iterations", 2, "--images-per-class", 2],
     "relabel": [*MADE, "--distilled", RUN / "images", "--output", RUN / "labels", "--epochs", 2],
     "train": [
@@ -28,7 +40,10 @@ COMMANDS = {
         *["--epochs", 2, "--images", 2, "--protocol", "quick"],
     ],
 }
-ADVERSARIAL = ["--epochs", 1, "--images", 2, "--gradient-regularization", "--adversarial", "f", "--h", 0.03]
+ADVERSARIAL = [
+    *["--epochs", 1, "--images", 2, "--gradient-regularization", "--adversarial", "f", "--h", 0.03],
+    *LAMBDA,
+]
 BETAS = ["--loss-beta", 0.5, "--gradient-beta", 0.5, "--trades-beta", 0.5, "--curvature-images", 2]
 
 
