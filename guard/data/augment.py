@@ -201,14 +201,21 @@ def as_float(pixels):
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
 
 
+def as_bytes(pixels):
+    """uint8 pixels; float32 ones in [0,1] are rounded to 8 bits."""
+    return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
+
+
 def apply_views(images, views, size):
     """Images seen through `views`, (N, 3, size, size): uint8, or float32 in [0,1].
 
-    images: uint8 (N, 3, H, W), or a list of (3, H, W) of any sizes on the CPU. There, torchvision's 8-bit
-    kernel for one image after the other is the quickest, but for small images, which are quicker in one
-    mini-batch, as on a GPU. Both ways are equal up to rounding.
+    images: uint8 or float32 in [0,1], (N, 3, H, W), or a list of uint8 (3, H, W) of any sizes on the CPU.
+    There, torchvision's 8-bit kernel for one image after the other is the quickest, but for small images,
+    which are quicker in one mini-batch, as on a GPU. Both ways are equal up to rounding.
     """
-    if isinstance(images, list) or (images.device.type == "cpu" and size >= LARGE):
+    if isinstance(images, list) or (
+        images.device.type == "cpu" and size >= LARGE and images.dtype == torch.uint8
+    ):
         seen = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
         for place, image, box, flip in zip(seen, images, views.boxes.tolist(), views.flips.tolist()):
             view = resized_crop(image, *box, [size, size], antialias=True)
@@ -223,7 +230,7 @@ def apply_views(images, views, size):
 def _copies(images, views, size):
     """`apply_views` for boxes of the result's own size, for which nothing is resized.
 
-    Returns uint8 (N, 3, size, size), black where a box leaves the image.
+    Returns (N, 3, size, size) of the images' type, black where a box leaves the image.
     """
     count, channels, height, width = images.shape
     along = torch.arange(size)

@@ -20,8 +20,9 @@ VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view o
 class Packed:
     """Images of one size.
 
-    pixels: uint8 (N, 3, H, W), on the device where they fit. labels: (N,) int64 on the CPU. classes: names in
-    label order. device: where views are made, by default that of the pixels.
+    pixels: (N, 3, H, W), on the device where they fit; uint8, or float32 in [0,1] where others distilled them
+    so. labels: (N,) int64 on the CPU. classes: names in label order. device: where views are made, by default
+    that of the pixels.
     """
 
     def __init__(self, pixels, labels, classes, device=None):
@@ -43,7 +44,7 @@ class Packed:
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
         pixels = self.pixels
-        if device.type == "cpu" or pixels.numel() < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        if device.type == "cpu" or pixels.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
             pixels = pixels.to(device)
         return Packed(pixels, self.labels, self.classes, device)
 

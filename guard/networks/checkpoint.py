@@ -8,26 +8,12 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 
-import torch
-
 from guard.errors import UserError
 from guard.networks import models
 from guard.run.fingerprints import of_tensors
-from guard.run.tensor_files import REMEDY, read, saving
+from guard.run.tensor_files import REMEDY, is_plain, read, saving
 
 FORMAT = "guard-checkpoint-1"
-
-
-DTYPES = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.uint8,
-    torch.int32,
-    torch.int64,
-    torch.bool,
-)  # of weights and buffers
 
 
 @dataclass
@@ -146,7 +132,7 @@ def _impossible(made):
         and len(set(made.classes)) == len(made.classes)
     )
     fine["state"] = isinstance(made.state, dict) and all(
-        type(name) is str and _is_plain_tensor(value) for name, value in made.state.items()
+        type(name) is str and is_plain(value) for name, value in made.state.items()
     )
     fine |= {name: _is_json(getattr(made, name)) for name in ("settings", "results")}
     return [name for name, good in fine.items() if not good]
@@ -158,17 +144,6 @@ def _three_numbers(values):
         and len(values) == 3
         and all(type(value) in (int, float) and math.isfinite(value) for value in values)
     )
-
-
-def _is_plain_tensor(value):
-    """Whether a tensor has all its numbers in memory; one that repeats few of them could be of any size."""
-    plain = (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and value.dtype in DTYPES
-    )
-    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _is_json(value):

@@ -12,6 +12,16 @@ from guard.errors import UserError, first_line
 from guard.run.storage import replacing
 
 REMEDY = "remove it and make it again"
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+)  # of tensors that are taken from a file
 
 
 @contextlib.contextmanager
@@ -39,9 +49,22 @@ def save(contents, path):
         pass
 
 
-def read(path, remedy=REMEDY):
+class _Skipped:
+    """Stands in the place of an object that is not read; what it was made of is dropped."""
+
+    def __init__(self, *parts):
+        del parts
+
+    def __setstate__(self, state):
+        del state
+
+
+def read(path, remedy=REMEDY, *, what="checkpoint", skipped=()):
     """What torch.save wrote, plain values and tensors only. Raises UserError, which ends with `remedy`,
     for a missing, damaged or unsafe file.
+
+    what: the file should be, for messages. skipped: full names of classes and functions whose objects may be
+    in the file but are not made.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,14 +73,15 @@ def read(path, remedy=REMEDY):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a second line, about the file that the one line is about
             _check_sums(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_Skipped, name) for name in skipped]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # whose own text tells how to load it all the same
         raise UserError(
             f"{path} holds more than plain tensors and values, or is damaged, and was not loaded; {remedy}"
         ) from None
     except Exception as problem:  # noqa: BLE001 - a damaged pickle can end in any exception
         raise UserError(
-            f"{path} is truncated, damaged or no checkpoint ({first_line(problem)}); {remedy}"
+            f"{path} is truncated, damaged or no {what} ({first_line(problem)}); {remedy}"
         ) from None
 
 
@@ -67,3 +91,16 @@ def _check_sums(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of its part {damaged.partition('/')[2]} is wrong")
+
+
+def is_plain(value):
+    """Whether a value is a tensor with all its numbers in memory; one that repeats few of them could be of
+    any size.
+    """
+    plain = (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in DTYPES
+    )
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()

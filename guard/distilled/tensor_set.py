@@ -1,0 +1,130 @@
+"""Distilled images that others saved as tensors by torch.save: reader. docs/usage.md lists the layouts.
+
+Nothing in such a file can run: it is read as plain tensors and values.
+"""
+
+from pathlib import Path
+
+import torch
+
+from guard.data.images import Packed
+from guard.errors import UserError
+from guard.run import tensor_files
+
+# The accuracies beside DC's images are numbers of numpy. Nobody reads them, and nothing of numpy is called.
+SKIPPED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+TOLERANCE = 1 / 255  # by which pixels may leave [0,1]: one step of 8 bits
+# Standard deviation of all pixels in [0,1]. CIFAR-10 has 0.25. Whitened by ZCA as MTT does it, and then taken
+# for normalized, it has 0.05, most of it within [0,1]; not normalized, and taken for it, 0.05 as well.
+LOWEST_CONTRAST = 0.1
+WHOLE_NUMBERS = (torch.uint8, torch.int32, torch.int64)
+
+
+def read(path, classes, *, mean, std, clamp=False):
+    """The images of a file, as Packed with float32 pixels in [0,1], of which nothing is rounded.
+
+    classes: names of the data set's classes, in label order. mean, std: of each channel, by which the images
+    were normalized. clamp: cut off what lies outside [0,1], instead of refusing it. Raises UserError that
+    names what does not fit.
+    """
+    path = Path(path)
+    images, labels, path_of_labels = _tensors_in(path)
+    pixels = _unnormalized(path, images, mean, std)
+    if not clamp:
+        _check_range(path, pixels, mean, std)
+    labels = _hard_labels(path_of_labels, labels, len(pixels), len(classes))
+    return Packed(pixels.clamp(0, 1), labels, tuple(classes))
+
+
+def _tensors_in(path):
+    """(images, labels, path of the labels), unchecked: of the first set in a file of DC's layout, or of two
+    files in MTT's.
+    """
+    contents = _contents(path)
+    if isinstance(contents, torch.Tensor):
+        beside = path.with_name(path.name.replace("images", "labels"))
+        if beside == path or not beside.is_file():
+            raise UserError(
+                f"{path} holds images alone, and no file beside it their labels; name them as MTT does,"
+                " images_best.pt and labels_best.pt"
+            )
+        return contents, _contents(beside), beside
+    sets = contents.get("data") if isinstance(contents, dict) else None
+    if not (isinstance(sets, list) and sets and isinstance(sets[0], (list, tuple)) and len(sets[0]) == 2):
+        raise UserError(
+            f"{path} holds neither {{'data': [[images, labels], ...]}} nor a tensor of images; save it in one"
+            " of the layouts in docs/usage.md"
+        )
+    return *sets[0], path
+
+
+def _contents(path):
+    remedy = "save its tensors again, or get the file again"
+    return tensor_files.read(path, remedy, what="file of tensors", skipped=SKIPPED)
+
+
+def _unnormalized(path, images, mean, std):
+    """float32 (N, 3, S, S) pixels, which [0,1] holds where the images are what they should be."""
+    fits = tensor_files.is_plain(images) and images.is_floating_point() and images.ndim == 4
+    if not (fits and len(images) and images.shape[1] == 3 and images.shape[2] == images.shape[3]):
+        raise UserError(f"{path} holds {_shape(images)} for images; needed are floats (N, 3, S, S)")
+    if not images.isfinite().all():
+        raise UserError(f"{path} holds images that are not finite; get the file again")
+    column = (1, 3, 1, 1)
+    pixels = images.detach().float() * torch.tensor(std).view(column) + torch.tensor(mean).view(column)
+    if pixels.std() < LOWEST_CONTRAST:
+        raise UserError(
+            f"{path} holds images with less contrast than normalized ones have, so they are ZCA-whitened,"
+            " which cannot be undone without its matrices, or not normalized at all; save their pixels as PNG"
+            " in class folders, whitened ones after their authors' inverse transform"
+        )
+    return pixels
+
+
+def _check_range(path, pixels, mean, std):
+    low, high = pixels.min().item(), pixels.max().item()
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        outside = 100 * ((pixels < 0) | (pixels > 1)).float().mean().item()
+        raise UserError(
+            f"{path} holds pixels from {low:.2f} to {high:.2f}, {outside:.2g} % of them outside [0,1], after"
+            f" its normalization by mean {_numbers(mean)} and std {_numbers(std)} is undone; name the data"
+            " set that it was distilled from; save ZCA-whitened images as PNG in class folders after their"
+            " authors' inverse transform; or, where they were normalized so but never kept in [0,1], give"
+            " --clamp"
+        )
+
+
+def _hard_labels(path, labels, count, classes):
+    """(count,) int64 labels: as they are, or the largest of the soft ones (count, classes)."""
+    fits = tensor_files.is_plain(labels)
+    if fits and labels.shape == (count, classes) and labels.is_floating_point() and labels.isfinite().all():
+        hard = labels.detach().argmax(1)
+    elif fits and labels.shape == (count,) and labels.dtype in WHOLE_NUMBERS:
+        hard = labels.long()
+    else:
+        raise UserError(
+            f"{path} holds {_shape(labels)} for the labels of {count} images; needed are whole numbers"
+            f" ({count},) or finite floats ({count}, {classes})"
+        )
+    found = set(hard.tolist())
+    if wrong := sorted(found - set(range(classes))):
+        raise UserError(
+            f"{path} has the label {wrong[0]}, and the data set's are 0 to {classes - 1}; name the data set"
+            " that it was distilled from"
+        )
+    if missing := sorted(set(range(classes)) - found):
+        raise UserError(
+            f"{path} has no image of class {missing[0]}; name the data set that it was distilled from"
+        )
+    return hard
+
+
+def _shape(found):
+    """What was found in place of a tensor that fits, in a few words."""
+    if not isinstance(found, torch.Tensor):
+        return f"a {type(found).__name__}"
+    return f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}"
+
+
+def _numbers(values):
+    return ", ".join(f"{value:g}" for value in values)
