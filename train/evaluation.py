@@ -59,10 +59,11 @@ class Judgement:
 
 def check(judgement, teacher_path):
     """Checks before a long training what the evaluation needs after it. Raises UserError for attacks that
-    there are not, and for a teacher's record that cannot be read.
+    there are not, and for the record of a teacher, where there is one, that cannot be read.
     """
     robustness.check_names(judgement.attacks)
-    records.read(Path(teacher_path).parent / "log.json")
+    if teacher_path:
+        records.read(Path(teacher_path).parent / "log.json")
 
 
 def evaluate_network(network, judgement, log, shared=False):
@@ -172,14 +173,19 @@ def curve_of(network, judgement, log):
 
 
 def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, distilled):
-    """Evaluates teacher and student, completes the experiment's record and writes its report; prints that."""
-    teacher_log = Path(teacher_path).parent / "log.json"
-    evaluate_network(teacher, judgement, teacher_log, shared=True)
+    """Evaluates student and teacher, where there is one, completes the experiment's record and writes its
+    report; prints that.
+
+    distilled: the images, as Packed.
+    """
+    teacher_log = Path(teacher_path).parent / "log.json" if teacher else None
+    if teacher:
+        evaluate_network(teacher, judgement, teacher_log, shared=True)
     evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
         # The teacher's entries are copied, so that the experiment's record tells all. A teacher that came
         # without its log has no entry 'pretrain'.
-        shared = records.read(teacher_log)
+        shared = records.read(teacher_log) if teacher else {}
         for entry in ("pretrain", "evaluate teacher"):
             if entry in shared:
                 records.update(work.log, entry, shared[entry])

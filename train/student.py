@@ -1,25 +1,15 @@
-"""Stage train: a student on distilled images and soft labels."""
+"""Stage train: a student on distilled images and their labels, which train/inputs.py reads."""
 
 import copy
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
 from guard.attacks import robustness
-from guard.data import find, images
-from guard.distilled import image_folder
-from guard.distilled.label_store import LabelStore
-from guard.distilled.soft_labels import (
-    batches_of,
-    check_classes,
-    gradient_of,
-    label_recipe,
-    look,
-    make_epoch,
-    targets_of,
-)
+from guard.data import images
+from guard.distilled.soft_labels import batches_of, gradient_of, look, targets_of
 from guard.errors import UserError
 from guard.method import schedules
 from guard.method.losses import gradient_distance
@@ -34,108 +24,6 @@ from guard.settings import as_dict
 
 LINES = 5  # of progress where the output is no terminal; the attacks that follow print lines of their own
 
-# ---- labels --------------------------------------------------------------------------------------
-# Both kinds have the same: recipe, a LabelRecipe, whose batch size the student takes over;
-# prepare(teacher, distilled, device), called once before training; and rows(epoch), the labels of an epoch as
-# guard.distilled.soft_labels has them, a row for each view.
-
-
-class StoredLabels:
-    """Labels from a folder of stage relabel. Raises UserError where they are of other images or another
-    teacher.
-
-    epochs: the student takes the first so many, or all where it is None. reuse: whether it may ask for more
-    than there are, and goes through them again.
-    """
-
-    def __init__(self, folder, distilled, teacher, epochs, reuse):
-        self.store, self.distilled = LabelStore(folder), distilled
-        self.recipe = self.store.open(distilled.fingerprint, distilled.classes, teacher.fingerprint)
-        if epochs and epochs > self.recipe.epochs and not reuse:
-            raise UserError(
-                f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
-                f" more with python -m relabel --epochs {epochs}, or go through them again with"
-                " --reuse-labels"
-            )
-
-    def prepare(self, teacher, distilled, device):
-        """Nothing has to be made."""
-
-    def rows(self, epoch):
-        """The rows (guard.distilled.soft_labels) of an epoch."""
-        return self.store.read(epoch % self.recipe.epochs, self.recipe, self.distilled)
-
-
-class OnlineLabels:
-    """Labels that the teacher makes on the fly, by `settings` (settings.Relabel)."""
-
-    def __init__(self, settings, distilled, seed):
-        self.recipe = label_recipe(settings, distilled, seed)
-
-    def prepare(self, teacher, distilled, device):
-        """teacher: Checkpoint. distilled: Packed on the device."""
-        self.model, self.distilled = teacher.build(device), distilled
-        recipe = self.recipe
-        layout.arrange(self.model.network, channels_last=recipe.channels_last, compile=recipe.compile)
-
-    def rows(self, epoch):
-        return make_epoch(self.model, self.distilled, self.recipe, epoch)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a student is made of, checked to belong together. source: of the validation images."""
-
-    teacher: Checkpoint
-    distilled: images.Packed
-    labels: object
-    source: find.Source
-    epochs: int
-
-
-def read_inputs(settings, *, dataset, root, teacher_path, distilled, labels, label_settings, epochs, seed):
-    """The Inputs of a student by `settings` (settings.Train).
-
-    labels: a folder of soft labels, or 'online' for labels by `label_settings` (settings.Relabel). epochs: of
-    training, as many as were labelled where it is None. Raises UserError for artifacts that do not belong
-    together, and for labels without the gradients that the settings need.
-    """
-    teacher = checkpoint.load(teacher_path, "teacher")
-    held = image_folder.load_distilled(distilled)
-    check_classes(teacher, held, distilled)
-    source = find.find(dataset, root, "val")
-    if list(source.classes) != list(teacher.classes):
-        raise UserError(
-            f"the classes of {source.path} are not those of the teacher {teacher_path}; use the data set it"
-            f" was trained on, {teacher.dataset}"
-        )
-    if labels == "online":
-        wanted = replace(label_settings, epochs=epochs or label_settings.epochs)
-        chosen = OnlineLabels(wanted, held, seed)
-    else:
-        chosen = StoredLabels(labels, held, teacher, epochs, settings.reuse_labels)
-    _check_gradients(settings, chosen.recipe.input_gradients)
-    return Inputs(teacher, held, chosen, source, epochs or chosen.recipe.epochs)
-
-
-# What of the teacher's input gradients is needed -> what labels may have of them.
-SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "values": ("values",)}
-
-
-def _check_gradients(settings, stored):
-    """Raises UserError where the labels lack what the student needs of the teacher's input gradients."""
-    needed, flag = "none", ""
-    if settings.adversarial_share and settings.views_against == "teacher":
-        needed, flag = "signs", "--views-against teacher"
-    if settings.gradient_weight:
-        needed, flag = "values", "--gradient-weight"
-    if stored not in SERVES[needed]:
-        raise UserError(
-            f"{flag} needs labels with the teacher's input gradients; make them with --input-gradients"
-            f" {needed} of python -m relabel"
-        )
-
-
 # ---- setup ---------------------------------------------------------------------------------------
 
 
@@ -143,8 +31,8 @@ def train(settings, inputs, work, *, seed, workers):
     """Trains a student by `settings` (settings.Train) and writes its checkpoint and record; returns its
     path.
 
-    work: the Stage, entered. A finished student with the same settings is left as it is, an interrupted
-    one goes on.
+    inputs: of train/inputs.py. work: the Stage, entered. A finished student with the same settings is left
+    as it is, an interrupted one goes on.
     """
     training = Training(work.output / "checkpoint.pt", "student")
     earlier = work.earlier_settings(training)
@@ -156,17 +44,17 @@ def train(settings, inputs, work, *, seed, workers):
         "seed": seed,
         "epochs": inputs.epochs,
         "images": inputs.distilled.fingerprint,
-        "teacher": inputs.teacher.fingerprint,
+        "teacher": inputs.teacher and inputs.teacher.fingerprint,
         "labels": asdict(labels.recipe),
         **as_dict(settings),
     }
     if not work.finished_or_begin(training, key):
         device = work.device
-        val = images.load(inputs.source, inputs.teacher.image_size).to(device)
+        val = images.load(inputs.source, inputs.shape.image_size).to(device)
         inputs = replace(inputs, distilled=inputs.distilled.to(device))
         labels.prepare(inputs.teacher, inputs.distilled, device)
         model, history = _train(settings, inputs, val, key, training, workers, device)
-        _finish(work, settings, model, history, inputs.teacher, key)
+        _finish(work, settings, model, history, inputs.shape, key)
     return training.path
 
 
@@ -210,15 +98,15 @@ class Averaged(nn.Module):
 
 def _train(settings, inputs, val, key, training, workers, device):
     """(trained PixelModel, perhaps in train mode; history: a row for each epoch)."""
-    teacher, seed, epochs = inputs.teacher, key["seed"], inputs.epochs
+    shape, seed, epochs = inputs.shape, key["seed"], inputs.epochs
     seeds.seed_everything(seed, "student", "weights")
     model = models.build(
         settings.model,
-        classes=len(teacher.classes),
-        image_size=teacher.image_size,
-        stem=teacher.stem,
-        mean=teacher.mean,
-        std=teacher.std,
+        classes=len(shape.classes),
+        image_size=shape.image_size,
+        stem=shape.stem,
+        mean=shape.mean,
+        std=shape.std,
     ).to(device)
     layout.arrange(
         model.network,
@@ -249,7 +137,7 @@ def _train(settings, inputs, val, key, training, workers, device):
             )
             row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
-                size = teacher.image_size
+                size = shape.image_size
                 row["val accuracy"] = robustness.accuracy(student, val, size, workers=workers, device=device)
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
@@ -329,17 +217,17 @@ def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, d
 # ---- save ----------------------------------------------------------------------------------------
 
 
-def _finish(work, settings, model, history, teacher, key):
+def _finish(work, settings, model, history, shape, key):
     results = {"val accuracy": history[-1]["val accuracy"]}
     student = Checkpoint(
         role="student",
         dataset=key["dataset"],
         model=settings.model,
-        stem=teacher.stem,
-        image_size=teacher.image_size,
-        mean=teacher.mean,
-        std=teacher.std,
-        classes=teacher.classes,
+        stem=shape.stem,
+        image_size=shape.image_size,
+        mean=shape.mean,
+        std=shape.std,
+        classes=shape.classes,
         seed=key["seed"],
         settings=key,
         state=checkpoint.cpu_state(model.network),

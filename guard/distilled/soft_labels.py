@@ -29,23 +29,24 @@ class LabelRecipe(Relabel):
     seed: int = 0
 
 
-def check_classes(teacher, images, folder):
-    """Teacher and images have to have the same classes in the same order, and the same size.
+def check_classes(network, images, place, *, whose="the teacher", remedy=""):
+    """A network and images have to have the same classes in the same order, and the same size.
 
-    Raises UserError that names what differs.
+    network: has classes and image_size. place: of the images. whose: the classes and the size are. remedy:
+    what else helps where the size differs. Raises UserError that names what differs.
     """
     size = images.pixels.shape[2]
-    if list(images.classes) != list(teacher.classes):
-        wrong = sorted(set(images.classes) ^ set(teacher.classes))[:5]
+    if list(images.classes) != list(network.classes):
+        wrong = sorted(set(images.classes) ^ set(network.classes))[:5]
         differing = ", ".join(wrong) or "another order"
         raise UserError(
-            f"the classes of {folder} are not the teacher's ({differing} differ); use images and a teacher of"
-            " one data set"
+            f"the classes of {place} are not those of {whose} ({differing} differ); use what"
+            " is of one data set"
         )
-    if size != teacher.image_size:
+    if size != network.image_size:
         raise UserError(
-            f"the images in {folder} are {size} pixels wide, the teacher sees {teacher.image_size}; use"
-            " images of that size"
+            f"the images in {place} are {size} pixels wide, those of {whose} {network.image_size}; use"
+            f" images of that size{remedy}"
         )
 
 

@@ -45,7 +45,9 @@ def main(argv):
 
             print(f"page: {html.write_experiment(options.folder)}")
             return
-        print(write(log, Path(options.folder) / "images"))
+        from guard.distilled import image_folder
+
+        print(write(log, image_folder.load_distilled(Path(options.folder) / "images")))
 
     ending.run(work)
 

@@ -34,6 +34,8 @@ def histories(entries):
 def write(log, distilled):
     """Writes report.md and its pictures beside `log`; returns what to print: the table and where the
     pictures lie.
+
+    distilled: the images, as Packed.
     """
     folder = Path(log).parent
     entries, results = read(log)

@@ -2,7 +2,7 @@
 
 import numpy
 
-from guard.distilled import image_folder
+from guard.data.augment import as_bytes
 from guard.report import plots
 from guard.report.statistics import standard_error
 from guard.report.text import common_attacks
@@ -10,11 +10,11 @@ from guard.report.text import common_attacks
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
 
 
-def image_grid(distilled, path):
-    """A grid of distilled images: a row per class, its first images from left to right."""
-    held = image_folder.load_distilled(distilled)
+def image_grid(held, path):
+    """A grid of distilled images (Packed): a row per class, its first images from left to right."""
     shown = range(min(len(held.classes), SHOWN_CLASSES))
-    rows = [held.pixels[held.labels == label][:SHOWN_IMAGES].permute(0, 2, 3, 1).numpy() for label in shown]
+    of_classes = [as_bytes(held.pixels[held.labels == label][:SHOWN_IMAGES]) for label in shown]
+    rows = [pixels.permute(0, 2, 3, 1).numpy() for pixels in of_classes]
     size, columns = held.pixels.shape[2], max(len(row) for row in rows)
     gap = max(1, size // 16)
     grid = numpy.full((len(rows) * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, numpy.uint8)
