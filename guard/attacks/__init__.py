@@ -70,7 +70,7 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
     check_inputs(model, images, labels, epsilon)
-    numbers = range(len(images)) if indices is None else [int(i) for i in indices]
+    numbers = range(len(images)) if indices is None else torch.as_tensor(indices).tolist()
     adversarial = images.clone()
     with frozen_eval(model):
         broken = wrong(model, images, labels, batch_size)

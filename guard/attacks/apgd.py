@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from guard.attacks.ball import bounds, uniform_noise
-from guard.attacks.slots import Slots, no_steps, none_broken, per_image
+from guard.attacks.slots import Slots, no_steps, none_broken, note_broken, per_image
 
 MOMENTUM = 0.75  # weight of the new step in x_{k+1} = x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})
 # rho: the step is halved where fewer than this share of the steps since the last look raised the loss
@@ -84,14 +84,13 @@ def auto_pgd(
         fooled = logits.argmax(1) != labels[index]
         finished = fooled | (state["done"] == steps)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
-        state["x"] = x.detach()
-        if fooled.any():
-            adversarial[index[fooled]] = state["x"][fooled]
-            broken[index[fooled]] = True
+        state["x"] = x = x.detach()
         _keep_best(state, losses.detach(), gradient)
         direction = _adapt_step(state, gradient, intervals)
         _move(state, direction)
-        slots.leave(finished)
+        gone = slots.leave(finished)
+        if len(gone):
+            note_broken(adversarial, broken, index[gone], x[gone], fooled[gone])
     return adversarial, broken
 
 
@@ -148,8 +147,6 @@ def _adapt_step(state, gradient, intervals):
     direction = gradient.sign()
     interval = intervals[state["done"]]
     look = interval > 0
-    if not look.any():
-        return direction
     seldom = state["rises"] <= PROGRESS * interval
     stuck = ~state["halved"] & (state["looked"] >= state["best_loss"])
     halve = look & (seldom | stuck)

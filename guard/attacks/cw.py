@@ -2,7 +2,7 @@
 
 import torch
 
-from guard.attacks.slots import Slots, no_steps, none_broken, per_image
+from guard.attacks.slots import Slots, no_steps, none_broken, note_broken, per_image
 
 BORDER = 1e-6  # keeps tanh space finite at black and white pixels
 BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # of Adam
@@ -46,8 +46,7 @@ def carlini_wagner(model, images, labels, *, epsilon, draws, batch_size, c, kapp
         x, distance, loss = x.detach(), distance.detach(), loss.detach()
 
         nearer = (logits.argmax(1) != labels[index]) & (distance < state["nearest"])
-        adversarial[index[nearer]] = x[nearer]
-        broken[index[nearer]] = True
+        note_broken(adversarial, broken, index, x, nearer)
         state["nearest"] = torch.where(nearer, distance, state["nearest"])
 
         state["done"] += 1

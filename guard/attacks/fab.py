@@ -6,8 +6,9 @@ It looks for the nearest misclassified image, and succeeds where that lies withi
 import torch
 
 from guard.attacks.apgd import each_target
-from guard.attacks.slots import Slots, no_steps, none_broken, per_image
+from guard.attacks.slots import Slots, no_steps, none_broken, note_broken, per_image
 
+LOOK_EVERY = 8  # steps of Newton's method after which it is looked at whether they have arrived
 LARGEST_BIAS, OVERSHOOT, BACK = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
 
 
@@ -28,12 +29,13 @@ def project(x, normal, offset, most=50):
     room = torch.where(direction > 0, 1 - x, room_below)
     weight, wanted = normal.abs(), distance.abs().unsqueeze(1)
     t = torch.zeros_like(wanted)
-    for _ in range(most):
+    for done in range(1, most + 1):
         slope = (weight * (room > t)).sum(1, keepdim=True)
         missing = wanted - (weight * room.minimum(t)).sum(1, keepdim=True)
         newton = t + missing.clamp(min=0) / torch.where(slope > 0, slope, 1)
         ahead = torch.where(slope > 0, newton, t)
-        if torch.equal(ahead, t):
+        # A step from where it has arrived changes nothing, so it need not be looked at after each.
+        if done % LOOK_EVERY == 0 and torch.equal(ahead, t):
             break
         t = ahead
     return direction * room.minimum(t)
@@ -65,14 +67,13 @@ def fast_adaptive_boundary(model, images, labels, *, targets, epsilon, draws, ba
         with torch.no_grad():
             fooled = model(x).argmax(1) != labels[index]
         fell = fooled & ((x - original).abs().amax((1, 2, 3)) <= epsilon)
-        if fell.any():
-            adversarial[index[fell]] = x[fell]
-            broken[index[fell]] = True
         # The forward pass that judges an iterate cannot be that of the next step: a misclassified iterate
         # first moves back towards the original.
         state["x"] = torch.where(per_image(fooled), original + BACK * (x - original), x)
         state["done"] += 1
-        slots.leave(fell | (state["done"] == steps))
+        gone = slots.leave(fell | (state["done"] == steps))
+        if len(gone):
+            note_broken(adversarial, broken, index[gone], x[gone], fell[gone])
     return adversarial, broken
 
 
@@ -85,8 +86,8 @@ def _step(x, original, difference, gradient):
     x, original = x.flatten(1), original.flatten(1)
     # The linearized boundary: difference + <normal, x' - x> = 0.
     offset = (normal * x).sum(1) - difference
-    change_of_x = project(x, normal, offset)
-    change_of_original = project(original, normal, offset)
+    both = project(torch.cat([x, original]), normal.repeat(2, 1), offset.repeat(2))
+    change_of_x, change_of_original = both.chunk(2)
     size_of_x, size_of_original = _size(change_of_x), _size(change_of_original)
     bias = (size_of_x / (size_of_x + size_of_original)).clamp(max=LARGEST_BIAS)
     from_x = (x + OVERSHOOT * change_of_x) * (1 - bias)

@@ -102,11 +102,11 @@ def _follow(model, images, labels, start, step, steps, batch_size):
         finished = fooled | (state["done"] == steps)
         loss = F.cross_entropy(logits, labels[index], reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
-        state["x"] = x.detach()
-        if finished.any():
-            adversarial[index[finished]] = state["x"][finished]
-            broken[index[fooled]] = True
+        state["x"] = x = x.detach()
         state["x"] = step(index, state, gradient)
         state["done"] += 1
-        slots.leave(finished)
+        gone = slots.leave(finished)
+        if len(gone):
+            adversarial[index[gone]] = x[gone]
+            broken[index[gone]] = fooled[gone]
     return adversarial, broken

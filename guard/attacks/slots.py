@@ -13,7 +13,10 @@ class Slots:
 
         while slots.refill():
             ... look at slots.index and slots.state, set slots.state ...
-            slots.leave(finished)
+            gone = slots.leave(finished)
+            ... note what is known of slots.index as it was, at the positions `gone` ...
+
+    On a GPU each look at what is there waits for all work before it. A step has one, in `leave`.
     """
 
     def __init__(self, count, batch_size, start, device):
@@ -36,10 +39,23 @@ class Slots:
         return len(self.index) > 0
 
     def leave(self, finished):
-        """Removes the images where `finished` (k,) bool is true."""
-        if finished.any():
-            self.index = self.index[~finished]
-            self.state = {name: rows[~finished] for name, rows in self.state.items()}
+        """Removes the images where `finished` (k,) bool is true; returns their positions (m,) int64."""
+        gone = finished.nonzero().squeeze(1)
+        if len(gone):
+            # Here the unfinished come first, in their order. A mask would be read for each tensor.
+            staying = finished.byte().argsort(stable=True)[: len(finished) - len(gone)]
+            self.index = self.index[staying]
+            self.state = {name: rows[staying] for name, rows in self.state.items()}
+        return gone
+
+
+def note_broken(adversarial, broken, numbers, x, fooled):
+    """Writes x (m, 3, H, W) into `adversarial`, and True into `broken`, where `fooled` (m,) bool is true.
+
+    numbers: (m,) int64, the places of these images in both, each once.
+    """
+    adversarial[numbers] = torch.where(per_image(fooled), x, adversarial[numbers])
+    broken[numbers] |= fooled
 
 
 def none_broken(images):

@@ -4,7 +4,7 @@ import torch
 
 from guard.attacks.ball import bounds
 from guard.attacks.cw import margin
-from guard.attacks.slots import Slots, no_steps, none_broken, per_image
+from guard.attacks.slots import Slots, no_steps, none_broken, note_broken, per_image
 
 # The queries out of 10,000 after which p halves: the paper's schedule, rescaled to the number of queries.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -68,12 +68,12 @@ def square(model, images, labels, *, epsilon, draws, batch_size, queries, p_init
             state["best"] = torch.where(per_image(better), state["x"], state["best"])
             state["margin"] = torch.where(better, found, state["margin"])
             finished = fooled | (state["done"] == queries - 1)
-            if finished.any():
-                adversarial[index[fooled]] = state["best"][fooled]
-                broken[index[fooled]] = True
+            best = state["best"]
             state["x"] = _with_a_square_moved(state, side_on_device, rows, columns)
             state["done"] = state["done"] + 1
-            slots.leave(finished)
+            gone = slots.leave(finished)
+            if len(gone):
+                note_broken(adversarial, broken, index[gone], best[gone], fooled[gone])
     return adversarial, broken
 
 
