@@ -241,7 +241,8 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
     draws = seeds.generator(seed, "teacher noise", epoch, processes.rank())
     seeds.seed_everything(seed, "teacher", epoch, processes.rank())  # dropout, where the network has it
     model.train()
-    total = torch.zeros(3, device=data.device, dtype=torch.float64)  # loss, correct predictions, images
+    total = torch.zeros(2, device=data.device, dtype=torch.float64)  # loss, correct predictions
+    images = 0
     for number, (pixels, labels) in enumerate(loading.batches(mini_batches, data.workers, data.device)):
         batch_size = len(mini_batches.batches[number])
         optimizer.zero_grad()
@@ -262,10 +263,12 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
         optimizer.step()
         # The loss of a process without images in this mini-batch is not a number.
         summed = loss.detach() * len(labels) if len(labels) else torch.zeros_like(total[0])
-        total += torch.stack([summed, correct, correct.new_tensor(len(labels))])
+        total += torch.stack([summed, correct])
+        images += len(labels)
         progress.step(loss=loss, epoch=epoch + 1)
     processes.average_statistics(model)
-    loss, correct, seen = processes.sum_over_processes(total).tolist()
+    of_all = torch.cat([total, total.new_tensor([images])])
+    loss, correct, seen = processes.sum_over_processes(of_all).tolist()
     if math.isnan(loss):
         raise UserError(
             f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or"

@@ -189,7 +189,7 @@ class Objective:
     """
 
     def __init__(self, settings, network, pack, seed, size, device, dtype):
-        self.network, self.size, self.device, self.dtype = network, size, device, dtype
+        self.network, self.size, self.dtype = network, size, dtype
         self.problems, self.classes = len(pack), len(pack[0].classes)
         labels = [label for problem in pack for label in problem.classes]
         self.labels = torch.tensor(labels, device=device)
@@ -208,7 +208,6 @@ class Objective:
             (self.size, self.size),
             self.size,
             rolls=self.rolls[iteration],
-            device=self.device,
             dtype=self.dtype,
         )
         # A problem's images share a view, so to the sampler they are the channels of one image.

@@ -9,7 +9,7 @@ from torch import nn
 
 from guard.attacks import robustness
 from guard.data import images
-from guard.distilled.soft_labels import batches_of, gradient_of, look, targets_of
+from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
 from guard.errors import UserError
 from guard.method import schedules
 from guard.method.losses import gradient_distance
@@ -190,10 +190,10 @@ def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, d
     draws = seeds.generator(*seed_key, rank, "views")
     total = torch.zeros((), device=device, dtype=torch.float64)
     for batch in batches_of(rows, recipe.batch_size):
-        logits = torch.from_numpy(batch["logits"].astype("float32")).to(device)
+        logits = torch.from_numpy(batch["logits"].astype("float32"))
         gradient = gradient_of(batch, distilled.pixels.shape[2])
-        whole = [look(distilled, batch), logits, targets_of(distilled, batch)]
-        whole += [] if gradient is None else [gradient.to(device)]
+        known = [logits, targets_of(distilled, batch), *([] if gradient is None else [gradient])]
+        whole = look_beside(distilled, batch, *known)
         pixels, logits, targets, *gradient = (each.tensor_split(size)[rank] for each in whole)
         optimizer.zero_grad()
         if len(pixels) or settings.sync_batch_norm:

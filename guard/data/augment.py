@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torchvision.transforms.v2.functional import resized_crop
 
+from guard.run import devices
+
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop
 LARGE = 64  # side in pixels from which views on the CPU are quicker image by image
 PAD = 4  # pixels around the image that a pad-crop may reach into
@@ -132,68 +134,115 @@ def _beta(generator, alpha):
 # ---- applying ------------------------------------------------------------------------------------
 
 
-def _sampling_matrix(start, length, size_in, size_out, device, dtype):
-    """Weights (N, size_out, size_in) that crop an axis to [start, start + length) and resize it to size_out.
+class _Axis:
+    """What says how an axis is cropped to [start, start + length) and resized to size_out.
 
     start, length: (N,) int64 on the CPU, in pixels of the source. Resizing is bilinear with antialiasing, as
     in Pillow and in torchvision (antialias=True): row i averages the pixels of the crop with a triangle
     around the centre of output pixel i. The triangle reaches as far to each side as an output pixel is wide
     in the source, but at least one pixel. A pixel outside the image is black: it takes part in the average,
     but has no column.
+
+    parts: on the CPU, the centres' whole pixels and fractions (N, size_out, 1), and (N, 1, 1) the triangles'
+    negative reach, first and last pixel of the crop.
     """
-    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
-    last = start + length - 1
-    scale = length.double() / size_out  # pixels of the source for each pixel of the output
-    output_pixel = torch.arange(size_out, dtype=torch.float64).view(1, -1, 1)
-    centre = start + (output_pixel + 0.5) * scale - 0.5
-    # Apart from its fraction, since a float32 has no digits left for both.
-    whole = centre.floor()
-    fraction = centre - whole
-    reach = scale.clamp(min=1)
 
-    def there(values):
-        return values.to(device, dtype)
+    def __init__(self, start, length, size_in, size_out, dtype):
+        start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
+        last = start + length - 1
+        scale = length.double() / size_out  # pixels of the source for each pixel of the output
+        output_pixel = torch.arange(size_out, dtype=torch.float64).view(1, -1, 1)
+        centre = start + (output_pixel + 0.5) * scale - 0.5
+        # Apart from its fraction, since a float32 has no digits left for both.
+        whole = centre.floor()
+        fraction = centre - whole
+        reach = scale.clamp(min=1)
+        self.size_in, self.dtype = size_in, dtype
+        # Pixels on each side of the image that a crop reaches into.
+        self.outside = max(0, -int(start.min()), int(last.max()) + 1 - size_in)
+        self.parts = [each.to(dtype) for each in (whole, fraction, -reach, start, last)]
 
-    outside = max(0, -int(start.min()), int(last.max()) + 1 - size_in)  # pixels on each side of the image
-    pixel = torch.arange(-outside, size_in + outside, device=device, dtype=dtype).view(1, 1, -1)
-    weights = (pixel - there(whole)).sub_(there(fraction)).abs_().div_(-there(reach)).add_(1).clamp_(min=0)
-    weights.masked_fill_((pixel < there(start)) | (pixel > there(last)), 0)
-    weights /= weights.sum(2, keepdim=True)
-    return weights[..., outside : outside + size_in]
+    def take(self, order):
+        """Puts pixel order[n, i] of each output (N, size_out) in the place of pixel i."""
+        self.parts[:2] = [each.gather(1, order.unsqueeze(2)) for each in self.parts[:2]]
+
+    def weights(self, parts):
+        """(N, size_out, size_in), on the device of `parts`."""
+        whole, fraction, negative_reach, first, last = parts
+        outside, device = self.outside, whole.device
+        pixel = torch.arange(-outside, self.size_in + outside, device=device, dtype=self.dtype).view(1, 1, -1)
+        weights = (pixel - whole).sub_(fraction).abs_().div_(negative_reach).add_(1).clamp_(min=0)
+        weights.masked_fill_((pixel < first) | (pixel > last), 0)
+        weights /= weights.sum(2, keepdim=True)
+        return weights[..., outside : outside + self.size_in]
 
 
 class Sampler:
-    """Views of a mini-batch, ready to be applied: images (N, C, H, W) -> (N, C, size, size).
+    """Views of a mini-batch: images (N, C, H, W) -> (N, C, size, size), both of type `dtype`.
 
     It is linear in the images, and differentiable. views: a box and a flip for each image. source_size: (H,
-    W). rolls: (N, 2) offsets by which the result is rolled down and to the right, or None.
+    W). rolls: (N, 2) offsets by which the result is rolled down and to the right, or None. parts: small
+    tensors on the CPU, which a call needs on the images' device.
     """
 
-    def __init__(self, views, source_size, size, *, rolls=None, device="cpu", dtype=torch.float32):
+    def __init__(self, views, source_size, size, *, rolls=None, dtype=torch.float32):
         top, left, box_height, box_width = views.boxes.cpu().unbind(1)
         height, width = source_size
-        rows = _sampling_matrix(top, box_height, height, size, device, dtype)
-        columns = _sampling_matrix(left, box_width, width, size, device, dtype)
-        flips = views.flips.to(device).view(-1, 1, 1)
-        columns = torch.where(flips, columns.flip(1), columns)
+        self.rows = _Axis(top, box_height, height, size, dtype)
+        self.columns = _Axis(left, box_width, width, size, dtype)
+        # A flip and a roll only change the order of the pixels.
+        along = torch.arange(size).expand(len(top), -1)
+        down = across = along
         if rolls is not None:
-            down, to_the_right = rolls.to(device).unbind(1)
-            rows, columns = _rolled(rows, down), _rolled(columns, to_the_right)
-        self.rows = rows.unsqueeze(1)  # (N, 1, size, H)
-        self.columns = columns.transpose(1, 2)  # (N, W, size)
+            down, across = ((along - shift.view(-1, 1)) % size for shift in rolls.unbind(1))
+        self.rows.take(down)
+        self.columns.take(torch.where(views.flips.view(-1, 1), size - 1 - across, across))
+        # Square images have both in one.
+        self.alike = self.rows.size_in == self.columns.size_in and self.rows.outside == self.columns.outside
+        rows, columns = self.rows.parts, self.columns.parts
+        self.parts = [torch.cat(pair) for pair in zip(rows, columns)] if self.alike else [*rows, *columns]
 
-    def __call__(self, images):
+    def __call__(self, images, parts=None):
+        """parts: this one's own on the images' device, where they are there already."""
+        parts = devices.sent(self.parts, images.device) if parts is None else parts
         count, channels, height, _ = images.shape
-        across = images.flatten(1, 2) @ self.columns
-        return self.rows @ across.view(count, channels, height, -1)
+        if self.alike:
+            rows, columns = self.rows.weights(parts).chunk(2)
+        else:
+            rows, columns = self.rows.weights(parts[:5]), self.columns.weights(parts[5:])
+        across = images.flatten(1, 2) @ columns.transpose(1, 2)
+        return rows.unsqueeze(1) @ across.view(count, channels, height, -1)
 
 
-def _rolled(matrix, shift):
-    """Rows of each of the matrices (N, size, size_in) moved down by its own shift (N,), around the end."""
-    size = matrix.shape[1]
-    row = torch.arange(size, device=matrix.device).view(1, -1)
-    source = (row - shift.view(-1, 1)) % size
-    return matrix.gather(1, source.unsqueeze(2).expand_as(matrix))
+class _Copier:
+    """As Sampler, for boxes of the result's own size, for which nothing is resized.
+
+    A call gives uint8 (N, C, size, size) of uint8 images, black where a box leaves the image.
+    """
+
+    def __init__(self, views, source_size, size):
+        height, width = source_size
+        along = torch.arange(size)
+        rows = views.boxes[:, :1] + along  # (N, size) row of the image for each row of the result
+        flipped_along = torch.where(views.flips.view(-1, 1), size - 1 - along, along)
+        columns = views.boxes[:, 1:2] + flipped_along
+        row_inside = (rows >= 0) & (rows < height)
+        column_inside = (columns >= 0) & (columns < width)
+        first_of_row = rows.clamp(0, height - 1) * width  # in the flat image
+        self.parts = [first_of_row, columns.clamp(0, width - 1), row_inside, column_inside]
+
+    def __call__(self, images, parts):
+        first_of_row, columns, row_inside, column_inside = parts
+        count, channels, _, _ = images.shape
+        size = first_of_row.shape[1]
+        places = first_of_row.unsqueeze(2) + columns.unsqueeze(1)
+        inside = row_inside.unsqueeze(2) & column_inside.unsqueeze(1)  # (N, size, size)
+
+        def for_all_channels(values):
+            return values.view(count, 1, -1).expand(-1, channels, -1)
+
+        copied = images.flatten(2).gather(2, for_all_channels(places)) * for_all_channels(inside)
+        return copied.view(count, channels, size, size)
 
 
 def as_float(pixels):
@@ -221,33 +270,34 @@ def apply_views(images, views, size):
             view = resized_crop(image, *box, [size, size], antialias=True)
             place.copy_(view.flip(2) if flip else view)
         return seen
-    if (views.boxes[:, 2:] == size).all():
-        return _copies(images, views, size)
-    sampler = Sampler(views, images.shape[2:], size, device=images.device)
-    return sampler(as_float(images)).clamp_(0, 1)
+    way = _way(views, images.shape[2:], size)
+    return _seen(way, images, devices.sent(way.parts, images.device))
 
 
-def _copies(images, views, size):
-    """`apply_views` for boxes of the result's own size, for which nothing is resized.
+def _way(views, source_size, size):
+    """The quickest of the two ways to see `views`."""
+    copies = (views.boxes[:, 2:] == size).all()
+    return (_Copier if copies else Sampler)(views, source_size, size)
 
-    Returns (N, 3, size, size) of the images' type, black where a box leaves the image.
+
+def _seen(way, images, parts):
+    """uint8, or float32 in [0,1]: uint8 images through `way`, whose parts are on the images' device."""
+    return way(images, parts) if isinstance(way, _Copier) else way(as_float(images), parts).clamp_(0, 1)
+
+
+def views_of(pixels, indices, views, size, *, device, beside=()):
+    """[`apply_views` of pixels[indices], *beside], all on `device`, to which one copy goes.
+
+    pixels: uint8 or float32 in [0,1], (N, 3, H, W), on the CPU or on `device`. indices: (k,) on the CPU. beside: tensors on the
+    CPU.
     """
-    count, channels, height, width = images.shape
-    along = torch.arange(size)
-    rows = views.boxes[:, :1] + along  # (N, size) row of the image for each row of the result
-    flipped_along = torch.where(views.flips.view(-1, 1), size - 1 - along, along)
-    columns = views.boxes[:, 1:2] + flipped_along
-    row_inside = (rows >= 0) & (rows < height)
-    column_inside = (columns >= 0) & (columns < width)
-    inside = row_inside.unsqueeze(2) & column_inside.unsqueeze(1)  # (N, size, size)
-    first_of_row = rows.clamp(0, height - 1) * width
-    places = first_of_row.unsqueeze(2) + columns.clamp(0, width - 1).unsqueeze(1)  # in the flat image
-
-    def for_all_channels(values):
-        return values.to(images.device).view(count, 1, -1).expand(-1, channels, -1)
-
-    copied = images.flatten(2).gather(2, for_all_channels(places)) * for_all_channels(inside)
-    return copied.view(count, channels, size, size)
+    if device.type == "cpu":
+        return [apply_views(pixels[indices], views, size), *beside]
+    way, there = _way(views, pixels.shape[2:], size), pixels.device.type != "cpu"
+    images = indices if there else pixels[indices]
+    images, *sent = devices.sent([images, *way.parts, *beside], device)
+    parts, beside = sent[: len(way.parts)], sent[len(way.parts) :]
+    return [_seen(way, pixels[images] if there else images, parts), *beside]
 
 
 def apply_mix(pixels, mix):

@@ -56,9 +56,16 @@ class Packed:
 
         draw(heights, widths): the augment.Views to be seen.
         """
+        return self._views(indices, draw, size)[0]
+
+    def labelled_views(self, indices, draw, size):
+        """What `views` gives, and the labels (k,), on the device."""
+        return self._views(indices, draw, size, self.labels[indices])
+
+    def _views(self, indices, draw, size, *beside):
         height, width = self.pixels.shape[2:]
-        heights, widths = torch.full((len(indices),), height), torch.full((len(indices),), width)
-        return augment.apply_views(self._at(indices), draw(heights, widths), size)
+        views = draw(torch.full((len(indices),), height), torch.full((len(indices),), width))
+        return augment.views_of(self.pixels, indices, views, size, device=self.device, beside=beside)
 
     def validation(self, indices, size):
         """float32 (k, 3, size, size) in [0,1]: as they are, or resized where they have another size."""
@@ -101,6 +108,10 @@ class Mapped:
             return augment.apply_views([self._image(index) for index in indices.tolist()], views, size)
         pixels, views = self.shown(indices, views)
         return augment.apply_views(pixels.to(self.device), views, size)
+
+    def labelled_views(self, indices, draw, size):
+        """What `views` gives, and the labels (k,) on the CPU."""
+        return self.views(indices, draw, size), self.labels[indices]
 
     def shown(self, indices, views):
         """What `views` show of the images at `indices` (k,), and the views of that which show the same.
@@ -153,6 +164,10 @@ class Streamed:
         heights = torch.tensor([image.shape[1] for image in images])
         widths = torch.tensor([image.shape[2] for image in images])
         return augment.apply_views(images, draw(heights, widths), size)
+
+    def labelled_views(self, indices, draw, size):
+        """What `views` gives, and the labels (k,) on the CPU."""
+        return self.views(indices, draw, size), self.labels[indices]
 
     def validation(self, indices, size):
         """uint8 (k, 3, size, size): shorter side to size * 256/224, centre crop."""

@@ -51,7 +51,7 @@ class TrainingEpoch(Dataset):
         def draw(heights, widths):
             return augment.draw_views(draws, self.augmentation, heights, widths)
 
-        return self.images.views(mine, draw, self.size), self.images.labels[mine]
+        return tuple(self.images.labelled_views(mine, draw, self.size))
 
 
 class ValidationBatches(Dataset):

@@ -115,8 +115,9 @@ def make_epoch(teacher, images, recipe, epoch):
     teacher: a PixelModel in eval mode; images: Packed on the teacher's device. With teacher_mode 'train' each
     mini-batch is normalized by its own statistics; the teacher's running statistics stay as they are.
     """
-    device = images.pixels.device
+    device = images.device
     rows = draw_epoch(recipe, len(images), images.pixels.shape[2], len(images.classes), epoch)
+    of_all = []  # logits of each mini-batch, which stay on the device: a copy from there waits for it
     of_batches = own_statistics(teacher) if recipe.teacher_mode == "train" else contextlib.nullcontext()
     with of_batches, computing(recipe.precision, device):
         for batch in batches_of(rows, recipe.batch_size):
@@ -124,9 +125,11 @@ def make_epoch(teacher, images, recipe, epoch):
                 with torch.no_grad():
                     logits = teacher(look(images, batch))
             else:
-                logits, gradient = _with_gradient(teacher, look(images, batch), targets_of(images, batch))
+                pixels, targets = look_beside(images, batch, targets_of(images, batch))
+                logits, gradient = _with_gradient(teacher, pixels, targets)
                 _keep(batch, gradient.cpu(), recipe.input_gradients)
-            batch["logits"] = logits.half().cpu().numpy()
+            of_all.append(logits.half())
+    rows["logits"] = torch.cat(of_all).cpu().numpy()
     return rows
 
 
@@ -185,17 +188,31 @@ def batches_of(rows, batch_size):
 
 def look(images, batch):
     """The pixels (N, 3, S, S) in [0,1] that a mini-batch of rows describes, on the images' device."""
+    return look_beside(images, batch)[0]
+
+
+def look_beside(images, batch, *beside):
+    """[what `look` gives, *beside] on the images' device, to which the tensors `beside` go in the same copy.
+
+    images: Packed.
+    """
     batch = numpy.array(batch)  # rows of a memory-mapped file are read-only
     views = augment.Views(_whole_numbers(batch["box"]), torch.from_numpy(batch["flip"]))
     share, box = float(batch["share"][0]), tuple(batch["mix_box"][0].tolist())
-    mix = augment.Mix(_whole_numbers(batch["partner"]), share, box)
-    chosen = images.pixels[_whole_numbers(batch["image"]).to(images.pixels.device)]
-    pixels = augment.apply_views(chosen, views, images.pixels.shape[2])
-    return augment.as_float(augment.apply_mix(pixels, mix))
+    pixels, partner, *beside = augment.views_of(
+        images.pixels,
+        _whole_numbers(batch["image"]),
+        views,
+        images.pixels.shape[2],
+        device=images.device,
+        beside=[_whole_numbers(batch["partner"]), *beside],
+    )
+    mixed = augment.apply_mix(pixels, augment.Mix(partner, share, box))
+    return [augment.as_float(mixed), *beside]
 
 
 def targets_of(images, batch):
-    """(N, classes) float32: the share of each class in each image of a mini-batch, on the images' device.
+    """(N, classes) float32 on the CPU: the share of each class in each image of a mini-batch.
 
     These are the hard labels, mixed in the proportion of the pixels: by MixUp's share, or by the area of
     CutMix's box.
@@ -206,7 +223,7 @@ def targets_of(images, batch):
     if share == 1:
         _, _, height, width = batch["mix_box"][0].tolist()
         share = 1 - height * width / images.pixels.shape[2] ** 2
-    return (share * own + (1 - share) * partner).to(images.pixels.device)
+    return share * own + (1 - share) * partner
 
 
 def _whole_numbers(column):

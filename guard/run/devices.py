@@ -10,6 +10,7 @@ import sys
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 
 from guard.errors import UserError
 from guard.run.processes import local_rank, rank, world_size
@@ -58,6 +59,27 @@ def computing(precision, device):
     finally:
         for switch, value in zip(switches, before):
             switch.allow_tf32 = value
+
+
+def sent(tensors, device):
+    """`tensors` of the CPU on `device`, in their types and shapes: to a GPU goes one copy of all bytes.
+
+    There a copy of a few numbers takes as long as one of thousands.
+    """
+    if device.type == "cpu":
+        return tensors
+    places = {}  # type -> places of its tensors
+    for place, tensor in enumerate(tensors):
+        places.setdefault(tensor.dtype, []).append(place)
+    flat = [torch.cat([tensors[place].flatten() for place in alike]) for alike in places.values()]
+    # A type of eight bytes can only begin at a multiple of them.
+    parts = [F.pad(each.view(torch.uint8), (0, -each.nbytes % 8)) for each in flat]
+    there = torch.cat(parts).to(device, non_blocking=True).split([len(part) for part in parts])
+    found = {}
+    for (dtype, alike), part, each in zip(places.items(), there, flat):
+        numbers = part[: each.nbytes].view(dtype).split([tensors[place].numel() for place in alike])
+        found |= {place: own.view(tensors[place].shape) for place, own in zip(alike, numbers)}
+    return [found[place] for place in range(len(tensors))]
 
 
 def widened(tensor):
