@@ -248,7 +248,7 @@ def recover_pack(settings, model, pack, seed, device, progress=None, start=None)
             with torch.no_grad():  # pixels stay within [0,1]
                 x.copy_(x.maximum(lowest).minimum(highest))
             if progress:
-                progress.step(cross_entropy=entropy.detach().mean(), batch_norm=distance.detach().mean())
+                progress.step(cross_entropy=entropy, batch_norm=distance)
     pixels = model.denormalize(x.detach()).clamp(0, 1)
     shape = objective.problems, objective.classes
     return pixels.view(*shape, *x.shape[1:]), torch.stack([entropy, distance], 1).detach()

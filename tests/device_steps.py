@@ -69,7 +69,8 @@ def recover_images(model, device, *, iterations, **changes):
     settings = Recover(iterations=iterations, roll=4, precision="fp32")
     settings = dataclasses.replace(settings, **changes)
     pack = sre2l.problems_of(CLASSES // 2, 2, classes_per_problem=2)
-    return sre2l.recover_pack(settings, model, pack, 0, device)
+    with Progress("recover", iterations, "iteration") as progress:
+        return sre2l.recover_pack(settings, model, pack, 0, device, progress)
 
 
 def train_teacher(model, device, *, steps, **changes):

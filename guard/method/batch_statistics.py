@@ -33,6 +33,8 @@ class BatchStatistics:
         self.distances = []  # (problems,) of each layer, in the order in which the layers run
 
     def __enter__(self):
+        # (2, channels) of each layer: its running variance and mean.
+        self.running = {layer: torch.stack([layer.running_var, layer.running_mean]) for layer in self.layers}
         self.hooks = [layer.register_forward_pre_hook(self._record) for layer in self.layers]
         return self
 
@@ -45,10 +47,8 @@ class BatchStatistics:
         activations = widened(inputs[0])
         # (problems, N, channels, positions)
         by_problem = activations.reshape(self.problems, -1, *activations.shape[1:]).flatten(3)
-        variance, mean = torch.var_mean(by_problem, dim=(1, 3), correction=0)
-        of_variance = (variance - layer.running_var).norm(dim=1)
-        of_mean = (mean - layer.running_mean).norm(dim=1)
-        self.distances.append(of_variance + of_mean)
+        both = torch.stack(torch.var_mean(by_problem, dim=(1, 3), correction=0), 1)  # (problems, 2, channels)
+        self.distances.append((both - self.running[layer]).norm(dim=2).sum(1))
 
     def loss(self):
         """(problems,) with its graph, for the forward pass since the last call."""

@@ -44,12 +44,15 @@ class Progress:
         self.bar.close()
 
     def step(self, count=1, **numbers):
-        """Moves the bar; numbers may be tensors, which are only read when the bar is shown."""
+        """Moves the bar; numbers may be tensors, whose means are taken and read when the bar is shown."""
         self.count += count
         if self.warm is None:
             self.warm = self._elapsed(), self.count
         if self.shown:
-            values = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
+            values = {
+                name: float(torch.as_tensor(value).detach().double().mean())
+                for name, value in numbers.items()
+            }
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
             self.bar.update(count)
         elif self.about and self.told and self._elapsed() - self.warm[0] > SETTLED and self._remaining():
