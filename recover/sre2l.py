@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from guard.data.augment import Sampler, Views, as_float, resized_crops
+from guard.data.augment import Sampler, Views, as_float, resampled, resized_crops
 from guard.method import schedules
 from guard.method.batch_statistics import BatchStatistics
 from guard.networks import memory, models
 from guard.registry import IMAGE_METHODS, function_of
 from guard.run import devices, seeds
 from recover.recovery import Made, Part, Plan
+
+AHEAD = 16  # iterations whose views are made ready together
+AHEAD_ENTRIES = 2**24  # numbers that their matrices may have
 
 # ---- problems ------------------------------------------------------------------------------------
 
@@ -199,20 +202,31 @@ class Objective:
         self.boxes = torch.stack([views.boxes for views, _ in drawn], 1)
         self.flips = torch.stack([views.flips for views, _ in drawn], 1)
         self.rolls = torch.stack([rolls for _, rolls in drawn], 1)
+        self.ahead = range(0)  # iterations whose views are ready
 
     def view(self, x, iteration):
         """What the network sees of x in this iteration: each problem's own crop, flip and roll."""
-        views = Views(self.boxes[iteration], self.flips[iteration])
-        sampler = Sampler(
-            views,
-            (self.size, self.size),
-            self.size,
-            rolls=self.rolls[iteration],
-            dtype=self.dtype,
-        )
+        if iteration not in self.ahead:
+            self._look_ahead(iteration, x.device)
+        place = iteration - self.ahead.start
         # A problem's images share a view, so to the sampler they are the channels of one image.
         as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
-        return sampler(as_channels).view_as(x)
+        return resampled(as_channels, self.rows[place], self.columns[place]).view_as(x)
+
+    def _look_ahead(self, iteration, device):
+        """Makes the matrices of the views from this iteration on, of as many as are in `ahead` then.
+
+        Each takes many small operations, which for several iterations are no more.
+        """
+        size, count = self.size, max(1, min(AHEAD, AHEAD_ENTRIES // (2 * self.problems * self.size**2)))
+        chosen = slice(iteration, iteration + count)
+        boxes, flips, rolls = (each[chosen].flatten(0, 1) for each in (self.boxes, self.flips, self.rolls))
+        sampler = Sampler(Views(boxes, flips), (size, size), size, rolls=rolls, dtype=self.dtype)
+        # Of the iteration at place k: rows[k] and columns[k], both (P, size, size).
+        self.rows, self.columns = (
+            each.unflatten(0, (-1, self.problems)) for each in sampler.matrices(device)
+        )
+        self.ahead = range(iteration, iteration + len(self.rows))
 
     def __call__(self, x, iteration):
         """(cross-entropy, batch-norm loss), each (P,), to be differentiated by x."""

@@ -24,7 +24,7 @@ from guard.run.progress import Progress
 from guard.settings import Pretrain, Recover, Train
 from pretrain import teacher
 from recover import sre2l
-from tests.instrument import CPU, GPU, Instrument, on_device
+from tests.instrument import CPU, GPU, Counts, Instrument, on_device
 from train import student
 
 TABLE = Path(__file__).resolve().parent.parent / "results" / "ops.json"
@@ -204,29 +204,29 @@ STUDENTS = {
 ATTACK_NAMES = ("fgsm", "pgd100", "pgd100-l2", "mim", "cw", "square", "apgd-ce", "apgd-dlr", "fab")
 
 
-def _step(work, **long):
-    """Counts of one step more than STEPS of `work`(model, device, **{what is long: steps})."""
-    (name,) = long
+def _step(work, name, more=1):
+    """Counts of one step of `work`(model, device, **{name: steps}) after STEPS: the mean of so many, up."""
     found = []
-    for steps in (STEPS, STEPS + 1):
+    for steps in (STEPS, STEPS + more):
         model = make_model()
         with Instrument() as instrument:
             model.to(GPU)
             with instrument.counting() as counts:
                 work(model, GPU, **{name: steps})
             found.append(counts)
-    return found[1].beyond(found[0])
+    beyond = dataclasses.asdict(found[1].beyond(found[0]))
+    return Counts(**{name: -(-count // more) for name, count in beyond.items()})
 
 
 def step_of(kind):
     """Counts of one step of a kind: a key of TEACHERS, RECOVERIES, LABELS or STUDENTS, or 'attack NAME'."""
     if kind in RECOVERIES:
-        return _step(functools.partial(recover_images, **RECOVERIES[kind]), iterations=STEPS)
+        return _step(functools.partial(recover_images, **RECOVERIES[kind]), "iterations", sre2l.AHEAD)
     if kind.startswith("attack "):
-        return _step(functools.partial(attack_images, kind.removeprefix("attack ")), steps=STEPS)
+        return _step(functools.partial(attack_images, kind.removeprefix("attack ")), "steps")
     for kinds, work in ((TEACHERS, train_teacher), (LABELS, label_images), (STUDENTS, train_student)):
         if kind in kinds:
-            return _step(functools.partial(work, **kinds[kind]), steps=STEPS)
+            return _step(functools.partial(work, **kinds[kind]), "steps")
     raise KeyError(kind)
 
 

@@ -204,14 +204,21 @@ class Sampler:
 
     def __call__(self, images, parts=None):
         """parts: this one's own on the images' device, where they are there already."""
-        parts = devices.sent(self.parts, images.device) if parts is None else parts
-        count, channels, height, _ = images.shape
+        return resampled(images, *self.matrices(images.device, parts))
+
+    def matrices(self, device, parts=None):
+        """(rows (N, size, H), columns (N, size, W)): the weights of the source's rows and columns."""
+        parts = devices.sent(self.parts, device) if parts is None else parts
         if self.alike:
-            rows, columns = self.rows.weights(parts).chunk(2)
-        else:
-            rows, columns = self.rows.weights(parts[:5]), self.columns.weights(parts[5:])
-        across = images.flatten(1, 2) @ columns.transpose(1, 2)
-        return rows.unsqueeze(1) @ across.view(count, channels, height, -1)
+            return self.rows.weights(parts).chunk(2)
+        return self.rows.weights(parts[:5]), self.columns.weights(parts[5:])
+
+
+def resampled(images, rows, columns):
+    """Images (N, C, H, W) by the matrices of a Sampler: (N, C, size, size)."""
+    count, channels, height, _ = images.shape
+    across = images.flatten(1, 2) @ columns.transpose(1, 2)
+    return rows.unsqueeze(1) @ across.view(count, channels, height, -1)
 
 
 class _Copier:

@@ -295,3 +295,15 @@ STALE = "results/ops.json is stale; run python -m tests.device_steps and commit 
 
 def test_the_table_has_all_kinds_and_no_other():
     assert list(recorded()) == ["network", *KINDS]
+
+
+# More than the 40 that are wanted: each layer's statistics take some 20, with their derivative.
+ADDED = 82
+
+
+@pytest.mark.parametrize("kind", device_steps.RECOVERIES)
+def test_what_recovery_adds_to_the_network(kind):
+    """Operations that do something, in an iteration beyond the network's own forward and backward."""
+    whole, own = step_of(kind), device_steps.network_counts()
+    added = (whole.ops - whole.views) - (own.ops - own.views)
+    assert 0 < added <= ADDED

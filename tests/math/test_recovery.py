@@ -250,3 +250,16 @@ def test_an_image_damaged_before_the_recovery_was_finished_is_named(toy, tmp_pat
     (folder / "cat" / "cat_1.png").unlink()
     assert command(*arguments) == 0 and (folder / "cat" / "cat_1.png").read_bytes() == whole
     assert not list(folder.glob(".part*"))
+
+
+@pytest.mark.parametrize("numbers", [2**24, 2 * 3 * 8**2 * 5])
+def test_views_that_are_made_ready_together_are_those_one_by_one(numbers, network, monkeypatch):
+    """Of 16 iterations, or of five where no more numbers may be held."""
+    settings = dataclasses.replace(SETTINGS, iterations=20)
+    problems = sre2l.problems_of(3, 3, classes_per_problem=100)
+    monkeypatch.setattr(sre2l, "AHEAD_ENTRIES", numbers)
+    given = settings, pixel_model(network), problems, 7, torch.device("cpu")
+    together = sre2l.recover_pack(*given)
+    monkeypatch.setattr(sre2l, "AHEAD", 1)
+    for one, other in zip(together, sre2l.recover_pack(*given)):
+        assert torch.equal(one, other)
