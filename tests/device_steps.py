@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from guard.attacks import robustness
-from guard.data.images import Packed
+from guard.data import loading
+from guard.data.images import Mapped, Packed
 from guard.distilled import soft_labels
 from guard.distilled.soft_labels import LabelRecipe, batches_of
 from guard.networks.models import ConvNet, PixelModel, frozen_eval
@@ -24,6 +25,7 @@ from guard.run.progress import Progress
 from guard.settings import Pretrain, Recover, Train
 from pretrain import teacher
 from recover import sre2l
+from recover.recovery import Request
 from tests.instrument import CPU, GPU, Counts, Instrument, on_device
 from train import student
 
@@ -158,6 +160,45 @@ def measure_curvature(model, device):
     """The means of the curvatures of BATCH images."""
     images = make_images(BATCH, device)
     return teacher.measure_curvature(model, teacher.Data("toy", images, images, 0, device), BATCH, 3.0)
+
+
+def start_from_crops(model, device):
+    """A recovery from rded's crops; the recover.recovery.Made of its only pack."""
+    settings = Recover(
+        start="rded",
+        images_per_class=1,
+        iterations=2,
+        roll=4,
+        pack_images=CLASSES,
+        candidates=4,
+        crops=2,
+        precision="fp32",
+    )
+    training = make_images(6 * CLASSES, device)
+    request = Request(settings, model, list(training.classes), 0, device, training)
+    (part,) = sre2l.plan(request).parts
+    with Progress("recover", 2, "iteration") as progress:
+        return part.make(progress)
+
+
+def watch_teacher(model, device, *, epsilon):
+    """Accuracy (percent) of the teacher under PGD10, as after an epoch of a one-step adversarial teacher."""
+    images = make_images(2 * BATCH, device)
+    return teacher.Data("toy", images, images, 0, device).pgd10_accuracy(model, epsilon)
+
+
+def see_many_sizes(model, device):
+    """(pixels (BATCH, 3, SIZE, SIZE), labels) of a mini-batch of images of which each has another size."""
+    del model
+    sizes = torch.tensor([[20 + number, 30 - number] for number in range(BATCH)])
+    draws = torch.Generator().manual_seed(4)
+    pixels = torch.randint(256, (int(3 * sizes.prod(1).sum()),), generator=draws).to(torch.uint8)
+    mapped = Mapped(pixels, sizes, torch.arange(BATCH), ["a", "b", "c", "d"]).to(device)
+    epoch = loading.TrainingEpoch(
+        mapped, augmentation="resized-crop", batch_size=BATCH, size=SIZE, seed=0, epoch=0
+    )
+    ((seen, labels),) = loading.batches(epoch, 0, device)
+    return seen, labels
 
 
 # ---- table ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch.optim.optimizer import _foreach_supported_types
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
@@ -81,7 +81,8 @@ class OnDevice(torch.Tensor):
         return GPU.index
 
     def __repr__(self, *, tensor_contents=None):
-        return f"on {GPU}: {self.cpu()!r}"
+        inside = isinstance(_get_current_dispatch_mode(), _Ops)  # else a debugger or a report looks
+        return f"on {GPU}: {self.cpu() if inside else self.held!r}"
 
     def __format__(self, form):
         return format(self.item() if self.dim() == 0 else repr(self), form)

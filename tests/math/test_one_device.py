@@ -176,7 +176,7 @@ def test_attacks_find_on_the_device_what_they_find_on_the_cpu(name):
 
 
 def test_evaluation_sees_one_device():
-    names = list(ATTACKS)
+    names = ["pgd100", "pgd100-l2", "mim", "cw", "fab", "autoattack"]
     quick = {
         name: row._replace(
             settings={
@@ -196,6 +196,65 @@ def test_evaluation_sees_one_device():
 
 def test_curvature_sees_one_device():
     assert_same(*of_both_devices(device_steps.measure_curvature))
+
+
+def noise_of_the_cpu(images, positions, draws):
+    return torch.zeros(images.shape)
+
+
+# What forgets to go to the device -> (the function in its place, the work that is to notice).
+FORGOTTEN = {
+    "guard.run.devices.sent, recover": (
+        lambda tensors, device: tensors,
+        functools.partial(device_steps.recover_images, iterations=1),
+    ),
+    "guard.run.devices.sent, teacher": (
+        lambda tensors, device: tensors,
+        functools.partial(device_steps.train_teacher, steps=1),
+    ),
+    "guard.run.devices.sent, labels": (
+        lambda tensors, device: tensors,
+        functools.partial(device_steps.label_images, steps=1),
+    ),
+    "guard.run.devices.sent, student": (
+        lambda tensors, device: tensors,
+        functools.partial(device_steps.train_student, steps=1),
+    ),
+    "guard.attacks.gradient_signs.uniform_noise": (
+        noise_of_the_cpu,
+        functools.partial(device_steps.evaluate_model, names=["pgd20"], epsilon=0.02),
+    ),
+    "guard.method.curvature.normalized": (
+        lambda gradient: torch.ones(gradient.shape),
+        device_steps.measure_curvature,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGOTTEN)
+def test_a_stage_that_forgets_the_device_is_caught(name, monkeypatch):
+    instead, work = FORGOTTEN[name]
+    monkeypatch.setattr(name.split(",")[0], instead)
+    with Instrument(), pytest.raises(Mixed):
+        work(device_steps.make_model().to(GPU), GPU)
+
+
+def test_rded_and_its_use_as_a_start_see_one_device():
+    there, here = of_both_devices(device_steps.start_from_crops)
+    assert there.looked_at == here.looked_at
+    for one, other in zip(there.losses, here.losses, strict=True):
+        assert_same(tuple(one), tuple(other))
+
+
+def test_an_overfitting_teacher_is_watched_on_one_device():
+    assert_same(*of_both_devices(device_steps.watch_teacher, epsilon=0.05))
+
+
+def test_images_of_many_sizes_see_one_device():
+    """On the CPU they are seen one by one, in bytes."""
+    (there, labels), (here, own_labels) = of_both_devices(device_steps.see_many_sizes)
+    torch.testing.assert_close(held(there), here, rtol=0, atol=1.01 / 255)
+    assert_same(labels, own_labels)
 
 
 @pytest.mark.parametrize("work", ["train_teacher", "train_student"])
