@@ -295,8 +295,8 @@ def _seen(way, images, parts):
 def views_of(pixels, indices, views, size, *, device, beside=()):
     """[`apply_views` of pixels[indices], *beside], all on `device`, to which one copy goes.
 
-    pixels: uint8 or float32 in [0,1], (N, 3, H, W), on the CPU or on `device`. indices: (k,) on the CPU. beside: tensors on the
-    CPU.
+    pixels: uint8 or float32 in [0,1], (N, 3, H, W), on the CPU or on `device`. indices: (k,) on the CPU.
+    beside: tensors on the CPU.
     """
     if device.type == "cpu":
         return [apply_views(pixels[indices], views, size), *beside]
