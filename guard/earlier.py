@@ -50,6 +50,7 @@ def comparable(stage, key):
 
 def _of_its_method(found):
     """The settings of stage recover that the methods in them read."""
-    read = (None, *registry.methods_of(found))
-    others = [row.name for row in fields(STAGES["recover"]) if row.metadata["of"] not in read]
+    reading = registry.methods_of(found)
+    limited = [row for row in fields(STAGES["recover"]) if row.metadata["of"]]
+    others = [row.name for row in limited if not set(row.metadata["of"]) & set(reading)]
     return {name: value for name, value in found.items() if name not in others}

@@ -19,8 +19,8 @@ class Model(NamedTuple):
     settings: dict
 
 
-def _convnet(width):
-    return Model("guard.networks.models:convnet", {"width": width})
+def _convnet(width, norm="batch"):
+    return Model("guard.networks.models:convnet", {"width": width, "norm": norm})
 
 
 def _resnet(name):
@@ -31,6 +31,7 @@ MODELS = {
     "convnet": _convnet(128),
     "convnet-32": _convnet(32),
     "convnet-64": _convnet(64),
+    "convnet-in": _convnet(128, "instance"),
     "resnet18": _resnet("resnet18"),
     "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
@@ -87,8 +88,8 @@ class ImageMethod(NamedTuple):
     """function(recover.recovery.Request) -> recover.recovery.Plan.
 
     text: for `--help`. needs_training_images: whether it looks at the training set, and so takes --root.
-    needs_batch_norm: whether it recovers from the teacher's running statistics. can_be_start: whether sre2l
-    may start from its images.
+    needs_batch_norm: whether it recovers from the teacher's running statistics. can_be_start: whether others
+    may start from its images. takes_start: whether it is one of those others.
     """
 
     function: str
@@ -96,11 +97,15 @@ class ImageMethod(NamedTuple):
     needs_training_images: bool = False
     needs_batch_norm: bool = False
     can_be_start: bool = False
+    takes_start: bool = False
 
 
 IMAGE_METHODS = {
     "sre2l": ImageMethod(
-        "recover.sre2l:plan", "recovered from the teacher's running statistics", needs_batch_norm=True
+        "recover.sre2l:plan",
+        "recovered from the teacher's running statistics",
+        needs_batch_norm=True,
+        takes_start=True,
     ),
     "rded": ImageMethod(
         "recover.rded:plan",
@@ -114,6 +119,12 @@ IMAGE_METHODS = {
         needs_training_images=True,
         can_be_start=True,
     ),
+    "dc": ImageMethod(
+        "recover.dc:plan",
+        "gradients of fresh networks on them match those on training images",
+        needs_training_images=True,
+        takes_start=True,
+    ),
 }
 
 
@@ -121,7 +132,7 @@ def methods_of(settings):
     """Names of the image methods that `settings` (settings.Recover, or a dict of them) make use of."""
     settings = settings if isinstance(settings, dict) else vars(settings)
     method, start = settings["method"], settings.get("start", "noise")
-    return [method, start] if method == "sre2l" and start != "noise" else [method]
+    return [method, start] if IMAGE_METHODS[method].takes_start and start != "noise" else [method]
 
 
 # ---- the student's loss --------------------------------------------------------------------------

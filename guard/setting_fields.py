@@ -22,7 +22,8 @@ def setting(
     """A field: its default, help text and unit, and what is allowed.
 
     Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
-    numbers with commas between them make a tuple. before: what artifacts count as made with that are older
+    numbers with commas between them make a tuple. of: the image method that reads it, or a
+    tuple of them; None where it counts for all. before: what artifacts count as made with that are older
     than the field; where it is None they count as made with the field's default, and a family's row may have
     another.
     """
@@ -35,7 +36,7 @@ def setting(
         "above": above,
         "flag": flag,
         "several": several,
-        "of": of,
+        "of": (of,) if isinstance(of, str) else of,
         "before": before,
     }
     return field(default=default, metadata=metadata)

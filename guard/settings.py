@@ -84,10 +84,7 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Recover:
-    """Distilled images: SRe2L (Yin et al. 2023), CDA's curriculum of crops (Yin and Shen 2024), and others.
-
-    The settings from `iterations` on are those of sre2l.
-    """
+    """Distilled images: SRe2L (Yin et al. 2023), CDA (Yin and Shen 2024), and others, each with its own."""
 
     method: str = setting(
         "sre2l",
@@ -98,11 +95,17 @@ class Recover:
     images_per_class: int = setting(10, "distilled images of each class", unit="images", low=1)
     start: str = setting(
         "noise",
-        "what sre2l starts from: noise, or the images that another method makes",
+        "what sre2l and dc start from: noise, or the images that another method makes",
         choices=("noise", *(name for name, row in registry.IMAGE_METHODS.items() if row.can_be_start)),
-        of="sre2l",
+        of=tuple(name for name, row in registry.IMAGE_METHODS.items() if row.takes_start),
     )
-    iterations: int = setting(2000, "steps of Adam on each image", unit="iterations", low=1, of="sre2l")
+    iterations: int = setting(
+        2000,
+        "steps of Adam on each image; dc: fresh networks, one after the other",
+        unit="iterations",
+        low=1,
+        of=("sre2l", "dc"),
+    )
     r_bn: float = setting(0.01, "weight of the batch-norm loss", low=0.0, of="sre2l")
     step_size: float = setting(
         0.25, "Adam's step size on normalized images, cosine to 0 by iteration", above=0.0, of="sre2l"
@@ -158,6 +161,24 @@ class Recover:
     stitch: int = setting(
         2, "rded: crops along each side of an image, N x N of them on one", low=1, of="rded"
     )
+    matchings: int = setting(
+        0, "dc: steps of the images on each network; 0 for as many as images per class", low=0, of="dc"
+    )
+    network_epochs: int = setting(
+        0,
+        "dc: epochs of the network on the images between two such steps; 0 for 500 / images per class, but"
+        " for one image 1",
+        unit="epochs",
+        low=0,
+        of="dc",
+    )
+    real_batch: int = setting(
+        256, "dc: training images in each class's mini-batch", unit="images", low=1, of="dc"
+    )
+    image_rate: float = setting(0.1, "dc: SGD's learning rate of normalized images", above=0.0, of="dc")
+    image_momentum: float = setting(0.5, "dc: SGD's momentum of the images", low=0.0, high=1.0, of="dc")
+    network_rate: float = setting(0.01, "dc: SGD's learning rate of the networks", above=0.0, of="dc")
+    network_momentum: float = setting(0.5, "dc: SGD's momentum of the networks", low=0.0, high=1.0, of="dc")
     image_format: str = setting(
         "png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg")
     )

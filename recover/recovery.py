@@ -5,7 +5,6 @@ gives a Plan: the parts in which the images are made, each with the function tha
 """
 
 import os
-import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from guard.networks import checkpoint, layout, memory, models
 from guard.run import lock, precision, processes
 from guard.run.progress import Progress
 from guard.run.stage import Stage
+from guard.run.unfinished import Unfinished
 from guard.settings import as_dict
 
 LONGEST_NAME = 200  # bytes of a class's name: file systems take 255, with number, suffix and `.PID.part`
@@ -31,7 +31,7 @@ class Request:
 
     settings: settings.Recover. model: the teacher, a PixelModel in eval mode on `device`. classes: their
     names in label order. training_images: the training set as a holder of guard.data.images, or None
-    where no method needs it.
+    where no method needs it. teacher: its Checkpoint, for methods that train networks of their own.
     """
 
     settings: object
@@ -40,6 +40,7 @@ class Request:
     seed: int
     device: torch.device
     training_images: object = None
+    teacher: object = None
 
     @property
     def size(self):
@@ -60,11 +61,13 @@ class Made(NamedTuple):
 class Part(NamedTuple):
     """The smallest unit that is not made again after a stop.
 
-    images: (label, number within its class) of each image, in order. make(progress) -> Made.
+    images: (label, number within its class) of each image, in order. make(progress) -> Made. keeps_state:
+    whether it takes so long that make is called with a guard.run.unfinished.Unfinished, too.
     """
 
     images: list
     make: object
+    keeps_state: bool = False
 
 
 class Plan(NamedTuple):
@@ -141,7 +144,7 @@ def recover(settings, teacher, *, dataset, root, output, log, seed, device_name,
             "image_size": teacher.image_size,
         }
         layout.arrange(model.network, channels_last=settings.channels_last)
-        request = Request(settings, model, list(teacher.classes), seed, device)
+        request = Request(settings, model, list(teacher.classes), seed, device, teacher=teacher)
         if any(registry.IMAGE_METHODS[name].needs_training_images for name in registry.methods_of(settings)):
             source = _training_set(dataset or teacher.dataset, root, teacher)
             key["data"] = source.fingerprint
@@ -190,13 +193,13 @@ def _make_parts(work, plan, files, request):
     about = f"{count} images by {request.settings.method}, {len(mine)} of {len(plan.parts)} parts to make"
     with Progress("recover", len(mine) * plan.steps, "step", about=about) as progress:
         for done, name in enumerate(mine, 1):
-            started, part = time.time(), plan.parts[int(name)]
-            made = part.make(progress)
+            part, state = plan.parts[int(name)], Unfinished(work.output, name)
+            made = part.make(progress, state) if part.keeps_state else part.make(progress)
             for pixels, path in zip(made.pixels.cpu(), files[name]):
                 image_folder.write_image(pixels, path)
-            seconds = time.time() - started
             kept = {"losses": list(made.losses), "looked_at": list(made.looked_at)}
-            work.ledger.note(name, files[name], seconds=seconds, **kept)
+            work.ledger.note(name, files[name], seconds=state.seconds(), **kept)
+            state.remove()
             means = [sum(column) / len(column) for column in zip(*made.losses)]
             shown = "".join(f", {title} {mean:.4f}" for title, mean in zip(plan.columns, means))
             progress.line(f"part {done}/{len(mine)}, {len(part.images)} images{shown}")

@@ -6,18 +6,17 @@ SRe2L (Yin et al., NeurIPS 2023), with CDA's curriculum of crops (Yin and Shen, 
 import functools
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
-from guard.data.augment import Sampler, Views, as_float, resampled, resized_crops
+from guard.data.augment import Sampler, Views, resampled, resized_crops
 from guard.method import schedules
 from guard.method.batch_statistics import BatchStatistics
 from guard.networks import memory, models
-from guard.registry import IMAGE_METHODS, function_of
 from guard.run import devices, seeds
 from recover.recovery import Made, Part, Plan
+from recover.start import Start
 
 AHEAD = 16  # iterations whose views are made ready together
 AHEAD_ENTRIES = 2**24  # numbers that their matrices may have
@@ -75,9 +74,13 @@ def plan(request):
     start = None if settings.start == "noise" else Start(request)
     parts, fitting = [], {}
     for pack in packs_of(problems, settings.pack_images):
-        images = [(label, problem.number) for problem in pack for label in problem.classes]
-        parts.append(Part(images, functools.partial(_make, request, pack, start, fitting)))
+        parts.append(Part(_images_of(pack), functools.partial(_make, request, pack, start, fitting)))
     return Plan(parts, columns=("cross-entropy", "batch-norm loss"), steps=settings.iterations)
+
+
+def _images_of(pack):
+    """(label, number within its class) of each image of a pack, in order."""
+    return [(label, problem.number) for problem in pack for label in problem.classes]
 
 
 def _make(request, pack, start, fitting, progress):
@@ -92,7 +95,7 @@ def _make(request, pack, start, fitting, progress):
         made = []
         for first in range(0, len(pack), count):
             part = pack[first : first + count]
-            images = start.images(part) if start else None
+            images = start.images(_images_of(part)) if start else None
             made.append(recover_pack(settings, request.model, part, seed, device, progress, start=images))
         fitting["problems"] = count
         pixels, losses = zip(*made)
@@ -100,43 +103,8 @@ def _make(request, pack, start, fitting, progress):
 
     together = min(len(pack), fitting.get("problems", len(pack)))
     pixels, losses = memory.halved_when_full(in_parts, together, "problems")
-    looked_at = start.looked_at(pack) if start else []
+    looked_at = start.looked_at(_images_of(pack)) if start else []
     return Made(pixels.flatten(0, 1), losses.tolist(), looked_at)
-
-
-class Start:
-    """The images that a recovery starts from: those that another image method makes (settings.start).
-
-    A class's images are made when they are first asked for, and are the same bits as in the other method's
-    own PNGs, so they do not depend on the order of the packs.
-    """
-
-    def __init__(self, request):
-        plan = function_of(IMAGE_METHODS[request.settings.start].function)(request)
-        self.part_of = {label: part for part in plan.parts for label, _ in part.images}
-        self.made = {}  # label -> Made, its pixels as bytes
-
-    def _of_class(self, label):
-        if label not in self.made:
-            part = self.part_of[label]
-            made = part.make(SimpleNamespace(step=lambda **_: None))
-            pixels = (made.pixels.cpu() * 255).round().to(torch.uint8)
-            for each in {each for each, _ in part.images}:
-                mine = [place for place, (own, _) in enumerate(part.images) if own == each]
-                self.made[each] = made._replace(pixels=pixels[mine])
-        return self.made[label]
-
-    def images(self, pack):
-        """The starting images of a pack, (P * C, 3, S, S) in [0,1]."""
-        chosen = [
-            self._of_class(label).pixels[problem.number] for problem in pack for label in problem.classes
-        ]
-        return as_float(torch.stack(chosen))
-
-    def looked_at(self, pack):
-        """Training images that were looked at for the classes of the pack; told by a class's first image."""
-        first = [label for problem in pack if problem.number == 0 for label in problem.classes]
-        return [index for label in first for index in self._of_class(label).looked_at]
 
 
 # ---- views ---------------------------------------------------------------------------------------

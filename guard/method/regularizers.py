@@ -39,10 +39,12 @@ class AtImages:
 
     network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,) labels.
     losses: (B,) cross-entropy l_i of each image. gradient: (B, 3, S, S) grad l_i at x_i. With second_order
-    both keep their graph to the weights; without it, only the losses do.
+    both keep their graph to the weights; without it, only the losses do. whole: whether x is the whole
+    mini-batch, and not one process's share of it.
     """
 
-    def __init__(self, network, x, y, second_order):
+    def __init__(self, network, x, y, second_order, whole=True):
+        self.whole = whole
         self.network, self.x, self.y = network, x.detach().requires_grad_(), y
         self.losses = F.cross_entropy(widened(network(self.x)), y, reduction="none")
         (self.gradient,) = torch.autograd.grad(
@@ -83,7 +85,7 @@ def loss_difference(at, h, batch_size):
     # A share of no images has NaN for its mean, and adds nothing.
     part = len(at.x) / batch_size
     share = difference.detach() * part if len(at.x) else torch.zeros_like(difference)
-    return sum_over_processes(share).sign() * difference
+    return (share if at.whole else sum_over_processes(share)).sign() * difference
 
 
 def gradient_regularization(at, batch_size):
@@ -105,12 +107,12 @@ def penalty(settings, network, x, y, batch_size=None):
 
     It is the sum of the regularizers that are on in `settings` (settings.Pretrain), each times its own
     coefficient. network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,)
-    labels. batch_size: B of the whole mini-batch, where x is one process's share of it. The network is in
-    eval mode meanwhile; its running statistics and its mode stay as they are.
+    labels. batch_size: B of the whole mini-batch, where x is one process's share of it and all processes take
+    part. The network is in eval mode meanwhile; its running statistics and its mode stay as they are.
     """
-    batch_size = batch_size or len(x)
+    whole, batch_size = batch_size is None, batch_size or len(x)
     with frozen_eval(network, freeze=False), folded(network), twice_differentiable():
-        at = AtImages(network, x, y, second_order=second_order(settings))
+        at = AtImages(network, x, y, second_order=second_order(settings), whole=whole)
         total = x.new_zeros(())
         if settings.curvature:
             row = REGULARIZERS[settings.regularizer]

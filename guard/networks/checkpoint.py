@@ -48,19 +48,23 @@ class Checkpoint:
             self.state, self.model, self.stem, self.image_size, self.mean, self.std, self.classes
         )
 
+    def fresh(self):
+        """A PixelModel of the same kind with new weights, in train mode."""
+        return models.build(
+            self.model,
+            classes=len(self.classes),
+            image_size=self.image_size,
+            stem=self.stem,
+            mean=self.mean,
+            std=self.std,
+        )
+
     def build(self, device="cpu"):
         """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of
         the model that they claim to be of.
         """
         try:
-            model = models.build(
-                self.model,
-                classes=len(self.classes),
-                image_size=self.image_size,
-                stem=self.stem,
-                mean=self.mean,
-                std=self.std,
-            )
+            model = self.fresh()
             model.network.load_state_dict(self.state)
         except UserError as problem:
             raise UserError(

@@ -47,24 +47,29 @@ class PixelModel(nn.Module):
 class ConvNet(nn.Sequential):
     """The ConvNet-3 of the dataset-distillation literature (Gidaris and Komodakis, CVPR 2018).
 
-    It is the variant with batch norm. Each block is a 3x3 convolution of `width` channels, batch norm, ReLU
-    and a 2x2 average pool. A linear layer follows.
+    Each block is a 3x3 convolution of `width` channels, a norm, ReLU and a 2x2 average pool. A linear layer
+    follows. norm: 'batch'; or 'instance', of each image and channel alone, with a scale and shift of each
+    channel, as in dataset condensation (Zhao et al., ICLR 2021).
     """
 
-    def __init__(self, classes, image_size, width=128, blocks=3):
+    def __init__(self, classes, image_size, width=128, blocks=3, norm="batch"):
+        make_norm = {
+            "batch": nn.BatchNorm2d,
+            "instance": functools.partial(nn.InstanceNorm2d, affine=True),
+        }[norm]
         layers = []
         for block in range(blocks):
             channels = width if block else 3
             convolution = nn.Conv2d(channels, width, 3, padding=1)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+            layers += [convolution, make_norm(width), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
         side = image_size // 2**blocks
         super().__init__(*layers, nn.Flatten(), nn.Linear(width * side**2, classes))
 
 
-def convnet(classes, image_size, stem, width):
+def convnet(classes, image_size, stem, width, norm="batch"):
     """The ConvNet with three blocks of `width` channels."""
     del stem  # it has but one
-    return ConvNet(classes, image_size, width)
+    return ConvNet(classes, image_size, width, norm=norm)
 
 
 def resnet(classes, image_size, stem, name):

@@ -101,7 +101,7 @@ class Manifest(Ledger):
             yield
 
     def tidy(self):
-        for path in self.folder.glob(".part_*.json"):
+        for path in [*self.folder.glob(".part_*.json"), *self.folder.glob(".part_*.pt")]:
             path.unlink()
 
     # ---- parts -----------------------------------------------------------------------------------
