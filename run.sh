@@ -28,10 +28,10 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -v t|f|n  adversarially trained teacher: t TRADES style, f ten sign steps, n one step (N-FGSM)
   -b X      r_bn, weight of the batch-norm loss in recovery                 [the recipe's]
   -a X      step size of the recovery                                       [the recipe's]
-  -i N      iterations of the recovery                                      [the recipe's]
+  -i N      iterations of the recovery, networks of dc                      [the recipe's]
   -A        CDA: curriculum of crops in the recovery
   -I NAME   where the images come from: sre2l (recovered), rded (crops of training images),
-            random (training images)                                        [sre2l]
+            random (training images), dc (matched gradients)                [sre2l]
   -R NAME   recipe of labels and student: paper, modern                     [paper]
   -z N      epochs of relabelling and of the student                        [the recipe's]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)               [0, or the CPU without a GPU]
@@ -74,7 +74,7 @@ for word in "$@"; do
     [ "$word" != --help ] || { usage; exit 0; }
 done
 
-dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model=''
+dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model='' method=sre2l
 adversarial='' step_length=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
@@ -99,7 +99,7 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         a) recover+=(--step-size "$OPTARG") ;;
         i) recover+=(--iterations "$OPTARG") ;;
         A) recover+=(--cda) ;;
-        I) recover+=(--method "$OPTARG") ;;
+        I) method=$OPTARG recover+=(--method "$OPTARG") ;;
         R) relabel+=(--recipe "$OPTARG") train+=(--recipe "$OPTARG") ;;
         z) relabel+=(--epochs "$OPTARG") train+=(--epochs "$OPTARG") ;;
         u) device=$OPTARG common+=(--device "$OPTARG") ;;
@@ -206,7 +206,7 @@ if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
     echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
 fi
 set_up requirements.txt
-[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}"
+[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}" --method "$method"
 elsewhere='choose another folder with -o'
 mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"

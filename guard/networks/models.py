@@ -186,7 +186,7 @@ class frozen_eval:
 
 
 def main():
-    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME].
+    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME] [--method NAME].
 
     run.sh's check of the models before any work.
     """
@@ -198,10 +198,14 @@ def main():
     parser.add_argument(
         "--teacher",
         metavar="NAME",
-        help="a model that is to be trained and recovered from: has to have batch norm",
+        help="a model that is to be trained as a teacher: has to have batch norm where images are recovered",
     )
     parser.add_argument("--student", metavar="NAME", help="a model that is to be trained")
+    parser.add_argument(
+        "--method", metavar="NAME", choices=registry.IMAGE_METHODS, default="sre2l", help="of the images"
+    )
     options = parser.parse_args()
+    needed = registry.IMAGE_METHODS[options.method].needs_batch_norm
 
     def check():
         recipe = recipes.recipe(options.dataset)
@@ -214,7 +218,7 @@ def main():
                 mean=recipe.mean,
                 std=recipe.std,
             )
-            if name == options.teacher and not batch_norm_layers(model):
+            if name == options.teacher and needed and not batch_norm_layers(model):
                 raise UserError(
                     f"the model {name} has no batch norm, so nothing can be recovered from such a teacher;"
                     " choose another -m"

@@ -19,6 +19,7 @@ def build(name, size, stem="standard", classes=7):
     [
         ("convnet", 32, "cifar"),
         ("convnet-32", 16, "cifar"),
+        ("convnet-in", 32, "cifar"),
         ("resnet18", 64, "standard"),
         ("resnet18", 32, "cifar"),
         ("resnet18", 224, "tiny"),
@@ -47,6 +48,23 @@ def test_the_published_shapes():
     assert (
         len(models.batch_norm_layers(convnet)) == 3 and len(models.batch_norm_layers(build("vit", 32))) == 0
     )
+
+
+def test_instance_norm_sees_one_image_and_channel_alone():
+    model = build("convnet-in", 16)
+    assert sum(p.numel() for p in model.parameters()) == sum(
+        p.numel() for p in build("convnet", 16).parameters()
+    )
+    assert not models.batch_norm_layers(model)
+    norm, activations = model.network[1], 3 * torch.randn(2, 128, 4, 4) + 5
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 1, 128))
+        norm.bias.copy_(torch.linspace(2, 3, 128))
+        for mode in (True, False):
+            found = norm.train(mode)(activations)[1, 100]
+            one = activations[1, 100]
+            expected = (one - one.mean()) / (one.var(correction=0) + 1e-5).sqrt()
+            torch.testing.assert_close(found, expected * norm.weight[100] + norm.bias[100])
 
 
 @pytest.mark.parametrize(("stem", "stride", "padding", "side"), [("cifar", 1, 1, 32), ("tiny", 2, 3, 18)])

@@ -185,6 +185,7 @@ WRONG = {
     "-p -e nosuch": "no model 'nosuch'",
     "-p -m vit": "no batch norm",
     "-p -e alexnet": "does not take images of 16 pixels",
+    "-p -I dc -m vit -e alexnet": "does not take images of 16 pixels",  # the teacher may lack batch norm
     "-y 99": "no teacher",
     "-p -Y 99": "convnet-32/99/checkpoint.pt",
     "-p -Y a/b": "no name for a folder",
