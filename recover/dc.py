@@ -118,10 +118,11 @@ def matched(network, x, labels, real):
 def _match_all(held, model, x, draws):
     """A distance for each class, (C,). The gradient of their sum by x is left in x.grad."""
     _set_batch_norms(held, model, draws)
-    found, count = [], held.request.settings.real_batch
+    settings, found = held.request.settings, []
     x.grad = torch.zeros_like(x)
     for label in range(len(held.of_class)):
-        real = real_gradients(model, *held.training_batch(label, count, draws), held.penalty)
+        pixels, labels = held.training_batch(label, settings.real_batch, draws)
+        real = real_gradients(model, pixels, labels, held.penalty)
         mine = held.images_of(label)
         of_class, x.grad[mine] = matched(model.network, x[mine], held.labels[mine], real)
         found.append(of_class)

@@ -1,7 +1,8 @@
 """The ledger of a folder of files: manifest.json says what they are made of, and what each of them hashes to.
 
 A part is one or several files. When it is finished a note, .part_NAME.json, says how its files came out and
-what the record needs to know of it. At the end the notes become part of the manifest.
+what the record needs to know of it. At the end the notes become part of the manifest. A long part may keep
+its state beside them (guard.run.unfinished).
 """
 
 import contextlib
