@@ -199,7 +199,6 @@ def _make_parts(work, plan, files, request):
                 image_folder.write_image(pixels, path)
             kept = {"losses": list(made.losses), "looked_at": list(made.looked_at)}
             work.ledger.note(name, files[name], seconds=state.seconds(), **kept)
-            state.remove()
             means = [sum(column) / len(column) for column in zip(*made.losses)]
             shown = "".join(f", {title} {mean:.4f}" for title, mean in zip(plan.columns, means))
             progress.line(f"part {done}/{len(mine)}, {len(part.images)} images{shown}")

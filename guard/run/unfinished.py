@@ -3,7 +3,7 @@
 import time
 
 from guard.errors import UserError
-from guard.run import storage, tensor_files
+from guard.run import tensor_files
 from guard.run.stage import Stopwatch
 
 REMEDY = "remove it, or start again with --force (-f in run.sh)"
@@ -42,6 +42,3 @@ class Unfinished:
         if time.monotonic() - self.saved >= self.interval:
             tensor_files.save({**make_state(), "seconds": self.seconds()}, self.path)
             self.saved = time.monotonic()
-
-    def remove(self):
-        storage.remove(self.path)

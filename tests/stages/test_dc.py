@@ -107,9 +107,10 @@ def test_a_state_that_is_none_is_named_and_force_begins_anew(words, tmp_path, mo
     assert command(*words("images", "--force")) == 0 and not state.exists()
 
 
-def test_it_starts_from_training_images_where_asked(words, tmp_path):
-    still = ["--start", "random", "--image-rate", 1e-9]
-    assert command(*words("started", *still)) == 0
+def test_it_starts_from_training_images_where_asked(words, tmp_path, refused):
+    still = ["--image-rate", 1e-9]
+    assert command(*words("started", *still, "--start", "random")) == 0
+    assert "another settings" in refused(*words("started", *still))
     assert command(*words("random", "--method", "random")) == 0
     assert torch.equal(images(tmp_path / "started").pixels, images(tmp_path / "random").pixels)
 
