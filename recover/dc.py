@@ -158,7 +158,7 @@ def _make(held, named, start, progress, state):
             distances = _on_a_fresh_network(held, number, x, optimizer)
         progress.step(distance=distances.sum())
         progress.line(f"network {number + 1}/{settings.iterations}, distance {distances.sum():.4g}")
-        state.save_if_due(lambda: _state(number + 1, x, optimizer, distances))  # noqa: B023 - called at once
+        state.save_if_due(functools.partial(_state, number + 1, x, optimizer, distances))
     pixels = request.model.denormalize(x.detach()).clamp(0, 1)
     # Which training images were looked at is not told: nearly all, drawn again for each step.
     return Made(pixels, distances[held.labels].view(-1, 1).tolist())
