@@ -178,7 +178,7 @@ class Recover:
     image_rate: float = setting(0.1, "dc: SGD's learning rate of normalized images", above=0.0, of="dc")
     image_momentum: float = setting(0.5, "dc: SGD's momentum of the images", low=0.0, high=1.0, of="dc")
     network_rate: float = setting(0.01, "dc: SGD's learning rate of the networks", above=0.0, of="dc")
-    network_momentum: float = setting(0.5, "dc: SGD's momentum of the networks", low=0.0, high=1.0, of="dc")
+    network_momentum: float = setting(0.0, "dc: SGD's momentum of the networks", low=0.0, high=1.0, of="dc")
     image_format: str = setting(
         "png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg")
     )
