@@ -2,6 +2,7 @@
 
     import guard
     distilled = guard.load_distilled("runs/24/images")            a torch Dataset of (pixels, label)
+    shared = guard.load_distilled("set.pt")                       the same, from a file of guard.export
     student = guard.load_network("runs/24/student/checkpoint.pt")
     pixels, labels = guard.load_images("digits")
     adversarial = guard.attack("pgd100", student, pixels, labels, epsilon=12 / 255)
@@ -19,8 +20,17 @@ _PLACES = {
     "load_distilled": "guard.library",
     "load_images": "guard.library",
     "load_network": "guard.library",
+    "unpack_labels": "guard.library",
 }
-__all__ = ["UserError", "attack", "evaluate", "load_distilled", "load_images", "load_network"]
+__all__ = [
+    "UserError",
+    "attack",
+    "evaluate",
+    "load_distilled",
+    "load_images",
+    "load_network",
+    "unpack_labels",
+]
 
 
 def __getattr__(name):

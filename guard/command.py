@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("train.__main__", "train a student on them, attack it, and report"),
     "evaluate": ("train.evaluate", "attack any network"),
     "report": ("guard.report.__main__", "write an experiment's report again"),
+    "export": ("guard.export", "turn an experiment into one file to share"),
     "prepare": ("data.prepare", "lay out a data set"),
     "bench": ("guard.bench.__main__", "measure speed"),
 }

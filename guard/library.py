@@ -1,12 +1,14 @@
 """The project as a library: what `import guard` offers. Pixels are float32 in [0,1] everywhere."""
 
+from pathlib import Path
+
 import torch
 from torch.utils.data import Dataset
 
 from guard.attacks import robustness
 from guard.data import find, images
 from guard.data.augment import as_float
-from guard.distilled import image_folder
+from guard.distilled import image_folder, shared_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import batches_of, look
 from guard.errors import UserError
@@ -60,9 +62,15 @@ class _Pixels:
         return self.pixels[indices]
 
 
-def load_distilled(folder):
-    """A Distilled set from FOLDER/CLASS/*.png, ours or distilled elsewhere."""
-    return Distilled(image_folder.load_distilled(folder))
+def load_distilled(place):
+    """A Distilled set from PLACE/CLASS/*.png, ours or distilled elsewhere, or from a file of guard.export."""
+    read = shared_set.load_images if Path(place).is_file() else image_folder.load_distilled
+    return Distilled(read(place))
+
+
+def unpack_labels(path, folder):
+    """Writes the soft labels of a file of guard.export into a new folder, for `Distilled.labelled`."""
+    shared_set.unpack_labels(path, folder)
 
 
 def load_network(path, device="cpu"):

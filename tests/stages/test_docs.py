@@ -22,7 +22,10 @@ PAGES = [README, *DOCS]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 STAGES = ("pretrain", "recover", "relabel", "train")
-MODULES = (*STAGES, "train.evaluate", "data.prepare", "guard.bench", "guard.report", "guard.launch")
+MODULES = (
+    *(*STAGES, "train.evaluate", "data.prepare"),
+    *("guard.bench", "guard.export", "guard.launch", "guard.report"),
+)
 DATA_SETS = ("imagenette", "cifar10", "subset")  # data.prepare has a help for each
 OTHERS_FLAGS = {"--nnodes", "--nproc-per-node", "--no-deps"}  # of torchrun and pip
 FLAG = re.compile(r"(?<![\w/-])--?[A-Za-z][\w-]*")

@@ -106,6 +106,7 @@ def test_stages_import_guard_and_nothing_imports_a_stage(path):
         "train.evaluate",
         "guard.recipes",
         "guard.data.find",
+        "guard.export",
         "data.prepare",
     ],
 )
@@ -192,7 +193,18 @@ ROOMS = [
     "networks",
     "method",
 ]
-ROOMS += ["distilled", "attacks", "library", "report", "paper", "bench", "launch", "command", "guard"]
+ROOMS += [
+    "distilled",
+    "attacks",
+    "library",
+    "export",
+    "report",
+    "paper",
+    "bench",
+    "launch",
+    "command",
+    "guard",
+]
 
 
 def rooms_imported_at_the_top(path):
