@@ -83,8 +83,8 @@ def _unnormalized(images, mean, std):
 def _soft_labels(folder, images):
     """The folder's manifest, and the bytes of each epoch's file, uint8 (bytes,), all of them checked.
 
-    As they are stored, int8 and --top-classes included: so they take no more bytes than in the folder, are
-    the same bit for bit, and numpy.load reads each, whose own header says what a row holds.
+    As they are stored, int8 and --top-classes included: so they stay as small as in the folder, and the same
+    bit for bit, and numpy.load reads each, whose own header says what a row holds.
     """
     store = LabelStore(folder)
     recipe, epochs = store.open(images.fingerprint, images.classes), []
