@@ -17,14 +17,16 @@ from guard.report import plots
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
-ARMS = {"sre2l": "plain", "guard": "GUARD"}
-COLOURS = {"plain": "black", "GUARD": "#d62728"}
+ARMS = {"sre2l": "plain", "guard": "GUARD", "nfgsm": "N-FGSM"}
+COLOURS = {"plain": "black", "GUARD": "#d62728", "N-FGSM": "#1f77b4"}
 MARKS = {"student": "o", "teacher": "^"}
 NAMES = {
     ("student", "plain"): "student, SRe2L",
     ("student", "GUARD"): "student, SRe2L with GUARD",
+    ("student", "N-FGSM"): "student, SRe2L of N-FGSM teacher",
     ("teacher", "plain"): "teacher, plain",
     ("teacher", "GUARD"): "teacher, GUARD",
+    ("teacher", "N-FGSM"): "teacher, N-FGSM",
 }
 ATTACK = "pgd100"
 
@@ -38,18 +40,18 @@ def clean_against_robust():
     for run in records.read(RESULTS):
         if run.scale == "recipe" and run.arm in ARMS:
             arms[ARMS[run.arm]].append(run.record)
-    figure, axes = plots.figure(6, 3.8)
+    figure, axes = plots.figure(8.5, 3.8)
     for network, arm in NAMES:
         _runs(axes, arm, network, [record[f"evaluate {network}"] for record in arms[arm]])
     first = arms["GUARD"][0]["evaluate student"]
     epsilon = f"{first['epsilon'] * 255:.4g}/255"
-    axes.set(xlim=(86, 100), ylim=(0, 80))
+    axes.set(xlim=(88, 100), ylim=(0, 95))
     axes.set_xlabel("clean accuracy, %", fontsize=12)
     axes.set_ylabel(f"accuracy under {ATTACK.upper()}, %", fontsize=12)
     axes.set_title(f"Handwritten digits, epsilon {epsilon}, {len(arms['GUARD'])} seeds", fontsize=13)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1), fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)
     plots.save(figure, HERE / "clean-against-robust.png")
 
 
