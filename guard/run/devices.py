@@ -122,7 +122,22 @@ def ready(name):
     """The torch.device for `name` (see `select`), with deterministic kernels and memory that is kept."""
     make_deterministic()
     keep_freed_memory()
-    return select(name)
+    device = select(name)
+    if device.type == "cuda":
+        _attend_plainly()
+    return device
+
+
+def _attend_plainly():
+    """Has attention be computed by products alone.
+
+    Where torch only warns of kernels that are not deterministic, as here, the fused ones of GPUs add up in
+    any order on their way back.
+    """
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)
 
 
 @contextlib.contextmanager
