@@ -31,6 +31,12 @@ def select(name):
             print(f"note: no GPU here, so --device {name} runs on the CPU", file=sys.stderr, flush=True)
         return torch.device("cpu")
     ids = range(world_size()) if name == "auto" else [int(number) for number in name.split(",")]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    if len(set(ids)) < here:  # NCCL gives two processes of a group no GPU together
+        raise UserError(
+            f"--device {name} is not enough GPUs for {here} processes; give one for each, as in"
+            f" {','.join(map(str, range(here)))}"
+        )
     number = ids[local_rank() % len(ids)]
     if number >= torch.cuda.device_count():
         raise UserError(
