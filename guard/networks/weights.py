@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from guard.errors import UserError, first_line
-from guard.run import tensor_files
+from guard.run import processes, tensor_files
 
 MOST_NAMED = 4  # keys that do not fit, in an error's text
 
@@ -64,11 +64,17 @@ def _misfits(state, own):
 
 
 def _torchvision_state(weights, name):
-    """The state_dict of torchvision's weights of that name for the model `name`, downloaded where needed."""
+    """The state_dict of torchvision's weights of that name for the model `name`, downloaded where needed.
+
+    Of several processes on a machine the first downloads, and the others wait. Every process must call it.
+    """
     from torchvision.models import get_model_weights
 
     try:
-        return get_model_weights(name)[weights].get_state_dict(progress=True)
+        entry, alone = get_model_weights(name)[weights], processes.local_rank() == 0
+        state = entry.get_state_dict(progress=True) if alone else None
+        processes.barrier()
+        return state if alone else entry.get_state_dict(progress=False)
     except (ValueError, KeyError):
         raise UserError(
             f"there is no file {weights}, and torchvision has no weights of that name for {name}; name a file"

@@ -2,13 +2,17 @@
 refuse what NCCL would refuse, and tensors of tests/instrument.py.
 """
 
+import functools
 import os
+import time
 from pathlib import Path
 
 import forked
 import pytest
 import torch
+import torchvision
 from conftest import TOY
+from torchvision.models import resnet18
 
 from guard.errors import UserError
 from guard.networks import synced_norm
@@ -185,3 +189,35 @@ def test_each_stage_sets_the_switches_in_each_process(name, toy, tmp_path):
         group.join(60)
         for rank in ("alone", "1"):
             assert (tmp_path / f"{notes}.{rank}").read_text() == f"{expected} False False False"
+
+
+# ---- one process makes what others wait for ------------------------------------------------------
+
+
+def downloads_into_a_file(place):
+    """Has torchvision's weights be downloaded for a second by whoever finds no file, and note who it is."""
+
+    class Entry:
+        @staticmethod
+        def get_state_dict(progress):
+            del progress
+            if not place.exists():
+                with open(f"{place}.log", "a") as log:
+                    log.write(f"{os.environ['RANK']} ")
+                time.sleep(1)
+                place.touch()
+            return resnet18(num_classes=2).state_dict()
+
+    torchvision.models.get_model_weights = lambda name: {"MADE_UP": Entry}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would need two GPUs")
+def test_one_process_downloads_and_the_other_waits(toy, tmp_path):
+    words = ["pretrain", "--dataset", "toy", "--root", toy, "--weights", "MADE_UP", "--model", "resnet18"]
+    words += ["--image-size", 16, "--stem", "standard", "--output", tmp_path / "teacher", "--workers", 0]
+    errors = tmp_path / "errors"
+    assert forked.group(words, errors, 2, functools.partial(downloads_into_a_file, tmp_path / "weights")) == [
+        0,
+        0,
+    ], errors.read_text()
+    assert (tmp_path / "weights.log").read_text() == "0 "
