@@ -293,12 +293,12 @@ def test_the_committed_runs_are_whole_and_attack_enough_images():
     """
     held = records.read(RESULTS)
     assert {each.scale for each in held} == {"recipe", "cpu", "full-cpu"}
-    assert sum(each.scale != "full-cpu" for each in held) == 162
+    assert sum(each.scale != "full-cpu" for each in held) == 167
     of_full_size = [each for each in held if each.scale == "full-cpu"]
     assert all(each.record["evaluate student"]["images"] >= plan.ENOUGH for each in of_full_size)
     assert all(each.record["evaluate student"]["images"] >= 100 for each in held)
     of_digits = [each for each in held if each.scale == "recipe"]
     assert {(each.arm, each.seed) for each in of_digits} == {
-        (arm, seed) for arm in ("sre2l", "guard") for seed in range(5)
+        (arm, seed) for arm in ("sre2l", "guard", "nfgsm") for seed in range(5)
     }
     assert all(each.record["evaluate student"]["images"] == 355 for each in of_digits)
