@@ -138,7 +138,7 @@ def _with_gradient(teacher, pixels, targets):
     pixels = pixels.requires_grad_()
     logits = widened(teacher(pixels))
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), pixels)
-    return logits.detach(), gradient
+    return logits.detach(), widened(gradient)
 
 
 def _keep(batch, gradient, kind):

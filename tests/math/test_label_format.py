@@ -12,6 +12,7 @@ from guard.data.images import Packed
 from guard.distilled import soft_labels
 from guard.distilled.label_format import packed, stored_type, unpacked
 from guard.method import losses, views
+from guard.networks import layout
 from guard.run.seeds import generator
 from guard.settings import Train
 from train import student
@@ -54,6 +55,21 @@ def test_what_is_stored_is_read_as_it_was(form, top, gradients, mix, images, net
         others = order[:, top:]
         mean = numpy.take_along_axis(exact, others, 1).mean(1, keepdims=True)
         assert numpy.allclose(numpy.take_along_axis(read, others, 1), mean, atol=2e-3)
+
+
+@pytest.mark.parametrize("gradients", ["signs", "values"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_input_gradients_in_bf16_are_near_those_in_fp32(
+    gradients, channels_last, images, network
+):
+    found = []
+    for precision in ("fp32", "bf16"):
+        recipe = dataclasses.replace(RECIPE, input_gradients=gradients, precision=precision)
+        model = pixel_model(network.float())
+        layout.arrange(model.network, channels_last=channels_last and precision == "bf16", compile=False)
+        rows = soft_labels.make_epoch(model, images, recipe, 2)
+        found.append(soft_labels.gradient_of(rows, SIZE).flatten())
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > (0.9 if gradients == "values" else 0.7)
 
 
 def test_the_small_formats_are_small():
