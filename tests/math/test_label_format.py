@@ -59,9 +59,7 @@ def test_what_is_stored_is_read_as_it_was(form, top, gradients, mix, images, net
 
 @pytest.mark.parametrize("gradients", ["signs", "values"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_input_gradients_in_bf16_are_near_those_in_fp32(
-    gradients, channels_last, images, network
-):
+def test_input_gradients_in_bf16_are_near_those_in_fp32(gradients, channels_last, images, network):
     found = []
     for precision in ("fp32", "bf16"):
         recipe = dataclasses.replace(RECIPE, input_gradients=gradients, precision=precision)
