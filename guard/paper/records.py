@@ -156,15 +156,22 @@ def contents_of(run, scale, command, record, curve=None):
 
 
 def trimmed(entries):
-    """The entries of a log.json without what is long and can be had again. Raises UserError where the
-    student's evaluation isn't finished.
+    """The entries of a log.json without what is long and can be had again, and without the stages' commands,
+    which name folders of the machine: that of run.sh stands for all. Raises UserError where the student's
+    evaluation isn't finished.
     """
     if not entries.get("evaluate student", {}).get("complete"):
         raise UserError("a record has no finished evaluation of its student; let bash run.sh finish first")
-    kept = {stage: _without(entry, "history") for stage, entry in entries.items()}
-    for entry in kept.values():
-        if "attacks" in entry:
-            entry["attacks"] = {name: _without(found, "broken") for name, found in entry["attacks"].items()}
+    return {stage: trimmed_entry(entry) for stage, entry in entries.items()}
+
+
+def trimmed_entry(entry):
+    """One entry, or a curve, without that."""
+    kept = _without(entry, "history")
+    if "environment" in entry:
+        kept["environment"] = _without(entry["environment"], "command")
+    if "attacks" in entry:
+        kept["attacks"] = {name: _without(found, "broken") for name, found in entry["attacks"].items()}
     return kept
 
 

@@ -91,7 +91,9 @@ class Runner:
 
         folder = self.folder(run)
         record = records.trimmed(storage.read_sealed(folder / "log.json", "record"))
-        curve = storage.read_sealed(folder / "student" / "curve.json", "curve") if self.curve else None
+        curve = None
+        if self.curve:
+            curve = records.trimmed_entry(storage.read_sealed(folder / "student" / "curve.json", "curve"))
         contents = records.contents_of(run, self.scale, commands.shown(words), record, curve)
         records.add(contents, self.results, self.table)
 

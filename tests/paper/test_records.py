@@ -1,6 +1,7 @@
 """The files of recorded runs: what is read, refused by name, and written."""
 
 import json
+import re
 import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -285,6 +286,17 @@ def test_an_unfinished_evaluation_is_no_record(results, tmp_path):
 
 
 # ---- the committed records -----------------------------------------------------------------------
+
+
+def test_no_record_names_a_folder_of_the_machine():
+    """The folders of a run are below the repository, and those of the stages' commands are left out."""
+    files = [*RESULTS.rglob("*.jsonl"), *RESULTS.glob("*.json")]
+    absolute = re.compile(r"(?<![\w.])/(home|root|tmp|mnt|work|opt|Users|data)/")
+    assert files and not [path.name for path in files if absolute.search(path.read_text())]
+    environment = {"command": "python -m train --root /home/user/data", "device": "a machine"}
+    entry = {"environment": environment, "attacks": {"mim": {"accuracy": 1.0, "broken": "x"}}, "history": [1]}
+    kept = {"environment": {"device": "a machine"}, "attacks": {"mim": {"accuracy": 1.0}}}
+    assert records.trimmed_entry(entry) == kept
 
 
 def test_the_committed_runs_are_whole_and_attack_enough_images():
