@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from guard.data.augment import as_float
+from guard.data.augment import as_bytes, as_float
 from guard.registry import IMAGE_METHODS, function_of
 
 
@@ -24,7 +24,7 @@ class Start:
         if label not in self.made:
             part = self.part_of[label]
             made = part.make(SimpleNamespace(step=lambda **_: None))
-            pixels = (made.pixels.cpu() * 255).round().to(torch.uint8)
+            pixels = as_bytes(made.pixels.cpu())
             for each in {each for each, _ in part.images}:
                 mine = [place for place, (own, _) in enumerate(part.images) if own == each]
                 self.made[each] = made._replace(pixels=pixels[mine])

@@ -100,14 +100,7 @@ def _train(settings, inputs, val, key, training, workers, device):
     """(trained PixelModel, perhaps in train mode; history: a row for each epoch)."""
     shape, seed, epochs = inputs.shape, key["seed"], inputs.epochs
     seeds.seed_everything(seed, "student", "weights")
-    model = models.build(
-        settings.model,
-        classes=len(shape.classes),
-        image_size=shape.image_size,
-        stem=shape.stem,
-        mean=shape.mean,
-        std=shape.std,
-    ).to(device)
+    model = models.build_like(shape, settings.model).to(device)
     layout.arrange(
         model.network,
         channels_last=settings.channels_last,
@@ -223,11 +216,7 @@ def _finish(work, settings, model, history, shape, key):
         role="student",
         dataset=key["dataset"],
         model=settings.model,
-        stem=shape.stem,
-        image_size=shape.image_size,
-        mean=shape.mean,
-        std=shape.std,
-        classes=shape.classes,
+        **asdict(shape),
         seed=key["seed"],
         settings=key,
         state=checkpoint.cpu_state(model.network),

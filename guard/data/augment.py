@@ -262,6 +262,20 @@ def as_bytes(pixels):
     return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
 
 
+def normalized(pixels, mean, std):
+    """Pixels in [0,1] -> normalized images, both float32 (N, 3, S, S). mean, std: of each channel."""
+    return (pixels - _of_channels(mean)) / _of_channels(std)
+
+
+def unnormalized(images, mean, std):
+    """Normalized images -> pixels, both float32 (N, 3, S, S). mean, std: of each channel."""
+    return images * _of_channels(std) + _of_channels(mean)
+
+
+def _of_channels(numbers):
+    return torch.tensor(numbers).view(1, 3, 1, 1)
+
+
 def apply_views(images, views, size):
     """Images seen through `views`, (N, 3, size, size): uint8, or float32 in [0,1].
 

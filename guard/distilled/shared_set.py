@@ -43,7 +43,9 @@ def of_experiment(run, *, licence="", images_only=False):
     labels = _soft_labels(run / "labels", images) if has_labels else None
     return {
         "format": FORMAT,
-        "data": [[_normalized(images.pixels, recipe.mean, recipe.std), images.labels]],
+        "data": [
+            [augment.normalized(augment.as_float(images.pixels), recipe.mean, recipe.std), images.labels]
+        ],
         "soft_labels": labels,
         "classes": list(images.classes),
         "mean": list(recipe.mean),
@@ -65,19 +67,6 @@ def of_experiment(run, *, licence="", images_only=False):
 def save(contents, path):
     """Writes what `of_experiment` gave to `path`, whole or not at all."""
     tensor_files.save(contents, path)
-
-
-def _normalized(pixels, mean, std):
-    """float32 (N, 3, S, S): uint8 pixels as networks see them. It can be undone without a loss."""
-    column = (1, 3, 1, 1)
-    return (augment.as_float(pixels) - torch.tensor(mean).view(column)) / torch.tensor(std).view(column)
-
-
-def _unnormalized(images, mean, std):
-    """The uint8 pixels (N, 3, S, S) of which `_normalized` made these."""
-    column = (1, 3, 1, 1)
-    pixels = images * torch.tensor(std).view(column) + torch.tensor(mean).view(column)
-    return augment.as_bytes(pixels.clamp(0, 1))
 
 
 def _soft_labels(folder, images):
@@ -166,8 +155,8 @@ def _images(path, contents):
     """The images as Packed, which are just those that the file's fingerprint is of."""
     if _are_images(contents):
         images, labels = contents["data"][0]
-        pixels = _unnormalized(images, contents["mean"], contents["std"])
-        made = Packed(pixels, labels, tuple(contents["classes"]))
+        pixels = augment.unnormalized(images, contents["mean"], contents["std"]).clamp(0, 1)
+        made = Packed(augment.as_bytes(pixels), labels, tuple(contents["classes"]))
         if made.fingerprint == contents["fingerprints"]["images"]:
             return made
     raise UserError(f"{path} is damaged: its images do not match their fingerprint; {REMEDY}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from guard.data import augment
 from guard.data.images import Packed
 from guard.errors import UserError
 from guard.run import tensor_files
@@ -70,8 +71,7 @@ def _unnormalized(path, images, mean, std):
         raise UserError(f"{path} holds {_shape(images)} for images; needed are floats (N, 3, S, S)")
     if not images.isfinite().all():
         raise UserError(f"{path} holds images that are not finite; get the file again")
-    column = (1, 3, 1, 1)
-    pixels = images.detach().float() * torch.tensor(std).view(column) + torch.tensor(mean).view(column)
+    pixels = augment.unnormalized(images.detach().float(), mean, std)
     if pixels.std() < LOWEST_CONTRAST:
         raise UserError(
             f"{path} holds images with less contrast than normalized ones have, so they are ZCA-whitened,"

@@ -50,14 +50,7 @@ class Checkpoint:
 
     def fresh(self):
         """A PixelModel of the same kind with new weights, in train mode."""
-        return models.build(
-            self.model,
-            classes=len(self.classes),
-            image_size=self.image_size,
-            stem=self.stem,
-            mean=self.mean,
-            std=self.std,
-        )
+        return models.build_like(self, self.model)
 
     def build(self, device="cpu"):
         """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of

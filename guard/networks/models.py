@@ -150,6 +150,21 @@ def build(name, *, classes, image_size, stem, mean, std):
     return model
 
 
+def build_like(shape, name):
+    """A fresh PixelModel in train mode of the model `name`, for what `shape` says, a Checkpoint or the like.
+
+    shape: has classes (their names), image_size, stem, mean and std. Raises UserError as `build`.
+    """
+    return build(
+        name,
+        classes=len(shape.classes),
+        image_size=shape.image_size,
+        stem=shape.stem,
+        mean=shape.mean,
+        std=shape.std,
+    )
+
+
 def batch_norm_layers(model):
     """The batch-norm layers of a model that keep running statistics, in the order of registration."""
     found = []

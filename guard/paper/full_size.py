@@ -62,10 +62,9 @@ def section(groups, results):
 def _of_tables(names, groups):
     """The groups that the tables of those names plan, in their order."""
     planned = [run for name in names for run in plan.runs_of(name, SCALE)]
-    order = {(run.dataset, run.images_per_class, run.arm): place for place, run in enumerate(planned)}
-    keys = {id(group): (group.dataset, group.images_per_class, group.arm) for group in groups}
-    here = [group for group in groups if keys[id(group)] in order]
-    return sorted(here, key=lambda group: order[keys[id(group)]])
+    of_key = {(group.dataset, group.images_per_class, group.arm): group for group in groups}
+    keys = [(run.dataset, run.images_per_class, run.arm) for run in planned]
+    return [of_key[key] for key in keys if key in of_key]
 
 
 # ---- numbers -------------------------------------------------------------------------------------

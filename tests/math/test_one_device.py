@@ -204,22 +204,15 @@ def noise_of_the_cpu(images, positions, draws):
 
 # What forgets to go to the device -> (the function in its place, the work that is to notice).
 FORGOTTEN = {
-    "guard.run.devices.sent, recover": (
-        lambda tensors, device: tensors,
-        functools.partial(device_steps.recover_images, iterations=1),
-    ),
-    "guard.run.devices.sent, teacher": (
-        lambda tensors, device: tensors,
-        functools.partial(device_steps.train_teacher, steps=1),
-    ),
-    "guard.run.devices.sent, labels": (
-        lambda tensors, device: tensors,
-        functools.partial(device_steps.label_images, steps=1),
-    ),
-    "guard.run.devices.sent, student": (
-        lambda tensors, device: tensors,
-        functools.partial(device_steps.train_student, steps=1),
-    ),
+    **{
+        f"guard.run.devices.sent, {stage}": (lambda tensors, device: tensors, work)
+        for stage, work in {
+            "recover": functools.partial(device_steps.recover_images, iterations=1),
+            "teacher": functools.partial(device_steps.train_teacher, steps=1),
+            "labels": functools.partial(device_steps.label_images, steps=1),
+            "student": functools.partial(device_steps.train_student, steps=1),
+        }.items()
+    },
     "guard.attacks.gradient_signs.uniform_noise": (
         noise_of_the_cpu,
         functools.partial(device_steps.evaluate_model, names=["pgd20"], epsilon=0.02),

@@ -12,6 +12,7 @@ from spoiling import Malicious, cut
 
 import guard
 from guard import recipes
+from guard.data import augment
 from guard.distilled import image_folder, shared_set
 from guard.distilled.label_store import LabelStore
 from guard.errors import UserError
@@ -66,9 +67,10 @@ def test_images_and_labels_are_those_of_the_folder(toy, file):
 @pytest.mark.parametrize("recipe", [recipes.IMAGENET, *recipes.RECIPES.values()])
 def test_normalization_is_undone_without_a_loss(recipe):
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    normalized = shared_set._normalized(pixels, recipe.mean, recipe.std)
+    normalized = augment.normalized(augment.as_float(pixels), recipe.mean, recipe.std)
     assert normalized.dtype == torch.float32
-    assert torch.equal(shared_set._unnormalized(normalized, recipe.mean, recipe.std), pixels)
+    undone = augment.unnormalized(normalized, recipe.mean, recipe.std).clamp(0, 1)
+    assert torch.equal(augment.as_bytes(undone), pixels)
 
 
 @pytest.mark.parametrize(
