@@ -91,3 +91,13 @@ def test_the_frontier_shows_every_arm_and_every_published_point(results, monkeyp
     assert points == {(40.0 + number, 30.0 + number) for number in range(len(plan.FRONTIER))}
     named = {text.get_text() for axes in (first, second) for text in axes.texts}
     assert named >= {"C2R", "ROME", "SRe2L", "SRe2L + GUARD, ResNet-18", "DATM, clean", "RDED, clean"}
+
+
+def test_accuracies_within_different_epsilons_stand_in_charts_of_their_own(results):
+    from guard.report import html
+
+    attacks = {"clean": 60.0, "pgd100": 50.0}
+    add(results, whole(attacks), scale="full-cpu", arm=plan.BEST)
+    add(results, whole(attacks, epsilon=2 / 255), scale="full-cpu", arm="goal-epochs-3000")
+    page = html.write_results(results).read_text()
+    assert all(page.count(f"<small>pgd100 within {epsilon}, 10 images") for epsilon in ("1/255", "2/255"))

@@ -27,6 +27,7 @@ NOT_OURS = "other published methods"
 MARKS = {"arm": "disc", "variation": "ring", "swapped": "triangle", "published": "diamond"}
 GREY = "#8a8a8a"
 INK = "black"  # white on a dark page
+PUBLISHED_EPSILON = "1/255"
 
 
 class Place(NamedTuple):
@@ -35,14 +36,21 @@ class Place(NamedTuple):
     scale: str
     dataset: str
     attack: str
+    epsilon: str  # within which, '1/255'
 
     def rows(self, rows):
-        return [row for row in rows if (row["scale"], row["dataset"], row["attack"]) == self]
+        return [row for row in rows if _place(row) == self]
+
+
+def _place(row):
+    return Place(row["scale"], row["dataset"], row["attack"], f"{row['runs'][0]['epsilon'] * 255:.4g}/255")
 
 
 def clean_against_robust(rows, others, source):
-    """A chart for each data set, scale and attack; the published points in those of published size."""
-    published = [Place("paper", dataset, STRONGEST[0]) for dataset in _each(others, "dataset")]
+    """A chart for each data set, scale, attack and epsilon; the published points in those of published size."""
+    published = [
+        Place("paper", dataset, STRONGEST[0], PUBLISHED_EPSILON) for dataset in _each(others, "dataset")
+    ]
     charts, drawn = [], []
     for place in dict.fromkeys([*_places(rows), *published]):
         here = [row for row in place.rows(rows) if accuracy(row, "clean") and accuracy(row, place.attack)]
@@ -141,7 +149,7 @@ def _each(rows, name):
 
 
 def _places(rows):
-    return dict.fromkeys(Place(row["scale"], row["dataset"], row["attack"]) for row in rows)
+    return dict.fromkeys(map(_place, rows))
 
 
 def _sizes(rows):
@@ -150,7 +158,7 @@ def _sizes(rows):
 
 
 def _caption(place, sizes):
-    small = element("small", f"{place.attack}, {per_class(sizes)}")
+    small = element("small", f"{place.attack} within {place.epsilon}, {per_class(sizes)}")
     return [f"{place.dataset}, {scale_text(place.scale)} ", small]
 
 
