@@ -47,7 +47,7 @@ def _place(row):
 
 
 def clean_against_robust(rows, others, source):
-    """A chart for each data set, scale, attack and epsilon; the published points in those of published size."""
+    """A chart for each place; the published points in those of published size."""
     published = [
         Place("paper", dataset, STRONGEST[0], PUBLISHED_EPSILON) for dataset in _each(others, "dataset")
     ]
