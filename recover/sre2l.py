@@ -219,16 +219,19 @@ def recover_pack(settings, model, pack, seed, device, progress=None, start=None)
     lowest = model.normalize(torch.zeros_like(model.mean))
     highest = model.normalize(torch.ones_like(model.mean))
     objective = Objective(settings, model.network, pack, seed, model.image_size, device, model.mean.dtype)
-    optimizer = torch.optim.Adam([x], settings.step_size, betas=(settings.beta1, settings.beta2), eps=1e-8)
+    betas = settings.beta1, settings.beta2
+    optimizer = torch.optim.Adam([x], settings.step_size, betas=betas, eps=1e-8, fused=True)
+    weights = torch.tensor([1.0, settings.r_bn], device=device, dtype=x.dtype)
+    weights = weights.view(2, 1).expand(2, objective.problems).unbind()
     with models.frozen_eval(model), objective.statistics, devices.computing(settings.precision, device):
         for iteration in range(settings.iterations):
             factor = schedules.cosine(iteration, settings.iterations)
             schedules.set_learning_rate(optimizer, settings.step_size * factor)
             entropy, distance = objective(x, iteration)
-            (x.grad,) = torch.autograd.grad((entropy + settings.r_bn * distance).sum(), x)
+            (x.grad,) = torch.autograd.grad((entropy, distance), x, weights)
             optimizer.step()
             with torch.no_grad():  # pixels stay within [0,1]
-                x.copy_(x.maximum(lowest).minimum(highest))
+                x.clamp_(lowest, highest)
             if progress:
                 progress.step(cross_entropy=entropy, batch_norm=distance)
     pixels = model.denormalize(x.detach()).clamp(0, 1)

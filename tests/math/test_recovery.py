@@ -35,6 +35,89 @@ def test_statistics_are_of_each_layers_input_with_biased_variance(network, batch
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
+class Uneven(torch.nn.Module):
+    """Layers of 3, 5 and 2 channels at two sizes, of which the second runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(width) for width in (3, 5, 2))
+        for norm in self.norms:
+            torch.nn.init.uniform_(norm.running_mean, -1, 1)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        self.wide, self.same = torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.Conv2d(5, 5, 1)
+        self.narrow = torch.nn.Conv2d(5, 2, 1)
+
+    def forward(self, x):
+        x = self.norms[1](self.wide(self.norms[0](x)).tanh())
+        return self.norms[2](self.narrow(self.norms[1](self.same(x)).tanh()))
+
+
+def distances_by_hand(model, x, problems, first_layer_weight):
+    """The sum of the distances of all problems, by torch's own operations and derivatives."""
+    total = []
+
+    def note(norm, inputs):
+        weight = 1.0 if total else first_layer_weight
+        distance = 0
+        for part in inputs[0].chunk(problems):
+            distance = distance + (part.mean((0, 2, 3)) - norm.running_mean).norm()
+            distance = distance + (part.var((0, 2, 3), correction=0) - norm.running_var).norm()
+        total.append(weight * distance)
+
+    hooks = [norm.register_forward_pre_hook(note) for norm in model.norms]
+    output = model(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(total), output
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_derivative_of_the_distance_is_that_of_autograd_and_of_differences(layout):
+    torch.manual_seed(0)
+    model = Uneven().double().eval()
+    x = torch.rand(6, 3, 7, 7, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    by_distance = torch.tensor([0.3, 0.3], dtype=torch.float64)
+    with BatchStatistics(model, problems=2, first_layer_weight=10.0) as statistics:
+
+        def distances(x):
+            model(x)
+            return statistics.loss()
+
+        output = model(x)
+        (mine,) = torch.autograd.grad((statistics.loss(), output), x, (by_distance, torch.ones_like(output)))
+        assert torch.autograd.gradcheck(distances, x)
+    expected, output = distances_by_hand(model, x, 2, 10.0)
+    (by_hand,) = torch.autograd.grad(0.3 * expected + output.sum(), x)
+    torch.testing.assert_close(mine, by_hand, rtol=1e-10, atol=1e-12)
+
+
+def test_statistics_that_are_met_exactly_pull_nowhere():
+    norm = torch.nn.BatchNorm2d(3).eval()
+    x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 2, 2).clone().requires_grad_()
+    with BatchStatistics(norm, problems=1, first_layer_weight=10.0) as statistics:
+        norm(x)  # mean 0 and variance 1, as the running ones
+        loss = statistics.loss()
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss.sum(), x)[0].any()
+
+
+def test_in_bfloat16_the_statistics_are_of_float32():
+    """What is widened gives the same statistics, and the gradient is rounded once."""
+    norm = torch.nn.BatchNorm2d(3).eval()
+    x = (3 * torch.rand(8, 3, 5, 5) + 100).bfloat16().requires_grad_()
+    with BatchStatistics(norm, problems=2, first_layer_weight=1.0) as statistics:
+        norm(x)
+        narrow = statistics.loss()
+        wide_x = x.detach().float().requires_grad_()
+        norm(wide_x)
+        wide = statistics.loss()
+    assert torch.equal(narrow, wide)
+    (by_narrow,), (by_wide,) = (
+        torch.autograd.grad(loss.sum(), at) for loss, at in ((narrow, x), (wide, wide_x))
+    )
+    assert by_narrow.dtype == torch.bfloat16 and torch.equal(by_narrow, by_wide.bfloat16())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
