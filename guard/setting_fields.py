@@ -68,6 +68,14 @@ def compiled():
     )
 
 
+def graphs():
+    return setting(
+        "auto",
+        "on a GPU: start each step as one CUDA graph (auto), or operation by operation (off)",
+        choices=("auto", "off"),
+    )
+
+
 def synced_norm():
     return setting(
         False, "with several processes: batch norm over the whole batch instead of over each process's share"

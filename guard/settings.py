@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from guard import registry
-from guard.setting_fields import channels_last, compiled, precision, setting, synced_norm
+from guard.setting_fields import channels_last, compiled, graphs, precision, setting, synced_norm
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 STEMS = ("standard", "tiny", "cifar")
@@ -151,6 +151,7 @@ class Recover:
     )
     precision: str = precision()
     channels_last: bool = channels_last()
+    graphs: str = graphs()
     candidates: int = setting(300, "rded: training images of each class that are looked at", low=1, of="rded")
     crops: int = setting(
         5, "rded: random crops of each of them, of which the best-scored counts", low=1, of="rded"
@@ -211,6 +212,7 @@ class Relabel:
     precision: str = precision()
     channels_last: bool = channels_last()
     compile: bool = compiled()
+    graphs: str = graphs()
     teacher_mode: str = setting(
         "eval",
         "train makes the labels with each batch's own statistics (the original's way on CIFAR)",
@@ -286,6 +288,7 @@ class Train:
     precision: str = precision()
     channels_last: bool = channels_last()
     compile: bool = compiled()
+    graphs: str = graphs()
     sync_batch_norm: bool = synced_norm()
     evaluate_every: int = setting(
         25, "epochs between measurements of the accuracy on val", unit="epochs", low=1

@@ -14,7 +14,7 @@ from guard.data.augment import Sampler, Views, resampled, resized_crops
 from guard.method import schedules
 from guard.method.batch_statistics import BatchStatistics
 from guard.networks import memory, models
-from guard.run import devices, seeds
+from guard.run import devices, graphs, seeds
 from recover.recovery import Made, Part, Plan
 from recover.start import Start
 
@@ -172,14 +172,12 @@ class Objective:
         self.rolls = torch.stack([rolls for _, rolls in drawn], 1)
         self.ahead = range(0)  # iterations whose views are ready
 
-    def view(self, x, iteration):
-        """What the network sees of x in this iteration: each problem's own crop, flip and roll."""
+    def view(self, iteration):
+        """The matrices (P, S, S), of rows and of columns, of this iteration's views."""
         if iteration not in self.ahead:
-            self._look_ahead(iteration, x.device)
+            self._look_ahead(iteration, self.labels.device)
         place = iteration - self.ahead.start
-        # A problem's images share a view, so to the sampler they are the channels of one image.
-        as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
-        return resampled(as_channels, self.rows[place], self.columns[place]).view_as(x)
+        return self.rows[place], self.columns[place]
 
     def _look_ahead(self, iteration, device):
         """Makes the matrices of the views from this iteration on, of as many as are in `ahead` then.
@@ -196,9 +194,15 @@ class Objective:
         )
         self.ahead = range(iteration, iteration + len(self.rows))
 
-    def __call__(self, x, iteration):
-        """(cross-entropy, batch-norm loss), each (P,), to be differentiated by x."""
-        logits = devices.widened(self.network(self.view(x, iteration)))
+    def __call__(self, x, rows, columns):
+        """(cross-entropy, batch-norm loss), each (P,), to be differentiated by x.
+
+        rows, columns: of `view`, each problem's own crop, flip and roll.
+        """
+        # A problem's images share a view, so to the sampler they are the channels of one image.
+        as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
+        seen = resampled(as_channels, rows, columns).view_as(x)
+        logits = devices.widened(self.network(seen))
         each = F.cross_entropy(logits, self.labels, reduction="none")
         return each.view(self.problems, self.classes).mean(1), self.statistics.loss()
 
@@ -220,23 +224,31 @@ def recover_pack(settings, model, pack, seed, device, progress=None, start=None)
     highest = model.normalize(torch.ones_like(model.mean))
     objective = Objective(settings, model.network, pack, seed, model.image_size, device, model.mean.dtype)
     betas = settings.beta1, settings.beta2
-    optimizer = torch.optim.Adam([x], settings.step_size, betas=betas, eps=1e-8, fused=True)
+    optimizer = torch.optim.Adam([x], settings.step_size, betas=betas, eps=1e-8)
     weights = torch.tensor([1.0, settings.r_bn], device=device, dtype=x.dtype)
     weights = weights.view(2, 1).expand(2, objective.problems).unbind()
-    with models.frozen_eval(model), objective.statistics, devices.computing(settings.precision, device):
+
+    def body(rows, columns):
+        with devices.computing(settings.precision, device):
+            losses = objective(x, rows, columns)
+        (x.grad,) = torch.autograd.grad(losses, x, weights)
+        optimizer.step()
+        with torch.no_grad():  # pixels stay within [0,1]
+            x.clamp_(lowest, highest)
+        return [each.detach() for each in losses]
+
+    step = graphs.Step(body, graphs.captures(settings.graphs, device), "an iteration of the recovery")
+    graphs.prepare(optimizer, step.captured, device)
+    with models.frozen_eval(model), objective.statistics:
         for iteration in range(settings.iterations):
             factor = schedules.cosine(iteration, settings.iterations)
             schedules.set_learning_rate(optimizer, settings.step_size * factor)
-            entropy, distance = objective(x, iteration)
-            (x.grad,) = torch.autograd.grad((entropy, distance), x, weights)
-            optimizer.step()
-            with torch.no_grad():  # pixels stay within [0,1]
-                x.clamp_(lowest, highest)
+            entropy, distance = step(*objective.view(iteration))
             if progress:
                 progress.step(cross_entropy=entropy, batch_norm=distance)
     pixels = model.denormalize(x.detach()).clamp(0, 1)
     shape = objective.problems, objective.classes
-    return pixels.view(*shape, *x.shape[1:]), torch.stack([entropy, distance], 1).detach()
+    return pixels.view(*shape, *x.shape[1:]), torch.stack([entropy, distance], 1)
 
 
 def _noise(model, pack, seed):

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
-from guard.distilled.soft_labels import check_classes, label_recipe, make_epoch
+from guard.distilled.soft_labels import check_classes, label_recipe, labelling_step, make_epoch
 from guard.errors import UserError
 from guard.networks import layout
 from guard.run import precision
@@ -48,10 +48,10 @@ def _label(work, store, model, images, recipe):
     mine = [int(name) for name in work.mine()]
     about = f"{len(mine)} of {recipe.epochs} epochs of labels to make, for {len(images)} images"
     with Progress("relabel", len(mine), "epoch", about=about) as progress:
-        began = time.time()
+        began, step = time.time(), labelling_step(model, recipe, images.device)
         for number, epoch in enumerate(mine, 1):
             started = time.time()
-            rows = make_epoch(model, images, recipe, epoch)
+            rows = make_epoch(model, images, recipe, epoch, step)
             store.write(epoch, rows, recipe, images, seconds=time.time() - started)
             rate = number * len(images) / (time.time() - began)
             progress.step(images_per_second=rate)

@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path.name != "test_toy_run.py", item.path.name))
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """A command that is called in process may choose how many it takes; other numbers of them, other bits."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def network():
     """A small network with batch norm in float64, on normalized 8x8 images, with running statistics that

@@ -107,16 +107,16 @@ def train_student(model, device, *, steps, labels=(), **changes):
     averaged = None
     if settings.weight_average:
         averaged = student.Averaged(model, settings.weight_average)
+    optimizer = student.optimizer_of(model, settings)
     return student.epoch_of(
         settings,
         model,
-        student.optimizer_of(model, settings),
+        student.training_step(settings, model, optimizer, device, averaged),
         rows=rows,
         recipe=recipe,
         distilled=images,
         seed_key=(0, "student", 0),
         device=device,
-        averaged=averaged,
     )
 
 

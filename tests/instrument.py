@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from guard.run import graphs
+
 GPU = torch.device("cuda", 0)
 META, CPU = torch.device("meta"), torch.device("cpu")
 FREE_MEMORY = 2**36  # bytes that the stand-in claims to have
@@ -161,6 +163,7 @@ class Instrument:
             (torch, "Generator", Generator),
             (torch, "autocast", of_host),
             (torch.cuda, "mem_get_info", lambda *_: (FREE_MEMORY, FREE_MEMORY)),
+            (graphs, "captures", lambda *_: False),  # tests/recorded_graph.py stands in for those
         ):
             self.stack.enter_context(mock.patch.object(module, name, value))
         # Optimizers take the ops of a GPU for weights of these types alone.

@@ -7,7 +7,7 @@ from guard import recipes
 from guard.data import find, images
 from guard.distilled import image_folder, tensor_set
 from guard.distilled.label_store import LabelStore
-from guard.distilled.soft_labels import check_classes, draw_epoch, label_recipe, make_epoch
+from guard.distilled.soft_labels import check_classes, draw_epoch, label_recipe, labelling_step, make_epoch
 from guard.errors import UserError
 from guard.networks import checkpoint, layout
 from guard.networks.checkpoint import Checkpoint
@@ -55,9 +55,10 @@ class OnlineLabels:
         self.model, self.distilled = teacher.build(device), distilled
         recipe = self.recipe
         layout.arrange(self.model.network, channels_last=recipe.channels_last, compile=recipe.compile)
+        self.step = labelling_step(self.model, recipe, device)
 
     def rows(self, epoch):
-        return make_epoch(self.model, self.distilled, self.recipe, epoch)
+        return make_epoch(self.model, self.distilled, self.recipe, epoch, self.step)
 
 
 class HardLabels:

@@ -18,7 +18,7 @@ from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.registry import STUDENT_LOSSES, function_of
-from guard.run import devices, precision, processes, seeds
+from guard.run import devices, graphs, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
 
@@ -83,8 +83,8 @@ class Averaged(nn.Module):
     @torch.no_grad()
     def update(self):
         """average <- decay * average + (1 - decay) * weights, after a step."""
-        for mean, weight in zip(self.average.parameters(), self.model.parameters()):
-            mean.lerp_(weight, 1 - self.decay)
+        pairs = list(self.average.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(*pairs, 1 - self.decay)
 
     @torch.no_grad()
     def copy_buffers(self):
@@ -112,6 +112,7 @@ def _train(settings, inputs, val, key, training, workers, device):
     student = averaged.average if averaged else model
     done, history = training.restore(averaged or model, optimizer)
     recipe = inputs.labels.recipe
+    step = training_step(settings, model, optimizer, device, averaged)
     about = f"{settings.model}, {epochs} epochs of {len(inputs.distilled)} labelled images"
     with Progress("student", epochs, "epoch", done, about=about, lines=LINES) as progress:
         for epoch in range(done, epochs):
@@ -120,14 +121,15 @@ def _train(settings, inputs, val, key, training, workers, device):
             loss = epoch_of(
                 settings,
                 model,
-                optimizer,
+                step,
                 rows=inputs.labels.rows(epoch),
                 recipe=recipe,
                 distilled=inputs.distilled,
                 seed_key=(seed, "student", epoch),
                 device=device,
-                averaged=averaged,
             )
+            if averaged:
+                averaged.copy_buffers()
             row = {"epoch": epoch + 1, "loss": loss}
             if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
                 size = shape.image_size
@@ -139,14 +141,14 @@ def _train(settings, inputs, val, key, training, workers, device):
     return student, history
 
 
-def student_loss(settings, model, pixels, teacher_logits, targets, draws, teacher_gradient=None):
+def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gradient=None, noise=None):
     """(1 - a) * loss(views) + a * loss(adversarial views), a settings.adversarial_share: a scalar.
 
     With settings.gradient_weight the distance of the input gradients at the views is added, times it. pixels:
     (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of the
-    adversarial ones as well. targets: (N, classes), mixed hard labels. draws: generator of the adversarial
-    step's noise. teacher_gradient: (N, 3, S, S) of its cross-entropy at the views, or its signs, where the
-    settings need it.
+    adversarial ones as well. targets: (N, classes), mixed hard labels. Where the settings need
+    them, teacher_gradient: (N, 3, S, S) of its cross-entropy at the views, or its signs; noise: (N, 3, S, S)
+    uniform in [0,1), with which the adversarial step begins.
     """
     share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
@@ -161,7 +163,7 @@ def student_loss(settings, model, pixels, teacher_logits, targets, draws, teache
             moved = views_against_teacher(pixels, teacher_gradient, epsilon=settings.view_epsilon)
         else:
             moved = adversarial_views(
-                model, pixels, teacher_logits, epsilon=settings.view_epsilon, draws=draws
+                model, pixels, teacher_logits, epsilon=settings.view_epsilon, noise=noise
             )
         student_logits = devices.widened(model(moved))
         adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
@@ -171,36 +173,55 @@ def student_loss(settings, model, pixels, teacher_logits, targets, draws, teache
     return total + extra
 
 
-def epoch_of(settings, model, optimizer, *, rows, recipe, distilled, seed_key, device, averaged=None):
+def training_step(settings, model, optimizer, device, averaged=None):
+    """The guard.run.graphs.Step that trains on a process's share of a mini-batch.
+
+    averaged: the Averaged that follows the model, or None. Arguments: views (N, 3, S, S), teacher's logits
+    and targets (N, classes), the teacher's gradient and noise as of `student_loss`, both perhaps None, and
+    the number of images of the whole mini-batch. Results: the loss, times the share's images.
+    """
+
+    def body(pixels, logits, targets, gradient, noise, whole):
+        optimizer.zero_grad()
+        loss = torch.zeros((), device=device)
+        if len(pixels) or settings.sync_batch_norm:
+            beside = {"teacher_gradient": gradient, "noise": noise}
+            with devices.computing(settings.precision, device):
+                loss = student_loss(settings, model, pixels, logits, targets, **beside)
+                processes.share_of(loss, len(pixels), whole).backward()
+        processes.add_gradients(model)
+        optimizer.step()
+        if averaged:
+            averaged.update()
+        return [loss.detach() * len(pixels)] if len(pixels) else [torch.zeros_like(loss)]
+
+    captured = graphs.captures(settings.graphs, device)
+    graphs.prepare(optimizer, captured, device)
+    return graphs.Step(body, captured, "a step of the student")
+
+
+def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device):
     """One pass over the labelled views; returns the mean loss.
 
-    rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the device. seed_key: what all random
-    draws depend on. averaged: the Averaged that follows the model, or None.
+    step: the model's training_step. rows, recipe: of guard.distilled.soft_labels. distilled: Packed on the
+    device. seed_key: what all random draws depend on.
     """
     model.train()
     rank, size = processes.rank(), processes.world_size()
     seeds.seed_everything(*seed_key, rank)  # dropout, where the network has it
     draws = seeds.generator(*seed_key, rank, "views")
+    noisy = settings.adversarial_share > 0 and settings.views_against == "student"
     total = torch.zeros((), device=device, dtype=torch.float64)
     for batch in batches_of(rows, recipe.batch_size):
         logits = torch.from_numpy(batch["logits"].astype("float32"))
-        gradient = gradient_of(batch, distilled.pixels.shape[2])
-        known = [logits, targets_of(distilled, batch), *([] if gradient is None else [gradient])]
-        whole = look_beside(distilled, batch, *known)
-        pixels, logits, targets, *gradient = (each.tensor_split(size)[rank] for each in whole)
-        optimizer.zero_grad()
-        if len(pixels) or settings.sync_batch_norm:
-            with devices.computing(settings.precision, device):
-                loss = student_loss(settings, model, pixels, logits, targets, draws, *gradient)
-                processes.share_of(loss, len(pixels), len(batch)).backward()
-            total += loss.detach() * len(pixels) if len(pixels) else 0
-        processes.add_gradients(model)
-        optimizer.step()
-        if averaged:
-            averaged.update()
+        targets, gradient = targets_of(distilled, batch), gradient_of(batch, distilled.pixels.shape[2])
+        own = logits.tensor_split(size)[rank]
+        noise = torch.rand(len(own), *distilled.pixels.shape[1:], generator=draws) if noisy else None
+        *whole, noise = look_beside(distilled, batch, logits, targets, gradient, noise)
+        share = [each if each is None else each.tensor_split(size)[rank] for each in whole]
+        (loss,) = step(*share, noise, len(batch))
+        total += loss
     processes.average_statistics(model)
-    if averaged:
-        averaged.copy_buffers()
     mean = processes.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")

@@ -17,6 +17,7 @@ from guard.data import augment
 from guard.data.loading import batch_ranges
 from guard.errors import UserError
 from guard.networks.models import batch_norm_layers
+from guard.run import graphs
 from guard.run.devices import computing, widened
 from guard.run.seeds import generator
 from guard.settings import Relabel
@@ -109,36 +110,47 @@ def draw_epoch(recipe, count, size, classes, epoch):
     return rows
 
 
-def make_epoch(teacher, images, recipe, epoch):
+def labelling_step(teacher, recipe, device):
+    """The guard.run.graphs.Step that labels a mini-batch.
+
+    teacher: a PixelModel in eval mode on `device`. Of views (N, 3, S, S) in [0,1] it makes the logits (N,
+    classes) in fp16. Where the recipe keeps input gradients it takes targets (N, classes) as well, and gives
+    the gradient (N, 3, S, S) of each view's cross-entropy with its targets beside the logits.
+    """
+
+    def body(pixels, targets=None):
+        with computing(recipe.precision, device), torch.set_grad_enabled(targets is not None):
+            if targets is None:
+                return [teacher(pixels).half()]
+            pixels = pixels.detach().requires_grad_()
+            logits = widened(teacher(pixels))
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), pixels)
+            return [logits.detach().half(), widened(gradient)]
+
+    return graphs.Step(body, graphs.captures(recipe.graphs, device), "the labelling")
+
+
+def make_epoch(teacher, images, recipe, epoch, step=None):
     """The rows of one epoch of labels.
 
-    teacher: a PixelModel in eval mode; images: Packed on the teacher's device. With teacher_mode 'train' each
-    mini-batch is normalized by its own statistics; the teacher's running statistics stay as they are.
+    teacher: a PixelModel in eval mode; images: Packed on the teacher's device. step: its labelling_step,
+    which is worth making once for many epochs. With teacher_mode 'train' each mini-batch is normalized by its
+    own statistics; the teacher's running statistics stay as they are.
     """
-    device = images.device
+    step = step or labelling_step(teacher, recipe, images.device)
     rows = draw_epoch(recipe, len(images), images.pixels.shape[2], len(images.classes), epoch)
     of_all = []  # logits of each mini-batch, which stay on the device: a copy from there waits for it
     of_batches = own_statistics(teacher) if recipe.teacher_mode == "train" else contextlib.nullcontext()
-    with of_batches, computing(recipe.precision, device):
+    with of_batches:
         for batch in batches_of(rows, recipe.batch_size):
             if recipe.input_gradients == "none":
-                with torch.no_grad():
-                    logits = teacher(look(images, batch))
+                (logits,) = step(look(images, batch))
             else:
-                pixels, targets = look_beside(images, batch, targets_of(images, batch))
-                logits, gradient = _with_gradient(teacher, pixels, targets)
+                logits, gradient = step(*look_beside(images, batch, targets_of(images, batch)))
                 _keep(batch, gradient.cpu(), recipe.input_gradients)
-            of_all.append(logits.half())
+            of_all.append(logits)
     rows["logits"] = torch.cat(of_all).cpu().numpy()
     return rows
-
-
-def _with_gradient(teacher, pixels, targets):
-    """(logits (N, classes), gradient (N, 3, S, S) of each view's cross-entropy with its targets)."""
-    pixels = pixels.requires_grad_()
-    logits = widened(teacher(pixels))
-    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), pixels)
-    return logits.detach(), widened(gradient)
 
 
 def _keep(batch, gradient, kind):

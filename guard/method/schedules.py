@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 
 def cosine(step, steps, zeta=1.0):
     """The factor of a cosine schedule: (1 + cos(pi step / (zeta steps))) / 2.
@@ -13,6 +15,9 @@ def cosine(step, steps, zeta=1.0):
 
 
 def set_learning_rate(optimizer, learning_rate):
-    """Sets the learning rate of all of an optimizer's parameters."""
+    """Sets the learning rate of all of an optimizer's parameters, where it is a tensor in its place."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate

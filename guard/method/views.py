@@ -18,16 +18,15 @@ def views_against_teacher(pixels, gradient, *, epsilon):
     return (pixels + epsilon * gradient.sign()).clamp(0, 1)
 
 
-def adversarial_views(student, pixels, teacher_logits, *, epsilon, draws):
+def adversarial_views(student, pixels, teacher_logits, *, epsilon, noise):
     """One step up KL(softmax t(x) || softmax s(x')) from uniform noise in +-epsilon, (N, 3, S, S).
 
     The step has length epsilon in each pixel, and its end is taken back to the ball of epsilon around
-    `pixels` and to [0,1]. teacher_logits: (N, classes) of the clean views. The student is in eval mode
-    meanwhile; its weights get no gradient.
+    `pixels` and to [0,1]. teacher_logits: (N, classes) of the clean views. noise: (N, 3, S, S), uniform in
+    [0,1). The student is in eval mode meanwhile; its weights get no gradient.
     """
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
-    noise = 2 * torch.rand(pixels.shape, generator=draws, dtype=pixels.dtype) - 1
-    start = (pixels + epsilon * noise.to(pixels.device)).maximum(low).minimum(high).requires_grad_()
+    start = (pixels + epsilon * (2 * noise - 1)).maximum(low).minimum(high).requires_grad_()
     with frozen_eval(student):
         teacher = F.log_softmax(teacher_logits, 1)
         logits = F.log_softmax(widened(student(start)), 1)

@@ -70,13 +70,14 @@ def computing(precision, device):
 def sent(tensors, device):
     """`tensors` of the CPU on `device`, in their types and shapes: to a GPU goes one copy of all bytes.
 
-    There a copy of a few numbers takes as long as one of thousands.
+    None stays None. There a copy of a few numbers takes as long as one of thousands.
     """
     if device.type == "cpu":
         return tensors
     places = {}  # type -> places of its tensors
     for place, tensor in enumerate(tensors):
-        places.setdefault(tensor.dtype, []).append(place)
+        if tensor is not None:
+            places.setdefault(tensor.dtype, []).append(place)
     flat = [torch.cat([tensors[place].flatten() for place in alike]) for alike in places.values()]
     # A type of eight bytes can only begin at a multiple of them.
     parts = [F.pad(each.view(torch.uint8), (0, -each.nbytes % 8)) for each in flat]
@@ -85,7 +86,7 @@ def sent(tensors, device):
     for (dtype, alike), part, each in zip(places.items(), there, flat):
         numbers = part[: each.nbytes].view(dtype).split([tensors[place].numel() for place in alike])
         found |= {place: own.view(tensors[place].shape) for place, own in zip(alike, numbers)}
-    return [found[place] for place in range(len(tensors))]
+    return [found.get(place) for place in range(len(tensors))]
 
 
 def widened(tensor):

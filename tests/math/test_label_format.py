@@ -172,10 +172,12 @@ def test_the_students_loss_adds_them(batch, network):
     pixels, gradient, targets = batch
     model = pixel_model(network)
     logits = torch.randn(4, CLASSES, generator=generator("logits"), dtype=torch.float64)
+    noise = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)
 
     def loss(**changes):
         settings = Train(temperature=2.0, view_epsilon=0.1, **changes)
-        return student.student_loss(settings, model, pixels, logits, targets, generator(0), gradient).item()
+        beside = {"teacher_gradient": gradient, "noise": noise}
+        return student.student_loss(settings, model, pixels, logits, targets, **beside).item()
 
     seen = pixels.clone().requires_grad_()
     distance = losses.gradient_distance(seen, model(seen), gradient, targets).item()

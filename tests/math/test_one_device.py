@@ -305,7 +305,6 @@ step_of = functools.cache(device_steps.step_of)
 ABOVE = {
     "teacher, adversarial t": (0, 2),  # noise, which is drawn on the CPU
     "teacher, adversarial n": (0, 2),
-    "student, adversarial views": (0, 2),
     "relabel, signs": (1, 1),  # gradients, too large to be kept on the device
     "relabel, values": (1, 1),
     "attack fab": (2, 0),  # Newton's method asks whether it has arrived

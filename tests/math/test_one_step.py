@@ -61,8 +61,9 @@ def test_its_loss_trains_on_it_and_changes_nothing_else(network, batch):
 def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(network, batch):
     model, (pixels, _) = pixel_model(network), batch
     logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
-    found = adversarial_views(model, pixels, logits, epsilon=EPSILON, draws=generator("noise"))
-    noise = EPSILON * (2 * torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64) - 1)
+    uniform = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)
+    found = adversarial_views(model, pixels, logits, epsilon=EPSILON, noise=uniform)
+    noise = EPSILON * (2 * uniform - 1)
     for i in range(5):
         start = (pixels[i] + noise[i]).clamp(0, 1)
         wanted = logits[i].softmax(0)
@@ -79,10 +80,11 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
     model, (pixels, labels) = pixel_model(network), batch
     logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
     targets = torch.nn.functional.one_hot(labels, 3).double()
+    noise = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)
 
     def loss(**changes):
         settings = Train(temperature=2.0, view_epsilon=EPSILON, **changes)
-        return student.student_loss(settings, model, pixels, logits, targets, generator("noise")).item()
+        return student.student_loss(settings, model, pixels, logits, targets, noise=noise).item()
 
     clean, adversarial = loss(), loss(adversarial_share=1.0)
     assert adversarial > clean

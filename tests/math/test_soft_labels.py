@@ -73,16 +73,15 @@ def test_the_student_sees_what_the_teacher_labelled(changes, images, network, tm
     assert not store.ledger.read()["complete"]
     work.finish(parts)
     again = label_store.LabelStore(tmp_path)
-    optimizer, recipe = (
-        torch.optim.SGD(learner.parameters(), 0.0),
-        again.open(images.fingerprint, images.classes),
-    )
+    optimizer = torch.optim.AdamW(learner.parameters(), 0.0)
+    step = student.training_step(Train(), learner, optimizer, torch.device("cpu"))
+    recipe = again.open(images.fingerprint, images.classes)
     for epoch in range(3):
         rows = again.read(epoch, recipe, images)
         student.epoch_of(
             Train(),
             learner,
-            optimizer,
+            step,
             rows=rows,
             recipe=recipe,
             distilled=images,

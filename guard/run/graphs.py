@@ -1,0 +1,100 @@
+"""A step of fixed shapes, which a GPU starts as one CUDA graph instead of operation by operation.
+
+To start an operation takes a GPU's host some five microseconds, in which small images are through a layer of
+the network already. A graph remembers the operations of a step, with the places in memory that they read and
+write, and does all of them again when it is started.
+"""
+
+import sys
+
+import torch
+
+from guard.errors import first_line, out_of_memory
+from guard.run.processes import world_size
+
+WARM = 3  # calls that are done operation by operation, in which libraries and optimizers set themselves up
+
+
+def captures(mode, device):
+    """Whether steps are captured: mode 'auto', a GPU, and no other process that a step would wait for."""
+    return mode == "auto" and device.type == "cuda" and world_size() == 1
+
+
+class Step:
+    """body(*arguments) -> a tuple of tensors, captured where `captured` is true, else called as it is.
+
+    What a body may do is what a graph can do again. It reads and changes tensors that stay where they are:
+    weights, buffers, an optimizer's state (see `prepare`), and its arguments, tensors on the device. It draws
+    nothing at random, copies nothing from the host, and reads nothing there. Arguments that are no tensors
+    are constants: for other constants, or other shapes, the step is captured anew. what: words for the line
+    that tells that it cannot be captured, after which it goes on as it is.
+    """
+
+    def __init__(self, body, captured, what):
+        self.body, self.captured, self.what = body, captured, what
+        self.calls, self.graphs = {}, {}  # of each kind of arguments
+
+    def __call__(self, *arguments):
+        if not self.captured:
+            return self.body(*arguments)
+        kind = tuple(_kind(argument) for argument in arguments)
+        if kind in self.graphs:
+            return self.graphs[kind](*arguments)
+        self.calls[kind] = self.calls.get(kind, 0) + 1
+        if self.calls[kind] <= WARM:
+            return _aside(self.body, arguments)
+        try:
+            self.graphs[kind] = _Graph(self.body, arguments)
+        except RuntimeError as problem:
+            reason = "no memory" if out_of_memory(problem) else first_line(problem)
+            told = f"note: {self.what} cannot be captured as a CUDA graph ({reason}); going on without"
+            print(told, file=sys.stderr, flush=True)
+            self.captured = False
+            return self.body(*arguments)
+        return self.graphs[kind](*arguments)
+
+
+class _Graph:
+    """The captured body, with arguments and results in places of its own."""
+
+    def __init__(self, body, arguments):
+        self.arguments = [each.clone() if isinstance(each, torch.Tensor) else each for each in arguments]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):  # in which nothing is computed yet
+            self.results = body(*self.arguments)
+
+    def __call__(self, *arguments):
+        for own, given in zip(self.arguments, arguments, strict=True):
+            if isinstance(own, torch.Tensor):
+                own.copy_(given)
+        self.graph.replay()
+        return tuple(result.clone() for result in self.results)
+
+
+def _kind(argument):
+    if isinstance(argument, torch.Tensor):
+        return argument.shape, argument.stride(), argument.dtype
+    return argument
+
+
+def _aside(body, arguments):
+    """body(*arguments) on a stream of its own: what is set up in it is then fit for a capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results = body(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
+    return results
+
+
+def prepare(optimizer, captured, device):
+    """Makes an optimizer of torch ready for steps on `device`, wherever its state has come from.
+
+    A captured step reads learning rate and number of steps on the device.
+    """
+    for group in optimizer.param_groups:
+        group["fused"], group["foreach"], group["capturable"] = True, None, captured
+        rate = float(group["lr"])
+        group["lr"] = torch.tensor(rate, device=device) if captured else rate
+    for state in optimizer.state.values():
+        state["step"] = state["step"].to(device=device, dtype=torch.float32)
