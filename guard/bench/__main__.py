@@ -1,5 +1,6 @@
 """Speed, measured: ratios of two things timed in one run, alternating, medians of repeats.
 
+python -m guard.bench doctor                                is this device right, and what is fast on it?
 python -m guard.bench all                                   every stage against guard.bench.reference
 python -m guard.bench teacher --scale paper                 one of them, at the paper's shapes
 python -m guard.bench overhead --output FILE                a teacher's step with each regularizer
@@ -20,6 +21,8 @@ STAGES = ("teacher", "recover", "relabel", "student", "data")
 
 
 COLUMNS = {
+    "checks": ("check", "found", "wanted", "verdict"),
+    "speeds": ("case", "step", "way", "images per second", "share of product rate", "problem"),
     "stages": (
         "stage",
         "case",
@@ -88,7 +91,7 @@ def _parser():
     )
     parser.add_argument(
         "what",
-        choices=(*STAGES, "attacks", "all", "overhead", "precision", "growth", "strength"),
+        choices=("doctor", *STAGES, "attacks", "all", "overhead", "precision", "growth", "strength"),
         help="what to measure; all is the stages and attacks",
     )
     parser.add_argument(
@@ -119,7 +122,9 @@ def _parser():
         metavar="N",
         help="repeats, of which the median is taken; strength has none [3; overhead 5]",
     )
-    parser.add_argument("--output", metavar="FILE", help="the record to write; with all, of the stages")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the record to write; with all, of the stages [doctor: doctor.json]"
+    )
     return parser
 
 
@@ -198,7 +203,40 @@ def _strength(options, conditions, about):
     report(rows, COLUMNS["strength"], about, conditions.device, options.output)
 
 
+def _doctor(options, conditions, about):
+    """Checks, then speeds, then what follows from both; raises UserError where the device is not right."""
+    from guard.bench import doctor
+    from guard.errors import UserError
+    from guard.run import records, storage
+
+    device, repeats = conditions.device, about["repeats"]
+    path = Path(options.output or "doctor.json")
+    storage.check_writable(path)
+    what = {"what": f"checks and speeds of {doctor.describe(device)}"}
+    checked = ({**row, "verdict": doctor.verdict(row)} for row in doctor.checks(device))
+    checks = report(checked, COLUMNS["checks"], what, device, None)
+    print()
+    about = {"what": "images per second of each stage's step, medians", "repeats": repeats}
+    speeds = report(doctor.speeds(device, repeats), COLUMNS["speeds"], about, device, None)
+    choice = doctor.chosen(checks, speeds)
+    minutes = doctor.published_minutes(choice, device)
+    failed = doctor.failed(checks)
+    print(
+        f"\nFastest here of what is exact enough, after -- of run.sh:\n  {' '.join(doctor.flags_of(choice))}"
+    )
+    if minutes:
+        print(f"The published command takes about {minutes:.0f} minutes so: {doctor.PUBLISHED}")
+    counts = [sum(row["passed"] is verdict for row in checks) for verdict in (True, None)]
+    print(f"{counts[0]} checks passed, {len(failed)} failed, {counts[1]} are none for this device; in {path}")
+    found = {"checks": checks, "speeds": speeds, "chosen": choice, "published command, minutes": minutes}
+    storage.write_json({**found, "environment": records.environment(device)}, path)
+    if failed:
+        names = ", ".join(row["check"] for row in failed)
+        raise UserError(f"this device does not compute what it should: {names}")
+
+
 MEASURES = {
+    "doctor": (_doctor,),
     **dict.fromkeys(STAGES, (_stages,)),
     "all": (_stages, _attacks),
     "overhead": (_overhead,),

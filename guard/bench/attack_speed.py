@@ -124,11 +124,12 @@ def compare(name, model, images, labels, epsilon, repeats=1):
     return {**row, "times as fast": row["reference seconds"] / row["ours seconds"]}
 
 
-def small_networks(epochs=8, seed=0):
-    """{'plain', 'GUARD'}: two ConvNets trained on the embedded digits for a few seconds, in eval mode."""
+def small_networks(epochs=8, seed=0, names=("plain", "GUARD")):
+    """{name: a ConvNet trained on the embedded digits for a few seconds, in eval mode}, plain or by GUARD."""
     plain = dataclasses.replace(recipe("digits").pretrain, lambda_=10.0)
     guard = dataclasses.replace(plain, curvature=True, regularizer="gradient-norm")
-    return {name: _trained(made, epochs, seed) for name, made in (("plain", plain), ("GUARD", guard))}
+    settings = {"plain": plain, "GUARD": guard}
+    return {name: _trained(settings[name], epochs, seed) for name in names}
 
 
 def _trained(settings, epochs, seed):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import shlex
 import subprocess
+from typing import NamedTuple
 
 from guard import attacks, cli
 from guard.bench import units
@@ -35,6 +36,14 @@ PASSES = {
 }
 
 
+class Size(NamedTuple):
+    """Numbers of a data set's training images, validation images and classes."""
+
+    train: int
+    val: int
+    classes: int
+
+
 def stages_of(words):
     """{stage: options} of the commands that `bash run.sh ...` stands for. Raises UserError with run.sh's
     own line.
@@ -59,19 +68,18 @@ def stages_of(words):
     return found
 
 
-def seconds_of(words, teachers):
+def seconds_of(words, teachers, size=None):
     """Seconds that `words` (bash run.sh ...) take on this machine, about; None where the data are not there.
 
-    teachers: (data set, network, id) of the teachers that earlier runs make; this run's is added.
+    teachers: (data set, network, id) of the teachers that earlier runs make; this run's is added. size: the
+    Size of a data set that need not be there.
     """
     stages = stages_of(words)
     train = stages["train"]
-    try:
-        sources = {split: find.find(train.dataset, train.root, split) for split in ("train", "val")}
-    except UserError:
+    size = size or _size_of(train.dataset, train.root)
+    if size is None:
         return None
-    counts = {split: _count(source) for split, source in sources.items()}
-    classes, device = len(sources["train"].classes), ready(train.device)
+    counts, classes, device = {"train": size.train, "val": size.val}, size.classes, ready(train.device)
 
     def resolved(options, stage):
         return precision.settled(cli.resolve(options, train.dataset, stage), {}, device)
@@ -119,6 +127,14 @@ def seconds_of(words, teachers):
     passes = [PASSES[name] for name in names]
     total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
     return total
+
+
+def _size_of(dataset, root):
+    try:
+        train, val = (find.find(dataset, root, split) for split in ("train", "val"))
+    except UserError:
+        return None
+    return Size(_count(train), _count(val), len(train.classes))
 
 
 @functools.cache

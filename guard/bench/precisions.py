@@ -25,7 +25,8 @@ def run(conditions):
     device = conditions.device
     for dataset, model, size, batch in PAPER if conditions.scale == "paper" else SMALL:
         for step in (*STEPS, "recovery", "labels", "student"):
-            made = {name: _step(step, dataset, model, size, batch, way, device) for name, way in WAYS.items()}
+            given = step, dataset, model, size, batch
+            made = {name: step_of(*given, way, device) for name, way in WAYS.items()}
             found = measure.alternating(made, conditions.repeats, device)
             seconds = {name: row["seconds"] for name, row in found.items()}
             times = seconds["fp32"] / seconds["bf16, channels-last"]
@@ -33,21 +34,30 @@ def run(conditions):
             yield {"case": case, "step": step, **seconds, "times as fast": times}
 
 
-def _step(step, dataset, model, size, batch, way, device):
-    """One step of a stage, a function without arguments."""
+def step_of(step, dataset, model, size, batch, way, device, iterations=1):
+    """One step of a stage, a function without arguments; of recovery, so many iterations on `batch` images.
+
+    way: settings of the stage, of which each takes those that it knows.
+    """
     chosen, stem = recipe(dataset), "cifar" if size <= 64 else "standard"
     if step in STEPS:
         changes = {"model": model, "image_size": size, "stem": stem, "batch_size": batch, **way}
-        settings = dataclasses.replace(chosen.pretrain, **changes)
+        settings = _changed(chosen.pretrain, **changes)
         return units.teacher_step(units.with_regularizer(settings, step), dataset, 10, device)
-    network = units.network(dataset, model, size, stem, 10, device, way["channels_last"]).eval()
+    of_network = {name: way[name] for name in ("channels_last", "compile") if name in way}
+    network = units.network(dataset, model, size, stem, 10, device, **of_network).eval()
     if step == "recovery":
-        changes = {"iterations": 1, "images_per_class": batch // 10, "pack_images": batch, **way}
-        settings = dataclasses.replace(chosen.recover, **changes)
+        changes = {"iterations": iterations, "images_per_class": batch // 10, "pack_images": batch, **way}
+        settings = _changed(chosen.recover, **changes)
         return units.recover_iterations(settings, network, 10, device)
     held = units.random_images(LABELLED, 10, size, device)
-    labelling = dataclasses.replace(chosen.relabel, batch_size=LABELLED, **way)
+    labelling = _changed(chosen.relabel, batch_size=LABELLED, **way)
     if step == "labels":
         return units.label_epoch(labelling, network, held)
-    settings = dataclasses.replace(chosen.train, model=model, **way)
+    settings = _changed(chosen.train, model=model, **way)
     return units.student_epoch(settings, labelling, network, stem, dataset, held, device)
+
+
+def _changed(settings, **changes):
+    known = {row.name for row in dataclasses.fields(settings)}
+    return dataclasses.replace(settings, **{name: value for name, value in changes.items() if name in known})

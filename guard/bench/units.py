@@ -17,13 +17,13 @@ from recover import sre2l
 from train import student
 
 
-def network(dataset, model, size, stem, classes, device, channels_last=False, seed=0):
+def network(dataset, model, size, stem, classes, device, channels_last=False, seed=0, compile=False):
     """A fresh PixelModel with the normalization of a data set."""
     if seed is not None:
         torch.manual_seed(seed)
     chosen = recipe(dataset)
     made = models.build(model, classes=classes, image_size=size, stem=stem, mean=chosen.mean, std=chosen.std)
-    arrange(made.network, channels_last=channels_last)
+    arrange(made.network, channels_last=channels_last, compile=compile)
     return made.to(device)
 
 
@@ -51,9 +51,9 @@ def optimizing(optimizer, losses, precision, device):
 
 def teacher_step(settings, dataset, classes, device):
     """A training step of the teacher by `settings` (settings.Pretrain)."""
-    model = network(
-        dataset, settings.model, settings.image_size, settings.stem, classes, device, settings.channels_last
-    ).train()
+    layout = {"channels_last": settings.channels_last, "compile": settings.compile}
+    shape = settings.model, settings.image_size, settings.stem
+    model = network(dataset, *shape, classes, device, **layout).train()
     held = random_images(settings.batch_size, classes, settings.image_size, device)
     pixels, labels = held.pixels.float() / 255, held.labels.to(device)
     draws = torch.Generator().manual_seed(0)
@@ -84,9 +84,9 @@ def recover_iterations(settings, model, classes, device):
 
 def label_epoch(settings, model, held):
     """An epoch of labels by `settings` (settings.Relabel) for the images `held`."""
-    return functools.partial(
-        soft_labels.make_epoch, model, held, soft_labels.label_recipe(settings, held, 0), 0
-    )
+    labelling = soft_labels.label_recipe(settings, held, 0)
+    step = soft_labels.labelling_step(model, labelling, held.device)
+    return functools.partial(soft_labels.make_epoch, model, held, labelling, 0, step)
 
 
 def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, device):
@@ -101,6 +101,7 @@ def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, 
         len(held.classes),
         device,
         settings.channels_last,
+        compile=settings.compile,
     )
     return functools.partial(
         student.epoch_of,

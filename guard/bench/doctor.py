@@ -1,0 +1,171 @@
+"""`python -m guard.bench doctor`: is a device right, and what is fast on it.
+
+First the checks of guard.bench.health; then seconds of each stage's step in each way to compute it; then the
+way that each stage had best take here, and about how long the published command takes so.
+"""
+
+import shlex
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import guard
+from guard.bench import estimate, health, measure, precisions
+from guard.run import graphs
+
+# Stages, and the step of each that its way is chosen by. The teacher of the published command has curvature.
+DECIDES = {"pretrain": "gradient-norm", "recover": "recovery", "relabel": "labels", "train": "student"}
+STEPS = ("plain", "gradient-norm", "recovery", "labels", "student")
+CAPTURED = ("recovery", "labels", "student")
+COMPILED = ("plain", "labels", "student")  # torch.compile cannot differentiate twice, nor is it for recovery
+# (data set, network, size, images per step)
+CASES = {
+    "cuda": (
+        ("cifar10", "convnet", 32, 128),
+        ("cifar10", "resnet18", 32, 128),
+        ("imagenette", "resnet18", 224, 50),
+    ),
+    "cpu": (("cifar10", "convnet", 32, 50), ("cifar10", "resnet18", 32, 50)),
+}
+PUBLISHED = "bash run.sh -x 1 -y 1 -d imagenette -u 0 -b 10.0 -p -C -h 3.0 -l 100"
+RUN_SH = Path(guard.__file__).resolve().parents[1] / "run.sh"
+IMAGENETTE = estimate.Size(train=9469, val=3925, classes=10)
+ITERATIONS = {"cuda": 40, "cpu": 1}  # of a timed recovery: captured steps are worth it from the fourth on
+IMAGES = {"labels": precisions.LABELLED, "student": precisions.LABELLED}  # else those of the case
+
+
+def checks(device):
+    """Yields the rows of all checks; one that ends in an error is one that has failed."""
+    for check in health.CHECKS:
+        try:
+            yield from check(device)
+        except Exception as problem:  # noqa: BLE001 - whatever a device does wrong is what is looked for
+            told = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+            yield health.row(check.__name__, told, "no error", False)
+
+
+# ---- speed ---------------------------------------------------------------------------------------
+
+
+def ways_of(step, device):
+    """name -> settings of a stage, in all the ways that this step can be computed in on the device."""
+    ways = {}
+    for precision in health.precisions_of(device):
+        for channels_last in (False, True):
+            name = f"{precision}, channels-last" if channels_last else precision
+            ways[name] = {"precision": precision, "channels_last": channels_last, "graphs": "auto"}
+    if device.type == "cuda":
+        if step in CAPTURED:
+            ways |= {f"{name}, no graphs": {**way, "graphs": "off"} for name, way in dict(ways).items()}
+        if step in COMPILED:
+            best = {"precision": "bf16", "channels_last": True, "compile": True, "graphs": "auto"}
+            ways["bf16, channels-last, compiled"] = best
+    return ways
+
+
+def speeds(device, repeats):
+    """Yields a row for each case, step and way, in the order in which they are timed."""
+    rates = {name: measure.product_rate(device, name) for name in health.precisions_of(device)}
+    iterations = ITERATIONS[device.type]
+    for case in CASES[device.type]:
+        _, model, size, batch = case
+        for step in STEPS:
+            times = iterations if step == "recovery" else 1
+            alone = {"precision": "fp32", "channels_last": False, "graphs": "off"}
+            operations = measure.operations(precisions.step_of(step, *case, alone, device))
+            for name, way in ways_of(step, device).items():
+                row = {"case": f"{model} at {size}", "step": step, "way": name, **way}
+                try:
+                    work = precisions.step_of(step, *case, way, device, times)
+                    seconds = _seconds(work, repeats, device) / times
+                except RuntimeError as problem:  # no memory, no compiler
+                    yield {**row, "images per second": None, "problem": str(problem).splitlines()[0]}
+                    continue
+                count = IMAGES.get(step, batch)
+                share = operations / seconds / rates[way["precision"]]
+                yield {
+                    **row,
+                    "seconds": seconds,
+                    "images per second": count / seconds,
+                    "share of product rate": share,
+                }
+
+
+def _seconds(work, repeats, device):
+    """Median seconds of calls after those in which a step is set up and captured."""
+    for _ in range(graphs.WARM + 1 if device.type == "cuda" else 0):
+        work()
+    return measure.alternating({"work": work}, repeats, device)["work"]["seconds"]
+
+
+# ---- choice --------------------------------------------------------------------------------------
+
+
+def chosen(health_rows, speed_rows):
+    """{stage: settings of the fastest way that is exact enough on every network}.
+
+    Fastest over the cases together: by the median of its seconds over those of the fastest way of each case.
+    """
+    coarse = {(row["step"], row["precision"]) for row in health_rows if "step" in row and not row["passed"]}
+    found = {}
+    for stage, step in DECIDES.items():
+        timed = [row for row in speed_rows if row["step"] == step and row["images per second"]]
+        timed = [row for row in timed if (step, row["precision"]) not in coarse]
+        fastest = {}  # seconds, of each case
+        for row in timed:
+            fastest[row["case"]] = min(row["seconds"], fastest.get(row["case"], row["seconds"]))
+        slower = {}  # way -> how many times as slow as the fastest, in each case
+        for row in timed:
+            slower.setdefault(row["way"], []).append(row["seconds"] / fastest[row["case"]])
+        complete = {way: each for way, each in slower.items() if len(each) == len(fastest)}
+        if complete:
+            best = min(complete, key=lambda way: median(complete[way]))
+            (first, *_) = (row for row in timed if row["way"] == best)
+            names = ("precision", "channels_last", "graphs", "compile")
+            found[stage] = {name: first[name] for name in names if name in first}
+    return found
+
+
+def flags_of(choice):
+    """Words after `--` of run.sh for what was chosen."""
+    words = []
+    for stage, way in choice.items():
+        words += [stage, "--precision", way["precision"]]
+        words += ["--channels-last"] if way["channels_last"] else []
+        words += ["--compile"] if way.get("compile") else []
+        if stage != "pretrain" and way["graphs"] == "off":
+            words += ["--graphs", "off"]
+    return words
+
+
+def published_minutes(choice, device):
+    """About how many minutes the published command takes here, in the ways that were chosen; None where
+    there is no run.sh, as beside an installed package.
+    """
+    if not RUN_SH.exists():
+        return None
+    bash, _, *words = shlex.split(PUBLISHED)
+    where = ["-u", "cpu"] if device.type == "cpu" else []
+    words = [bash, str(RUN_SH), *words, *where, "--", *flags_of(choice)]
+    return estimate.seconds_of(words, set(), IMAGENETTE) / 60
+
+
+def failed(rows):
+    """Those that say that the device is not right: a coarse arithmetic is only not chosen."""
+    wrong = [row for row in rows if row["passed"] is False]
+    return [row for row in wrong if row.get("precision", "fp32") == "fp32"]
+
+
+def verdict(row):
+    """A check's row in a word."""
+    if row["passed"] is None:
+        return "not here"
+    if row["passed"]:
+        return "passed"
+    return "FAILED" if row.get("precision", "fp32") == "fp32" else "too coarse"
+
+
+def describe(device):
+    """What the device is, in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
