@@ -24,7 +24,7 @@ if "GUARD_TESTS" not in os.environ:  # else a process that a test has forked, wh
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # started in a shell's background the tests ignore it, and so would what they start
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def pytest_collection_modifyitems(items):
@@ -38,6 +38,12 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda:0", marks=NEEDS_A_GPU)])
+def device(request):
+    """Each device of the machine."""
+    return torch.device(request.param)
 
 
 @pytest.fixture

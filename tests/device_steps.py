@@ -26,7 +26,7 @@ from guard.settings import Pretrain, Recover, Train
 from pretrain import teacher
 from recover import sre2l
 from recover.recovery import Request
-from tests.instrument import CPU, GPU, Counts, Instrument, on_device
+from tests.instrument import CPU, GPU, Counts, Instrument, on_device, standing_in
 from train import student
 
 TABLE = Path(__file__).resolve().parent.parent / "results" / "ops.json"
@@ -52,7 +52,7 @@ def make_images(count, device):
     draws, labels = torch.Generator().manual_seed(1), torch.arange(count) % CLASSES
     pixels = torch.randint(100, (count, 3, SIZE, SIZE), generator=draws) + 40 * labels.view(-1, 1, 1, 1)
     pixels = pixels.to(torch.uint8)
-    pixels = on_device(pixels) if device == GPU else pixels
+    pixels = on_device(pixels) if device == GPU and standing_in() else pixels.to(device)
     return Packed(pixels, labels, tuple(f"class {label}" for label in range(CLASSES)))
 
 

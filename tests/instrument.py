@@ -197,6 +197,11 @@ class Instrument:
         self.counts.copied += tensor.numel() * tensor.element_size()
 
 
+def standing_in():
+    """Whether cuda:0 is the stand-in, and not a GPU."""
+    return torch.Generator is Generator
+
+
 def on_device(tensor):
     """An ordinary tensor's copy on the stand-in, which nobody counts."""
     return OnDevice(tensor.detach().clone())
