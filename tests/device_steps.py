@@ -103,7 +103,8 @@ def train_student(model, device, *, steps, labels=(), **changes):
     if recipe.input_gradients != "none":
         for batch in batches_of(rows, BATCH):
             gradient = torch.randn(len(batch), 3, SIZE, SIZE, generator=draws)
-            soft_labels._keep(batch, gradient, recipe.input_gradients)
+            for name, values in soft_labels._fields_of(gradient, recipe.input_gradients).items():
+                batch[name] = values.numpy()
     averaged = None
     if settings.weight_average:
         averaged = student.Averaged(model, settings.weight_average)

@@ -115,12 +115,12 @@ class Generator(torch.Generator):
 
     def __new__(cls, device="cpu"):
         made = super().__new__(cls)
-        made.of_device = torch.device(device).type
+        made.there = torch.device(device) != CPU  # which makes meta of the stand-in's device
         return made
 
     @property
     def device(self):
-        return GPU if self.of_device == "cuda" else CPU
+        return GPU if self.there else CPU
 
 
 @dataclass

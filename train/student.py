@@ -215,10 +215,12 @@ def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device
     for batch in batches_of(rows, recipe.batch_size):
         logits = torch.from_numpy(batch["logits"].astype("float32"))
         targets, gradient = targets_of(distilled, batch), gradient_of(batch, distilled.pixels.shape[2])
-        own = logits.tensor_split(size)[rank]
-        noise = torch.rand(len(own), *distilled.pixels.shape[1:], generator=draws) if noisy else None
-        *whole, noise = look_beside(distilled, batch, logits, targets, gradient, noise)
+        whole = look_beside(distilled, batch, logits, targets, gradient)
         share = [each if each is None else each.tensor_split(size)[rank] for each in whole]
+        noise = None
+        if noisy:
+            there = seeds.on_device(draws, device)
+            noise = torch.rand(share[0].shape, generator=there, device=device)
         (loss,) = step(*share, noise, len(batch))
         total += loss
     processes.average_statistics(model)

@@ -30,6 +30,9 @@ class LabelRecipe(Relabel):
     seed: int = 0
 
 
+MOST_KEPT = 2**28  # bytes of labels that wait on the device to be written
+
+
 def check_classes(network, images, place, *, whose="the teacher", remedy=""):
     """A network and images have to have the same classes in the same order, and the same size.
 
@@ -139,28 +142,52 @@ def make_epoch(teacher, images, recipe, epoch, step=None):
     """
     step = step or labelling_step(teacher, recipe, images.device)
     rows = draw_epoch(recipe, len(images), images.pixels.shape[2], len(images.classes), epoch)
-    of_all = []  # logits of each mini-batch, which stay on the device: a copy from there waits for it
+    kept = _Kept(rows)
     of_batches = own_statistics(teacher) if recipe.teacher_mode == "train" else contextlib.nullcontext()
     with of_batches:
         for batch in batches_of(rows, recipe.batch_size):
             if recipe.input_gradients == "none":
                 (logits,) = step(look(images, batch))
+                kept.add(logits=logits)
             else:
                 logits, gradient = step(*look_beside(images, batch, targets_of(images, batch)))
-                _keep(batch, gradient.cpu(), recipe.input_gradients)
-            of_all.append(logits)
-    rows["logits"] = torch.cat(of_all).cpu().numpy()
+                kept.add(logits=logits, **_fields_of(gradient, recipe.input_gradients))
+    kept.write()
     return rows
 
 
-def _keep(batch, gradient, kind):
-    """Writes a mini-batch's gradient (N, 3, S, S) on the CPU into its rows."""
+class _Kept:
+    """What is known of the rows of an epoch and not yet written into them: it stays on the device, since a
+    copy from there waits for all that is being computed.
+    """
+
+    def __init__(self, rows):
+        self.rest, self.fields, self.bytes = rows, {}, 0  # rest: rows that nothing is written into yet
+
+    def add(self, **fields):
+        """Tensors (N, ...) of the next N rows, by the names of their fields."""
+        for name, values in fields.items():
+            self.fields.setdefault(name, []).append(values)
+            self.bytes += values.numel() * values.element_size()
+        if self.bytes > MOST_KEPT:
+            self.write()
+
+    def write(self):
+        count = sum(len(logits) for logits in self.fields.get("logits", ()))
+        for name, values in self.fields.items():
+            self.rest[name][:count] = torch.cat(values).cpu().numpy()
+        self.rest, self.fields, self.bytes = self.rest[count:], {}, 0
+
+
+def _fields_of(gradient, kind):
+    """A mini-batch's gradient (N, 3, S, S) as the `gradient_fields` of its rows, on its device."""
     if kind == "signs":
-        batch["signs"] = numpy.packbits((gradient > 0).flatten(1).numpy(), axis=1)
-    else:
-        largest = gradient.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
-        batch["largest"] = largest.numpy()
-        batch["gradient"] = (gradient / largest.view(-1, 1, 1, 1)).half().numpy()
+        bits = (gradient > 0).flatten(1)
+        bits = F.pad(bits, (0, -bits.shape[1] % 8)).unflatten(1, (-1, 8))
+        powers = torch.arange(7, -1, -1, device=bits.device)  # the first bit is the highest, as numpy has it
+        return {"signs": (bits.long() << powers).sum(2).to(torch.uint8)}
+    largest = gradient.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
+    return {"largest": largest, "gradient": (gradient / largest.view(-1, 1, 1, 1)).half()}
 
 
 def gradient_of(batch, size):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from guard.networks.models import frozen_eval
+from guard.run import seeds
 
 STEP, STEPS = 0.007, 10  # size of a step, in [0,1] pixels, and number of steps
 TRADES_EPSILON, TRADES_NOISE = 0.031, 0.001  # in [0,1] pixels
@@ -49,8 +50,8 @@ def trades(model, pixels, labels, *, settings, draws):
     within 0.031. KL is summed over classes and averaged over the mini-batch. Returns (loss, logits of x_adv),
     both with the model in the mode that it is in.
     """
-    noise = TRADES_NOISE * torch.randn(pixels.shape, generator=draws).to(pixels.device)
-    start = pixels + noise
+    there = {"generator": seeds.on_device(draws, pixels.device), "device": pixels.device}
+    start = pixels + TRADES_NOISE * torch.randn(pixels.shape, **there)
     adversarial = sign_steps(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
     logits = model(adversarial)
     clean, moved = F.log_softmax(model(pixels), 1), F.log_softmax(logits, 1)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from guard.networks.models import frozen_eval
+from guard.run import seeds
 from guard.run.devices import widened
 
 
@@ -14,8 +15,9 @@ def noisy_step(model, pixels, labels, *, epsilon, draws):
     model is in eval mode meanwhile, and no gradient of its weights is taken: a forward and a backward pass to
     the pixels alone, some two thirds of a training step.
     """
-    noise = 2 * torch.rand(pixels.shape, generator=draws, dtype=pixels.dtype) - 1
-    moved = (pixels + 2 * epsilon * noise.to(pixels.device)).requires_grad_()
+    like = {"device": pixels.device, "dtype": pixels.dtype}
+    noise = 2 * torch.rand(pixels.shape, generator=seeds.on_device(draws, pixels.device), **like) - 1
+    moved = (pixels + 2 * epsilon * noise).requires_grad_()
     with frozen_eval(model):
         loss = F.cross_entropy(model(moved), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, moved)

@@ -20,3 +20,16 @@ def generator(*key):
 def seed_everything(*key):
     """Seeds torch's own generators, on every device, from `key`: for initial weights and dropout."""
     torch.manual_seed(generator(*key).initial_seed())
+
+
+def on_device(draws, device):
+    """A generator of `device` for many numbers, which goes on from `draws`, a generator of the CPU.
+
+    There it is `draws` itself. A GPU draws them by one that is seeded from it, since to copy as many numbers
+    as images have takes longer; they are other numbers than on the CPU, with the same distribution.
+    """
+    if device.type == "cpu":
+        return draws
+    there = torch.Generator(device)
+    there.manual_seed(int(torch.randint(2**62, (1,), generator=draws)))
+    return there

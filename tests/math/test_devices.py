@@ -45,14 +45,19 @@ WORKS = {
 }
 
 
+# A GPU draws its own noise for these.
+DRAWN_THERE = ("teacher, adversarial t", "teacher, adversarial n", "student, adversarial views")
+
+
 @pytest.mark.parametrize("kind", WORKS)
 def test_a_step_gives_what_the_cpu_gives_and_the_same_again(kind, device):
     work, given = WORKS[kind]
     here = numbers(work(device_steps.make_model(), CPU, **given))
     there, again = (numbers(work(device_steps.make_model().to(device), device, **given)) for _ in range(2))
     assert numpy.array_equal(there, again) and numpy.isfinite(there).all() and len(there)
-    # Pixels of many sizes are rounded to 8 bits on the CPU.
-    numpy.testing.assert_allclose(there, here, rtol=5e-3, atol=5e-3)
+    if device == CPU or kind not in DRAWN_THERE:
+        # Pixels of many sizes are rounded to 8 bits on the CPU.
+        numpy.testing.assert_allclose(there, here, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", device_steps.ATTACK_NAMES)

@@ -254,3 +254,25 @@ def test_labels_are_gone_through_again_where_asked(toy, tmp_path, refused):
     assert command(*train(toy, toy / "labels", tmp_path / "s", *longer, "--reuse-labels")) == 0
     assert command(*train(toy, toy / "labels", tmp_path / "two")) == 0
     assert soft_student(tmp_path / "s") != soft_student(tmp_path / "two")
+
+
+@pytest.mark.parametrize("most", [1, 2**28])
+@pytest.mark.parametrize("kind", ["signs", "values"])
+def test_what_is_written_at_once_or_bit_by_bit_is_the_same(kind, most, network, monkeypatch):
+    """Signs are packed on the device as numpy packs them, also where their number is no multiple of 8."""
+    monkeypatch.setattr(soft_labels, "MOST_KEPT", most)
+    gradient = torch.randn(3, 3, 3, 3, generator=generator("gradient"))
+    fields = soft_labels._fields_of(gradient, kind)
+    rows = numpy.zeros(6, soft_labels.row_type(3, 3, kind))
+    kept = soft_labels._Kept(rows)
+    for _ in range(2):
+        kept.add(logits=torch.ones(3, 3).half(), **fields)
+    kept.write()
+    assert (rows["logits"] == 1).all()
+    found = soft_labels.gradient_of(rows, 3)
+    if kind == "signs":
+        packed = numpy.packbits((gradient > 0).flatten(1).numpy(), axis=1)
+        assert numpy.array_equal(rows["signs"], numpy.concatenate([packed, packed]))
+        assert torch.equal(found, torch.cat([gradient, gradient]).sign())
+    else:
+        torch.testing.assert_close(found, torch.cat([gradient, gradient]), rtol=1e-3, atol=1e-4)
