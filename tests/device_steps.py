@@ -246,11 +246,11 @@ STUDENTS = {
 ATTACK_NAMES = ("fgsm", "pgd100", "pgd100-l2", "mim", "cw", "square", "apgd-ce", "apgd-dlr", "fab")
 
 
-def _step(work, name, more=1):
-    """Counts of one step of `work`(model, device, **{name: steps}) after STEPS: the mean of so many, up."""
+def _step(work, name, make, more=1):
+    """Counts of one step of `work`(make(), device, **{name: steps}) after STEPS: the mean of so many, up."""
     found = []
     for steps in (STEPS, STEPS + more):
-        model = make_model()
+        model = make()
         with Instrument() as instrument:
             model.to(GPU)
             with instrument.counting() as counts:
@@ -260,15 +260,18 @@ def _step(work, name, more=1):
     return Counts(**{name: -(-count // more) for name, count in beyond.items()})
 
 
-def step_of(kind):
-    """Counts of one step of a kind: a key of TEACHERS, RECOVERIES, LABELS or STUDENTS, or 'attack NAME'."""
+def step_of(kind, make=make_model):
+    """Counts of one step of a kind: a key of TEACHERS, RECOVERIES, LABELS or STUDENTS, or 'attack NAME'.
+
+    make: a function that gives the network.
+    """
     if kind in RECOVERIES:
-        return _step(functools.partial(recover_images, **RECOVERIES[kind]), "iterations", sre2l.AHEAD)
+        return _step(functools.partial(recover_images, **RECOVERIES[kind]), "iterations", make, sre2l.AHEAD)
     if kind.startswith("attack "):
-        return _step(functools.partial(attack_images, kind.removeprefix("attack ")), "steps")
+        return _step(functools.partial(attack_images, kind.removeprefix("attack ")), "steps", make)
     for kinds, work in ((TEACHERS, train_teacher), (LABELS, label_images), (STUDENTS, train_student)):
         if kind in kinds:
-            return _step(functools.partial(work, **kinds[kind]), "steps")
+            return _step(functools.partial(work, **kinds[kind]), "steps", make)
     raise KeyError(kind)
 
 
