@@ -32,7 +32,7 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -A        CDA: curriculum of crops in the recovery
   -I NAME   where the images come from: sre2l (recovered), rded (crops of training images),
             random (training images), dc (matched gradients)                [sre2l]
-  -R NAME   recipe of labels and student: paper, modern                     [paper]
+  -R NAME   recipe of labels and student: paper, modern, dc, mtt            [paper]
   -z N      epochs of relabelling and of the student                        [the recipe's]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)               [0, or the CPU without a GPU]
   -s N      seed                                                            [0]

@@ -46,7 +46,8 @@ def stage_parser(stage, description, *stage_recipes, argv):
             "--recipe",
             choices=recipes.STUDENT_RECIPES,
             default="paper",
-            help="named settings of relabel and train, to be given to both (paper, modern) [paper]",
+            help=f"named settings of relabel and train, to be given to both"
+            f"{_choices_text(recipes.STUDENT_RECIPES)} [paper]",
         )
     common = parser.add_argument_group("common")
     common.add_argument(

@@ -99,6 +99,14 @@ def recipe(dataset):
     return RECIPES.get(dataset, IMAGENET)
 
 
+BY_SGD = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning_rate": 0.01,
+    "schedule": "step",
+    "weight_decay": 5e-4,
+}
+
 # Named recipes of the student, in place of the family's rows: stage -> settings.
 STUDENT_RECIPES = {
     "paper": {},
@@ -114,6 +122,16 @@ STUDENT_RECIPES = {
             "mix_alpha": 1.0,
         },
         "train": {"temperature": 4.0, "squared_temperature": True, "learning_rate": 2e-3},
+    },
+    # How those who distil by gradients (Zhao et al., ICLR 2021) and by trajectories (Cazenavette et al., CVPR
+    # 2022) train on their images. Of MTT's augmentation (DSA) it has crops and flips.
+    "dc": {
+        "relabel": {"epochs": 300, "batch_size": 256, "augmentation": "none", "mix": "none"},
+        "train": BY_SGD,
+    },
+    "mtt": {
+        "relabel": {"epochs": 1000, "batch_size": 256, "augmentation": "pad-crop", "mix": "none"},
+        "train": BY_SGD,
     },
 }
 

@@ -275,7 +275,16 @@ class Train:
     view_epsilon: float = setting(
         2 / 255, "epsilon of the adversarial views", unit="[0,1] pixels", above=0.0, high=1.0
     )
-    learning_rate: float = setting(1e-3, "AdamW's learning rate, cosine by epoch", above=0.0)
+    optimizer: str = setting(
+        "adamw", "adamw; or sgd, by which DC and MTT judge images", choices=("adamw", "sgd")
+    )
+    momentum: float = setting(0.9, "SGD's momentum", low=0.0, high=1.0)
+    learning_rate: float = setting(1e-3, "the optimizer's learning rate", above=0.0)
+    schedule: str = setting(
+        "cosine",
+        "of the learning rate, by epoch: cosine; step, a tenth of it in the second half (DC, MTT)",
+        choices=("cosine", "step"),
+    )
     zeta: float = setting(
         1.0, "epochs until the cosine would reach 0, as a multiple of the epochs: EDC's is 2", low=1.0
     )
@@ -283,7 +292,7 @@ class Train:
         0.0, "decay of an average of the weights over the steps, which is then the student", low=0.0, high=1.0
     )
     weight_decay: float = setting(
-        0.01, "AdamW's weight decay, on weights with more than one dimension", low=0.0
+        0.01, "weight decay: AdamW's on weights with more than one dimension, SGD's on all", low=0.0
     )
     precision: str = precision()
     channels_last: bool = channels_last()

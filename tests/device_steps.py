@@ -241,6 +241,7 @@ STUDENTS = {
         "labels": {"input_gradients": "values"},
     },
     "student, averaged": {"weight_average": 0.9},
+    "student, sgd": {"optimizer": "sgd"},
 }
 # Those of one part whose number of steps is not another's alone.
 ATTACK_NAMES = ("fgsm", "pgd100", "pgd100-l2", "mim", "cw", "square", "apgd-ce", "apgd-dlr", "fab")

@@ -59,7 +59,10 @@ def train(settings, inputs, work, *, seed, workers):
 
 
 def optimizer_of(model, settings):
-    """AdamW, with weight decay on weights with more than one dimension only."""
+    """AdamW, with weight decay on weights with more than one dimension only; or SGD, with it on all."""
+    if settings.optimizer == "sgd":
+        decay = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
+        return torch.optim.SGD(model.parameters(), settings.learning_rate, **decay)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -116,7 +119,10 @@ def _train(settings, inputs, val, key, training, workers, device):
     about = f"{settings.model}, {epochs} epochs of {len(inputs.distilled)} labelled images"
     with Progress("student", epochs, "epoch", done, about=about, lines=LINES) as progress:
         for epoch in range(done, epochs):
-            factor = schedules.cosine(epoch, epochs, settings.zeta)
+            if settings.schedule == "step":
+                factor = schedules.step(epoch, epochs)
+            else:
+                factor = schedules.cosine(epoch, epochs, settings.zeta)
             schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
             loss = epoch_of(
                 settings,

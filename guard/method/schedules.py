@@ -14,6 +14,11 @@ def cosine(step, steps, zeta=1.0):
     return 0.5 * (1 + math.cos(math.pi * step / (zeta * steps)))
 
 
+def step(epoch, epochs):
+    """The factor of DC's and MTT's schedule: 1, and a tenth once more than half of the epochs are done."""
+    return 1.0 if epoch <= epochs // 2 else 0.1
+
+
 def set_learning_rate(optimizer, learning_rate):
     """Sets the learning rate of all of an optimizer's parameters, where it is a tensor in its place."""
     for group in optimizer.param_groups:

@@ -93,8 +93,10 @@ def prepare(optimizer, captured, device):
     A captured step reads learning rate and number of steps on the device.
     """
     for group in optimizer.param_groups:
-        group["fused"], group["foreach"], group["capturable"] = True, None, captured
+        group["fused"], group["foreach"] = True, None
+        if "capturable" in group:  # SGD has no such thing, since it counts no steps
+            group["capturable"] = captured
         rate = float(group["lr"])
         group["lr"] = torch.tensor(rate, device=device) if captured else rate
-    for state in optimizer.state.values():
+    for state in (each for each in optimizer.state.values() if "step" in each):
         state["step"] = state["step"].to(device=device, dtype=torch.float32)
