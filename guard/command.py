@@ -8,6 +8,7 @@ COMMANDS = {
     "recover": ("recover.__main__", "make distilled images"),
     "relabel": ("relabel.__main__", "make their soft labels"),
     "train": ("train.__main__", "train a student on them, attack it, and report"),
+    "judge": ("train.judge", "judge others' distilled sets"),
     "evaluate": ("train.evaluate", "attack any network"),
     "report": ("guard.report.__main__", "write an experiment's report again"),
     "export": ("guard.export", "turn an experiment into one file to share"),

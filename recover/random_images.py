@@ -2,11 +2,8 @@
 
 import functools
 
-import torch
-
 from guard.data.augment import as_float
-from guard.errors import UserError
-from guard.run.seeds import generator
+from guard.data.random_set import choose
 from recover.recovery import Made, Part, Plan
 
 
@@ -16,14 +13,9 @@ def plan(request):
     """
     count = request.settings.images_per_class
     parts = []
-    for label, name in enumerate(request.classes):
-        own = (request.training_images.labels == label).nonzero().squeeze(1)
-        if len(own) < count:
-            raise UserError(f"class {name} has {len(own)} images, {count} are asked for; ask for fewer")
-        order = torch.randperm(len(own), generator=generator(request.seed, "random images", label))
-        chosen = own[order[:count]]
+    for label, own in enumerate(choose(request.training_images, request.classes, count, request.seed)):
         numbers = [(label, number) for number in range(count)]
-        parts.append(Part(numbers, functools.partial(_make, request, chosen)))
+        parts.append(Part(numbers, functools.partial(_make, request, own)))
     return Plan(parts)
 
 

@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Reproduces a published table: bash results/reproduce.sh TABLE [options]; --help names them.
+# bash results/reproduce.sh judge --distilled FOLDER ... judges the distilled sets in a folder.
 # Folders are those of the caller.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh
+module=guard.paper.reproduce
+if [ "${1-}" = judge ]; then  # of others' distilled sets, which no plan knows
+    module=train.judge
+    shift
+fi
 if [[ " $* " == *" --help "* || $# = 0 ]]; then
-    exec "$(light_python)" -m guard.paper.reproduce "${@:---help}"
+    exec "$(light_python)" -m "$module" "${@:---help}"
 fi
 set_up requirements.txt
 [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 cd "$caller"
-exec "$PYTHON" -m guard.paper.reproduce "$@"
+exec "$PYTHON" -m "$module" "$@"

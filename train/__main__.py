@@ -1,9 +1,11 @@
 """Flags of stage train; the student is trained in train/student.py, and judged in train/evaluation.py."""
 
+import functools
 import sys
 from dataclasses import replace
 
 from guard import cli, ending
+from train import hard_labels
 
 DESCRIPTION = """Trains a student on distilled images and their labels, attacks it and its teacher, reports.
 
@@ -17,13 +19,6 @@ reads   DISTILLED/CLASS/*.png   distilled images; with --labels hard also a file
 writes  OUTPUT/checkpoint.pt    the student
         RECORD                  the record; beside it report.md, images.png, curves.png, robustness.png"""
 
-# What says something of the teacher's labels. Hard labels have no teacher, and one loss.
-OF_SOFT_LABELS = {
-    *("--loss", "--temperature", "--squared-temperature", "--reuse-labels", "--gradient-weight"),
-    *("--adversarial-share", "--views-against", "--view-epsilon"),
-    *("--teacher-mode", "--input-gradients", "--label-format", "--top-classes"),
-}
-
 
 def _parser(argv):
     parser = cli.stage_parser("train", DESCRIPTION, "train", "evaluate", "relabel", argv=argv)
@@ -36,25 +31,14 @@ def _parser(argv):
         output="folder of the student",
     )
     parser.add_argument("--teacher", metavar="FILE", help="checkpoint of the teacher")
-    parser.add_argument(
-        "--image-size",
-        type=cli.number(int, low=8),
-        metavar="N",
-        help="with --labels hard: side of the images, pixels [the recipe's]",
-    )
-    parser.add_argument(
-        "--clamp",
-        action="store_true",
-        help="with --labels hard: cut off what lies outside [0,1] in a file, instead of refusing it",
-    )
+    hard_labels.add_flags(parser, "with --labels hard: ")
     return parser
 
 
 def _check_labels(parser, options):
     """Ends with one line where flags do not go with the kind of labels."""
-    given = {stage: cli.given_flags(parser, options, stage) for stage in ("train", "relabel")}
     if options.labels == "hard":
-        unread = [flag for flag in [*given["train"], *given["relabel"]] if flag in OF_SOFT_LABELS]
+        unread = hard_labels.unread(parser, options)
         if options.teacher:
             unread.insert(0, "--teacher")
         if unread:
@@ -64,7 +48,7 @@ def _check_labels(parser, options):
         parser.error("the following arguments are required: --teacher")
     if options.image_size or options.clamp:
         parser.error(f"{'--image-size' if options.image_size else '--clamp'} goes with --labels hard")
-    for_views = [flag for flag in given["relabel"] if flag != "--epochs"]
+    for_views = [flag for flag in cli.given_flags(parser, options, "relabel") if flag != "--epochs"]
     if for_views and options.labels != "online":
         parser.error(f"{for_views[0]} goes with --labels online or hard; a folder of labels has its own")
 
@@ -81,7 +65,7 @@ def _inputs(options, settings, label_settings):
         "seed": options.seed,
     }
     if options.labels == "hard":
-        return inputs.without_teacher(**shared, image_size=options.image_size, clamp=options.clamp)
+        return inputs.without_teacher(**shared, **hard_labels.of_images(options))
     return inputs.with_teacher(
         settings, **shared, teacher_path=options.teacher, labels=options.labels, epochs=options.epochs
     )
@@ -102,29 +86,23 @@ def main(argv):
     )
     if options.labels == "hard":
         settings = replace(settings, loss="cross-entropy")
-    data = {"dataset": options.dataset, "root": options.root}
-    run = {"seed": options.seed, "workers": options.workers}
 
     def work():
-        from guard.run.stage import Stage
-        from train import evaluation, student
+        from train import experiment
 
-        stage = Stage("train", options.output, log=options.record, force=options.force)
-        with stage.entered(options.device) as device:
-            inputs = _inputs(options, settings, label_settings)
-            judgement = evaluation.Judgement(
-                attack_settings, **data, **run, device=device, force=options.force
-            )
-            evaluation.check(judgement, options.teacher)
-            path = student.train(settings, inputs, stage, **run)
-            evaluation.judge_experiment(
-                stage,
-                judgement,
-                teacher=inputs.teacher,
-                teacher_path=options.teacher,
-                student_path=path,
-                distilled=inputs.distilled,
-            )
+        where = cli.run_of(options)
+        seed = where.pop("seed")
+        experiment.run(
+            settings,
+            attack_settings,
+            functools.partial(_inputs, options, settings, label_settings),
+            dataset=options.dataset,
+            root=options.root,
+            where=where,
+            seed=seed,
+            workers=options.workers,
+            teacher_path=options.teacher,
+        )
 
     ending.run(work)
 

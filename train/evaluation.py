@@ -174,14 +174,14 @@ def curve_of(network, judgement, log):
 
 def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, distilled):
     """Evaluates student and teacher, where there is one, completes the experiment's record and writes its
-    report; prints that.
+    report; prints that. Returns the student's evaluation.
 
     distilled: the images, as Packed.
     """
     teacher_log = Path(teacher_path).parent / "log.json" if teacher else None
     if teacher:
         evaluate_network(teacher, judgement, teacher_log, shared=True)
-    evaluate_network(checkpoint.load(student_path), judgement, work.log)
+    found = evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
         # The teacher's entries are copied, so that the experiment's record tells all. A teacher that came
         # without its log has no entry 'pretrain'.
@@ -191,6 +191,7 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
                 records.update(work.log, entry, shared[entry])
         print(experiment.write(work.log, distilled), flush=True)
     processes.barrier()
+    return found
 
 
 def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):

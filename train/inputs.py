@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from guard import recipes
-from guard.data import find, images
+from guard.data import find, images, random_set
 from guard.distilled import image_folder, tensor_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, draw_epoch, label_recipe, labelling_step, make_epoch
@@ -152,7 +152,8 @@ def _check_gradients(settings, stored):
 def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp):
     """The Inputs of a student on hard labels, of views by `label_settings` (settings.Relabel).
 
-    distilled: class folders, or a file of tensors. image_size: side of the images in pixels, or None for the
+    distilled: class folders, or a file of tensors; or the number of images of each class that are drawn from
+    the training images, by `seed`, in their places. image_size: side of the images in pixels, or None for the
     recipe's. clamp: as of tensor_set.read. Raises UserError for images that are not of the data set's classes
     or of that size.
     """
@@ -161,7 +162,10 @@ def without_teacher(*, dataset, root, distilled, label_settings, seed, image_siz
     source = find.find(dataset, root, "val")
     mean, std = list(recipe.mean), list(recipe.std)
     shape = Shape(list(source.classes), pretrain.image_size, pretrain.stem, mean, std)
-    if Path(distilled).is_file():
+    if isinstance(distilled, int):
+        training = images.load(find.find(dataset, root, "train"), shape.image_size)
+        held = random_set.draw(training, distilled, shape.image_size, seed)
+    elif Path(distilled).is_file():
         held = tensor_set.read(distilled, source.classes, mean=mean, std=std, clamp=clamp)
     else:
         held = image_folder.load_distilled(distilled)

@@ -4,6 +4,7 @@ They are made of the clean accuracy c and the accuracies a under the attacks, al
 every metric is undefined and comes as NaN.
 """
 
+import math
 from statistics import mean
 
 UNDEFINED = float("nan")
@@ -60,3 +61,37 @@ def of_record(result):
         "drop_rate": dict(zip(accuracies, drop_rates(clean, attacked))),
         "worst_case": result["worst_case"],
     }
+
+
+# ---- of distilled sets (DD-Ranking, Li et al. 2025) ----------------------------------------------
+# Accuracies in percent, as above. DD-Ranking's formulas want them as fractions: the exponential of a percent
+# is beyond all bounds.
+
+
+def hard_label_recovery(full, distilled):
+    """HLR: what a student loses, in points, by hard labels of the distilled images instead of all data."""
+    return full - distilled
+
+
+def improvement_over_random(distilled, random):
+    """IOR: what distilled images give, in points, beyond as many random training images, labelled alike."""
+    return distilled - random
+
+
+def label_robust_score(recovery, improvement, weight=0.5):
+    """LRS of HLR and IOR, both in points: 100 (e^a - 1/e) / (e - 1/e), a = (w IOR - (1 - w) HLR) / 100.
+
+    It is between 0 and 100, and 26.9 for what is as good as all data and no better than random images.
+    """
+    return _scaled((weight * improvement - (1 - weight) * recovery) / 100)
+
+
+def augmentation_robust_score(with_views, without_views, weight=0.5):
+    """ARS of two improvements over random images, in points, with augmentation and without: as LRS with a =
+    (w with + (1 - w) without) / 100.
+    """
+    return _scaled((weight * with_views + (1 - weight) * without_views) / 100)
+
+
+def _scaled(fraction):
+    return 100 * (math.exp(fraction) - math.exp(-1)) / (math.e - math.exp(-1))

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from math import sqrt
-from statistics import mean, stdev
 
-from guard.report.statistics import standard_error
+from guard.report.statistics import average, standard_error
 
 PLAIN, ROBUST = "sre2l", "guard"  # the arms that all others are compared with
 
@@ -67,15 +66,6 @@ def curvature(record, name):
 
 
 # ---- numbers of several runs ---------------------------------------------------------------------
-
-
-def average(values, error=None):
-    """(mean, uncertainty): the standard deviation over several values, and `error` for a single one. None
-    where a value is missing, as a mean over the others would mix.
-    """
-    if not values or any(value is None for value in values):
-        return None
-    return mean(values), stdev(values) if len(values) > 1 else error
 
 
 def accuracies(records, network, attack):

@@ -11,6 +11,7 @@ from guard.paper import groups as gathered
 from guard.paper import not_run, plan, published, settings
 from guard.paper.groups import PLAIN
 from guard.paper.markdown import heading, number, scale_text, table
+from guard.report.statistics import average
 
 TITLE = "Images from one teacher, labels from another"
 INTRODUCTION = """\
@@ -75,7 +76,7 @@ def effects(square, arm, attack):
         errors.append(sqrt(sum(student[seed][1] ** 2 for student in students)) / 2)
     if not errors:
         return None
-    return gathered.average(of_images, errors[0]), gathered.average(of_labels, errors[0]), len(errors)
+    return average(of_images, errors[0]), average(of_labels, errors[0]), len(errors)
 
 
 def _by_seed(group, attack):

@@ -23,7 +23,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 STAGES = ("pretrain", "recover", "relabel", "train")
 MODULES = (
-    *(*STAGES, "train.evaluate", "data.prepare"),
+    *(*STAGES, "train.evaluate", "train.judge", "data.prepare"),
     *("guard.bench", "guard.export", "guard.launch", "guard.report"),
 )
 DATA_SETS = ("imagenette", "cifar10", "subset")  # data.prepare has a help for each

@@ -104,6 +104,7 @@ def test_stages_import_guard_and_nothing_imports_a_stage(path):
         "relabel",
         "train",
         "train.evaluate",
+        "train.judge",
         "guard.recipes",
         "guard.data.find",
         "guard.export",

@@ -1,0 +1,163 @@
+"""The judge of others' distilled sets: its students, its table, its scores, what it refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import command, write_folder
+
+import guard
+from guard import recipes
+from guard.attacks import metrics
+from guard.data import augment, find, images, random_set
+from guard.distilled import image_folder
+from guard.method import schedules
+from guard.networks import checkpoint
+from guard.settings import Train
+from train import student
+
+FLAGS = ["--dataset", "digits", "--recipe", "dc", "--epochs", 2, "--images", 2, "--attacks", "fgsm"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A folder with a file of DC's layout, of MTT's, and of class folders: two digits of each class."""
+    folder = tmp_path_factory.mktemp("sets")
+    pixels, labels = guard.load_images("digits", split="train", per_class=2)
+    normalized = (pixels - 0.5) / 0.5
+    torch.save({"data": [[normalized, labels]]}, folder / "res_DC.pt")
+    torch.save(normalized, folder / "images_best.pt")
+    torch.save(labels, folder / "labels_best.pt")
+    names = [str(label) for label in range(10)]
+    write_folder(folder, name="other", classes=names, size=16, count=2, splits=["ours"])
+    (folder / "other" / "ours").rename(folder / "ours")
+    return folder
+
+
+def judge(sets, output, *more):
+    return command("train.judge", "--distilled", sets, "--output", output, *FLAGS, *more)
+
+
+def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_path, capsys):
+    words = ["--networks", "convnet-32,convnet-in", "--seeds", 2, "--random", "--unaugmented", "--full", 90]
+    assert judge(sets, tmp_path / "out", *words) == 0
+    printed = capsys.readouterr().out
+    table = (tmp_path / "out" / "judge.md").read_text()
+    assert printed.endswith(table + "\n") and "seeds: 2" in table
+    rows = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
+    random = "random training images, 2 per class"
+    assert [(row["set"], row["network"], row["views"]) for row in rows] == [
+        (name, network, views)
+        for name in ("images_best", "ours", "res_DC", random)
+        for network in ("convnet-32", "convnet-in")
+        for views in ("as set", "none")
+    ]
+    by_kind = {(row["set"], row["network"], row["views"]): row for row in rows}
+    row, beside = by_kind["res_DC", "convnet-in", "as set"], by_kind[random, "convnet-in", "as set"]
+    logs = [tmp_path / "out" / "res_DC" / f"convnet-in-seed{seed}" / "log.json" for seed in range(2)]
+    recorded = [
+        json.loads(log.read_text())["evaluate student"]["attacks"]["clean"]["accuracy"] for log in logs
+    ]
+    clean = sum(recorded) / 2
+    assert row["accuracies"]["clean"][0] == pytest.approx(clean)
+    assert row["HLR"] == pytest.approx(90 - clean)
+    assert row["IOR"] == pytest.approx(clean - beside["accuracies"]["clean"][0])
+    assert {"LRS", "ARS"} <= set(row) and "HLR" not in beside and "ARS" not in beside
+    # The same images in another layout give the same student.
+    other = by_kind["images_best", "convnet-in", "as set"]
+    assert other["accuracies"] == row["accuracies"] != by_kind["ours", "convnet-in", "as set"]["accuracies"]
+
+
+def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
+    assert judge(sets / "res_DC.pt", tmp_path / "out", "--networks", "convnet-32") == 0
+    path = tmp_path / "out" / "res_DC" / "convnet-32-seed0" / "checkpoint.pt"
+    written = path.stat().st_mtime_ns
+    assert judge(sets / "res_DC.pt", tmp_path / "out", "--networks", "convnet-32", "--seeds", 2) == 0
+    assert path.stat().st_mtime_ns == written and "is finished" in capsys.readouterr().out
+    made = checkpoint.load(path, "student")
+    assert made.settings["optimizer"] == "sgd" and made.settings["labels"]["augmentation"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--networks", "convnet-33"], "convnet-33"),
+        (["--model", "convnet-32"], "--networks"),
+        (["--temperature", 3], "--temperature"),
+        (["--full", 120], "--full"),
+        (["--epsilon", "0,0.1"], "--epsilon"),
+        (["--attacks", "pgd21"], "pgd21"),
+        (["--image-size", 32], "--image-size"),
+        (["--seeds", 0], "--seeds"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_before_the_first_student(more, named, sets, tmp_path, refused):
+    words = ["train.judge", "--distilled", sets, "--output", tmp_path / "out", *FLAGS, *more]
+    assert named in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_sets_and_two_sets_of_one_name_are_refused(sets, tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled"]
+    assert "no distilled set" in refused(*words, tmp_path / "empty")
+    assert "no distilled set" in refused(*words, tmp_path / "nowhere")
+    assert "res_DC" in refused(*words, sets / "res_DC.pt", sets / "res_DC.pt")
+
+
+# ---- recipes and scores --------------------------------------------------------------------------
+
+
+def test_dc_and_mtt_train_by_sgd_with_a_step():
+    for name, epochs in (("dc", 300), ("mtt", 1000)):
+        settings = recipes.resolve("cifar10", "train", {}, name)
+        assert (settings.optimizer, settings.learning_rate, settings.momentum) == ("sgd", 0.01, 0.9)
+        assert (settings.schedule, settings.weight_decay) == ("step", 5e-4)
+        labels = recipes.resolve("cifar10", "relabel", {}, name)
+        assert (labels.epochs, labels.batch_size, labels.mix) == (epochs, 256, "none")
+    factors = [schedules.step(epoch, 300) for epoch in range(300)]
+    assert factors == [1.0] * 151 + [0.1] * 149
+
+
+def test_sgd_steps_are_those_of_the_formula():
+    """v <- m v + g + d w, w <- w - r v, on all weights."""
+    settings = Train(optimizer="sgd", momentum=0.8, weight_decay=0.1, learning_rate=0.5, precision="fp32")
+    model = torch.nn.Linear(2, 2)
+    optimizer = student.optimizer_of(model, settings)
+    student.training_step(settings, model, optimizer, torch.device("cpu"))
+    expected = [weight.detach().double() for weight in model.parameters()]
+    moved = [torch.zeros_like(weight) for weight in expected]
+    for number in range(3):
+        for place, weight in enumerate(model.parameters()):
+            weight.grad = torch.full_like(weight, number - 0.5)
+            moved[place] = 0.8 * moved[place] + (number - 0.5) + 0.1 * expected[place]
+            expected[place] = expected[place] - 0.5 * moved[place]
+        optimizer.step()
+    for weight, wanted in zip(model.parameters(), expected):
+        torch.testing.assert_close(weight.detach().double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_scores_of_dd_ranking():
+    assert metrics.hard_label_recovery(84.0, 50.0) == 34.0
+    assert metrics.improvement_over_random(50.0, 30.0) == 20.0
+    # As good as all data and no better than random: e^0; the best and the worst there are.
+    assert metrics.label_robust_score(0, 0) == pytest.approx(26.894, abs=1e-3)
+    assert metrics.label_robust_score(-100, 100) == pytest.approx(100)
+    assert metrics.label_robust_score(100, -100) == pytest.approx(0)
+    by_hand = 100 * (math.exp(-0.07) - 0.36787944) / (2.71828183 - 0.36787944)
+    assert metrics.label_robust_score(34.0, 20.0) == pytest.approx(by_hand)
+    by_hand = 100 * (math.exp(0.15) - 0.36787944) / (2.71828183 - 0.36787944)
+    assert metrics.augmentation_robust_score(20.0, 10.0) == pytest.approx(by_hand)
+
+
+def test_random_images_are_those_of_the_image_method(toy):
+    """Drawn without a teacher they are what `recover --method random` draws with one."""
+    training = images.load(find.find("toy", toy, "train"), 16)
+    held = random_set.draw(training, 2, 16, seed=3)
+    assert held.labels.tolist() == [0, 0, 1, 1] and held.classes == training.classes
+    words = ["recover", "--teacher", toy / "teacher" / "checkpoint.pt", "--method", "random", "--root", toy]
+    output = toy / "random-of-the-judge"
+    assert command(*words, "--images-per-class", 2, "--seed", 3, "--output", output) == 0
+    made = image_folder.load_distilled(output)
+    assert torch.equal(made.pixels, augment.as_bytes(augment.as_float(held.pixels)))

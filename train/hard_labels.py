@@ -1,0 +1,36 @@
+"""Flags of students on hard labels, which have no teacher and one loss."""
+
+from guard import cli
+
+# What says something of a teacher's labels.
+OF_SOFT_LABELS = {
+    *("--loss", "--temperature", "--squared-temperature", "--reuse-labels", "--gradient-weight"),
+    *("--adversarial-share", "--views-against", "--view-epsilon"),
+    *("--teacher-mode", "--input-gradients", "--label-format", "--top-classes"),
+}
+
+
+def add_flags(parser, when=""):
+    """What images from elsewhere need. when: words before each help text."""
+    parser.add_argument(
+        "--image-size",
+        type=cli.number(int, low=8),
+        metavar="N",
+        help=f"{when}side of the images, pixels [the recipe's]",
+    )
+    parser.add_argument(
+        "--clamp",
+        action="store_true",
+        help=f"{when}cut off what lies outside [0,1] in a file, instead of refusing it",
+    )
+
+
+def of_images(options):
+    """What was given by these flags, by the names of train.inputs.without_teacher."""
+    return {"image_size": options.image_size, "clamp": options.clamp}
+
+
+def unread(parser, options):
+    """The flags that were given and say something of soft labels."""
+    given = [flag for stage in ("train", "relabel") for flag in cli.given_flags(parser, options, stage)]
+    return [flag for flag in given if flag in OF_SOFT_LABELS]

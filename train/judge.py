@@ -1,0 +1,90 @@
+"""Flags of the judge of distilled sets; the work is in train/judging.py."""
+
+import sys
+from pathlib import Path
+
+from guard import cli, ending
+from train import hard_labels
+
+DESCRIPTION = """Judges distilled images by students on their hard labels: several networks and seeds,
+attacked, beside as many random training images where asked for. One table has all of it.
+
+reads   DISTILLED               class folders, a file of tensors (docs/usage.md lists the layouts), or a
+                                folder of several of them
+        ROOT/DATASET/val        what students are measured on; with --random ROOT/DATASET/train, too
+writes  OUTPUT/SET/RUN/...      each student with its record and report; an interrupted judgement goes on
+        OUTPUT/judge.md, judge.json   the table: accuracies, robustness ratios, DD-Ranking's scores"""
+
+
+def _parser(argv):
+    parser = cli.stage_parser("train.judge", DESCRIPTION, "train", "evaluate", "relabel", argv=argv)
+    cli.add_data(parser)
+    cli.add_workers(parser)
+    parser.add_argument(
+        "--distilled", required=True, nargs="+", metavar="PATH", help="sets, or folders of several"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the judgement")
+    parser.add_argument("--networks", metavar="NAMES", help="with commas between them [the recipe's]")
+    parser.add_argument(
+        "--seeds", type=cli.number(int, low=1), default=1, metavar="N", help="students of each network [1]"
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="beside each set as many random training images"
+    )
+    parser.add_argument(
+        "--unaugmented", action="store_true", help="each student once more, without views and mixing"
+    )
+    parser.add_argument(
+        "--full",
+        type=float,
+        metavar="X",
+        help="accuracy of students on all training images, percent, for HLR",
+    )
+    hard_labels.add_flags(parser)
+    return parser
+
+
+def main(argv):
+    parser = _parser(argv)
+    options = parser.parse_args(argv)
+    if isinstance(options.epsilon, tuple):
+        parser.error("--epsilon takes one number here")
+    if options.model:
+        parser.error("--model is one network; name them with --networks")
+    for flag in hard_labels.unread(parser, options):
+        parser.error(f"{flag} goes with soft labels, which a judge does not read")
+    if options.full is not None and not 0 <= options.full <= 100:
+        parser.error("--full is an accuracy in percent, from 0 to 100")
+    if options.check:
+        return
+    settings = {
+        stage: cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")
+    }
+
+    def work():
+        from train import judging
+
+        networks = options.networks.split(",") if options.networks else [settings["train"].model]
+        request = judging.Request(
+            paths=options.distilled,
+            settings=settings,
+            recipe=options.recipe,
+            networks=networks,
+            seeds=range(options.seed, options.seed + options.seeds),
+            random=options.random,
+            unaugmented=options.unaugmented,
+            full=options.full,
+            of_images=hard_labels.of_images(options),
+            dataset=options.dataset,
+            root=options.root,
+            output=Path(options.output),
+            where={"device_name": options.device, "force": options.force},
+            workers=options.workers,
+        )
+        print(judging.judge(request))
+
+    ending.run(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

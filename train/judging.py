@@ -1,0 +1,243 @@
+"""The judge: students on the hard labels of distilled sets, their accuracies in one table."""
+
+import functools
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guard.attacks import metrics, robustness
+from guard.data import find
+from guard.errors import UserError
+from guard.networks import models
+from guard.paper.markdown import number, table
+from guard.report.statistics import average, standard_error
+from guard.run import processes, storage
+from train import experiment, inputs
+
+RANDOM = "random training images, {} per class"
+AS_SET, NONE = "as set", "none"  # kinds of views
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be judged, and how.
+
+    paths: of sets, or of folders of several. settings: of the stages train, relabel and evaluate, by name.
+    recipe: the name that they go by. networks: names. seeds: of each network's students. random: also as many
+    random training images. unaugmented: each student once more, without views and mixing. full: accuracy of
+    students on all training images in percent, or None. of_images: see train/hard_labels.py. dataset, root:
+    of the real images. where: device_name and force, as of a Stage.
+    """
+
+    paths: list
+    settings: dict
+    recipe: str
+    networks: list
+    seeds: range
+    random: bool
+    unaugmented: bool
+    full: float | None
+    of_images: dict
+    dataset: str
+    root: str
+    output: Path
+    where: dict
+    workers: int
+
+
+def judge(request):
+    """Trains and attacks all students, writes judge.json and judge.md into the output, returns the latter.
+
+    Students that are there are not trained again. Raises UserError for what cannot be judged, before the
+    first student.
+    """
+    settings = request.settings
+    sets = _sets(request)
+    robustness.check_names(_attacks(settings["evaluate"]))
+    for network in request.networks:
+        models.check_name(network)
+    views = {AS_SET: settings["relabel"]}
+    if request.unaugmented:
+        views[NONE] = replace(settings["relabel"], augmentation="none", mix="none")
+    rows = []
+    for name, (what, per_class) in sets.items():
+        for network, (kind, label_settings) in itertools.product(request.networks, views.items()):
+            place = request.output / _folder(name, kind)
+            results = [
+                _evaluation(request, what, label_settings, network, seed, place) for seed in request.seeds
+            ]
+            about = {"set": name, "images per class": per_class, "network": network, "views": kind}
+            rows.append({**about, **_accuracies(results)})
+    for row in rows:
+        row |= _scores(row, rows, request.full)
+    text = _text(rows, request)
+    if processes.rank() == 0:
+        told = {"rows": rows, "seeds": list(request.seeds), "dataset": request.dataset}
+        storage.write_json(told, request.output / "judge.json")
+        with storage.replacing(request.output / "judge.md") as temporary:
+            temporary.write_text(text)
+    return text
+
+
+# ---- sets ----------------------------------------------------------------------------------------
+
+
+def _sets(request):
+    """name -> (path, images per class) of each set that is named, or in a folder that is named; with
+    --random also of random training images, with their number in place of a path.
+
+    Each is read, so that a bad one is told before the work. Raises UserError for a path without a set, and
+    for two of one name.
+    """
+    classes, found = find.find(request.dataset, request.root, "val").classes, {}
+    for given in map(Path, request.paths):
+        here = [given] if _is_set(given, classes) else []
+        if not here and given.is_dir():
+            here = [path for path in sorted(given.iterdir()) if _is_set(path, classes)]
+        if not here:
+            raise UserError(f"{given} is no distilled set of these classes, nor a folder of such")
+        for path in here:
+            name = path.stem if path.is_file() else path.name
+            if name in found:
+                raise UserError(f"{found[name][0]} and {path} would both be called {name}; rename one")
+            labels = _inputs(request, request.settings["relabel"], path, request.seeds[0]).distilled.labels
+            found[name] = path, max(Counter(labels.tolist()).values())
+    if request.random:
+        counts = sorted({per_class for _, per_class in found.values()})
+        found |= {RANDOM.format(count): (count, count) for count in counts}
+    return found
+
+
+def _is_set(path, classes):
+    """Whether it is a file of tensors other than one of labels, or has a folder for each class."""
+    if path.is_file():
+        return path.suffix in (".pt", ".pth") and not path.name.startswith("labels")
+    return all((path / name).is_dir() for name in classes)
+
+
+def _inputs(request, label_settings, what, seed):
+    return inputs.without_teacher(
+        dataset=request.dataset,
+        root=request.root,
+        distilled=what,
+        label_settings=label_settings,
+        seed=seed,
+        **request.of_images,
+    )
+
+
+# ---- students ------------------------------------------------------------------------------------
+
+
+def _attacks(settings):
+    if settings.attacks:
+        return settings.attacks.split(",")
+    return robustness.attacks_of(
+        ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
+    )
+
+
+def _folder(name, kind):
+    words = name.replace(",", "").replace(" ", "-")
+    return words if kind == AS_SET else f"{words}-unaugmented"
+
+
+def _evaluation(request, what, label_settings, network, seed, place):
+    """The evaluation of one student, trained in a folder of its own below `place`."""
+    return experiment.run(
+        replace(request.settings["train"], model=network, loss="cross-entropy"),
+        request.settings["evaluate"],
+        functools.partial(_inputs, request, label_settings, what, seed),
+        dataset=request.dataset,
+        root=request.root,
+        where={"output": place / f"{network}-seed{seed}", "log": None, **request.where},
+        seed=seed,
+        workers=request.workers,
+    )
+
+
+# ---- table ---------------------------------------------------------------------------------------
+
+
+def _accuracies(results):
+    """What a row says of the evaluations of its seeds: accuracies, each with its uncertainty, and ratios."""
+    first = results[0]
+    accuracies = {attack: _average(results, attack) for attack in first["attacks"]}
+    found = {"accuracies": accuracies, "epsilon": first["epsilon"], "images": first["images"]}
+    if first["worst_case"] is not None:
+        values = [result["worst_case"] for result in results]
+        found["worst case"] = average(values, standard_error(values[0], first["images"]))
+    clean = accuracies["clean"][0]
+    attacked = [mean for attack, (mean, _) in accuracies.items() if attack != "clean"]
+    if attacked:
+        found["RR"] = _defined(metrics.robustness_ratio(clean, attacked))
+        found["I-RR"] = _defined(metrics.improved_robustness_ratio(clean, attacked))
+        found["largest drop"] = _defined(100 * max(metrics.drop_rates(clean, attacked)))
+    return found
+
+
+def _scores(row, rows, full):
+    """DD-Ranking's scores of a row: beside random images as many, and all data, as far as they are known."""
+    clean = {
+        (each["set"], each["views"]): each["accuracies"]["clean"][0]
+        for each in rows
+        if each["network"] == row["network"]
+    }
+    random = RANDOM.format(row["images per class"])
+    if row["set"] == random:
+        return {}
+    gains = {
+        kind: metrics.improvement_over_random(clean[row["set"], kind], clean[random, kind])
+        for kind in (AS_SET, NONE)
+        if (random, kind) in clean
+    }
+    found = {}
+    if full is not None:
+        found["HLR"] = metrics.hard_label_recovery(full, clean[row["set"], row["views"]])
+    if row["views"] in gains:
+        found["IOR"] = gains[row["views"]]
+    if len(found) == 2:
+        found["LRS"] = metrics.label_robust_score(found["HLR"], found["IOR"])
+    if row["views"] == AS_SET and len(gains) == 2:
+        found["ARS"] = metrics.augmentation_robust_score(gains[AS_SET], gains[NONE])
+    return found
+
+
+def _defined(value):
+    return None if math.isnan(value) else value
+
+
+def _average(results, attack):
+    """(mean over the seeds, its uncertainty: their standard deviation, of one seed that of the images)."""
+    values = [result["attacks"][attack]["accuracy"] for result in results]
+    return average(values, standard_error(values[0], results[0]["images"]))
+
+
+OF_ALL = ("RR", "I-RR", "largest drop", "HLR", "IOR", "LRS", "ARS")
+
+
+def _text(rows, request):
+    attacks = list(rows[0]["accuracies"])
+    worst = ["worst case"] if "worst case" in rows[0] else []
+    scores = [name for name in OF_ALL if any(row.get(name) is not None for row in rows)]
+    header = ["set", "network", "views", "images per class", *attacks, *worst, *scores]
+    lines = []
+    for row in rows:
+        words = [row["set"], row["network"], row["views"], str(row["images per class"])]
+        numbers = [number(row["accuracies"][attack]) for attack in attacks]
+        numbers += [number(row["worst case"]) for _ in worst]
+        lines.append(words + numbers + [_score(row.get(name)) for name in scores])
+    several = len(request.seeds) > 1
+    spread = "the deviation over the seeds" if several else "the standard error of these images"
+    said = (
+        f"Students on hard labels of {request.dataset}, recipe {request.recipe}, seeds: {len(request.seeds)}."
+        f" Accuracy in percent ± {spread}, on {rows[0]['images']} validation images, epsilon"
+        f" {rows[0]['epsilon'] * 255:.4g}/255."
+    )
+    return "\n".join([said, "", *table(header, lines, 3)]) + "\n"
+
+
+def _score(value):
+    return "" if value is None else f"{value:.1f}"
