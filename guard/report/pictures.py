@@ -8,6 +8,7 @@ from guard.report.statistics import standard_error
 from guard.report.text import common_attacks
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
+LETTER = 0.095  # inches that a letter of a title or a class's name takes
 
 
 def image_grid(held, path):
@@ -23,7 +24,13 @@ def image_grid(held, path):
             grid[i * (size + gap) : i * (size + gap) + size, j * (size + gap) : j * (size + gap) + size] = (
                 image
             )
-    figure, axes = plots.figure(1.2 + 0.8 * columns, 0.4 + 0.8 * len(rows))
+    hidden = (
+        f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
+    )
+    title = f"Distilled images, a row per class{hidden}"
+    of_names = 0.4 + LETTER * max(len(held.classes[label]) for label in shown)
+    width = max(of_names + 0.8 * columns, 0.2 + LETTER * len(title))
+    figure, axes = plots.figure(width, 0.4 + 0.8 * len(rows))
     axes.imshow(grid, interpolation="nearest")
     axes.set_yticks(
         [i * (size + gap) + size / 2 for i in range(len(rows))], [held.classes[label] for label in shown]
@@ -31,10 +38,7 @@ def image_grid(held, path):
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    hidden = (
-        f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
-    )
-    axes.set_title(f"Distilled images, a row per class{hidden}", fontsize=10)
+    axes.set_title(title, fontsize=10)
     plots.save(figure, path)
 
 
