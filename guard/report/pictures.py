@@ -28,8 +28,8 @@ def image_grid(held, path):
         f", first {SHOWN_CLASSES} of {len(held.classes)} classes" if len(held.classes) > SHOWN_CLASSES else ""
     )
     title = f"Distilled images, a row per class{hidden}"
-    of_names = 0.4 + LETTER * max(len(held.classes[label]) for label in shown)
-    width = max(of_names + 0.8 * columns, 0.2 + LETTER * len(title))
+    of_names = 0.6 + LETTER * max(len(held.classes[label]) for label in shown)
+    width = max(of_names + 0.85 * columns, 0.2 + LETTER * len(title))
     figure, axes = plots.figure(width, 0.4 + 0.8 * len(rows))
     axes.imshow(grid, interpolation="nearest")
     axes.set_yticks(
