@@ -26,8 +26,25 @@ STYLES = {
     "cda": ("#74c476", "h"),
     "cda+guard": ("#006d2c", "*"),
 }
+# Of the frontier's arms, IMAGES/TEACHER or IMAGES/TEACHER/adversarial: the teacher's colour.
+TEACHERS = {
+    "plain": "black",
+    "guard": "#d62728",
+    "gr": "#8440a8",
+    "nfgsm": "#1f77b4",
+    "nfgsm+guard": "#2ca02c",
+}
 OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
 PANEL = 4.2  # inches
+
+
+def colour_of(arm):
+    """The colour of an arm in all figures and pages; grey for one that has none. arm: a name, or None."""
+    if arm in STYLES:
+        return STYLES[arm][0]
+    _, _, rest = (arm or "").partition("/")
+    return TEACHERS.get(rest.removesuffix("/adversarial"), OTHER[0])
+
 
 # ---- numbers -------------------------------------------------------------------------------------
 

@@ -6,16 +6,10 @@ Marks say where images come from, colours the teacher; a student that trains adv
 
 from guard.paper import full_size, plan
 from guard.paper import groups as gathered
+from guard.paper.drawing import TEACHERS
 from guard.report import plots
 
 MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
-COLOURS = {
-    "plain": "black",
-    "guard": "#d62728",
-    "gr": "#8440a8",
-    "nfgsm": "#1f77b4",
-    "nfgsm+guard": "#2ca02c",
-}
 PUBLISHED = "#8c6d31"
 TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
@@ -108,9 +102,9 @@ def _point(axes, group, epsilon):
         [robust[0]],
         xerr=[clean[1] or 0],
         yerr=[robust[1] or 0],
-        color=COLOURS[teacher],
+        color=TEACHERS[teacher],
         marker=MARKS[method],
-        markerfacecolor=COLOURS[teacher] if adversarial else "white",
+        markerfacecolor=TEACHERS[teacher] if adversarial else "white",
         markersize=8,
         linestyle="none",
         elinewidth=0.7,
@@ -139,7 +133,7 @@ def _legend(figure, axes, groups):
     for method, mark in MARKS.items():
         if any(each[0] == method for each in held):
             axes.plot([], [], color="grey", marker=mark, linestyle="none", label=f"images: {method}")
-    for teacher, colour in COLOURS.items():
+    for teacher, colour in TEACHERS.items():
         if any(each[1] == teacher for each in held):
             axes.plot([], [], color=colour, linewidth=4, label=f"teacher: {teacher}")
     for face, words in (("white", "views"), ("grey", "adversarial views")):

@@ -137,3 +137,13 @@ def test_a_damaged_image_is_named(images, tmp_path, refused):
 def test_images_of_one_arm_make_no_picture(images, refused):
     shutil.rmtree(next((images / "cpu").glob("*sre2l*")))
     assert "no images of both guard and sre2l" in refused("guard.paper.distilled", "--output", images)
+
+
+def test_an_arm_has_one_colour_in_figures_and_pages():
+    """Those of the frontier have their teacher's; what stands for none of ours is grey."""
+    assert drawing.colour_of("guard") == drawing.STYLES["guard"][0]
+    assert drawing.colour_of("rded/nfgsm+guard/adversarial") == drawing.TEACHERS["nfgsm+guard"]
+    assert drawing.colour_of("random/plain") == drawing.TEACHERS["plain"]
+    for arm in plan.FRONTIER:
+        assert drawing.colour_of(arm) != drawing.OTHER[0], arm
+    assert drawing.colour_of(None) == drawing.colour_of("goal") == drawing.OTHER[0]

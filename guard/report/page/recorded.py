@@ -26,7 +26,7 @@ def rows(results):
                 "images per class": group.images_per_class,
                 "arm": group.arm,
                 "kind": kind,
-                "colour": drawing.STYLES.get(group.arm, drawing.OTHER)[0],
+                "colour": drawing.colour_of(group.arm),
                 "setting": settings.described(group.records[0]),
                 "runs": [_run(run, results) for run in group.runs],
             }
@@ -82,7 +82,7 @@ def published(results):
             "images per class": size,
             "method": method,
             "arm": arm,
-            "colour": drawing.STYLES.get(arm, drawing.OTHER)[0],
+            "colour": drawing.colour_of(arm),
             "tables": [],
             "student": accuracies,
         }
