@@ -116,7 +116,7 @@ done
 shift $((OPTIND - 1))
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
-    pretrain+=(--epochs 2 --images 2)
+    pretrain+=(--epochs 2 --images 2 --curvature-images 8)
     recover+=(--iterations 2 --images-per-class 2)
     relabel+=(--epochs 2)
     train+=(--epochs 2 --images 2 --protocol quick)

@@ -45,7 +45,24 @@ def comparable(stage, key):
             made[name] = as_now(settings_of, made[name])
     if stage == "recover" and isinstance(made.get("settings"), dict):
         made["settings"] = _of_its_method(made["settings"])
+    if stage == "pretrain":
+        made = _of_its_loss(made)
     return made
+
+
+# What a teacher's settings must be for another of them to be read at all.
+READ_WITH = {
+    **dict.fromkeys(("regularizer", "lambda", "loss_beta"), lambda found: found.get("curvature")),
+    "gradient_beta": lambda found: found.get("gradient_regularization"),
+    "curvature_every": lambda found: found.get("curvature") or found.get("gradient_regularization"),
+    "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
+    "trades_beta": lambda found: found.get("adversarial") == "t",
+}
+
+
+def _of_its_loss(found):
+    """The settings of stage pretrain that its loss reads."""
+    return {name: value for name, value in found.items() if name not in READ_WITH or READ_WITH[name](found)}
 
 
 def _of_its_method(found):

@@ -389,8 +389,28 @@ def test_a_folder_of_other_images_is_left_alone(toy, refused):
 
 def test_a_teacher_with_other_settings_is_left_alone(toy, refused):
     before = (toy / "teacher/checkpoint.pt").read_bytes()
-    assert "another lambda" in refused(*pretrain(toy, toy / "teacher", "--lambda", "7"))
+    assert "another momentum" in refused(*pretrain(toy, toy / "teacher", "--momentum", "0.7"))
     assert (toy / "teacher/checkpoint.pt").read_bytes() == before
+
+
+def test_what_a_teachers_loss_does_not_read_makes_it_no_other_teacher(toy, tmp_path, capsys, refused):
+    unread = ["--lambda", 7, "--loss-beta", 2, "--gradient-beta", 3, "--trades-beta", 4, "--epsilon", "9/255"]
+    assert command(*pretrain(toy, tmp_path / "plain", "--no-curvature")) == 0
+    before = fingerprint(tmp_path / "plain")
+    again = pretrain(toy, tmp_path / "plain", "--no-curvature", "--curvature-every", 2, *unread)
+    assert command(*again) == 0 and "is finished" in capsys.readouterr().out
+    assert fingerprint(tmp_path / "plain") == before
+    refusals = {
+        "h": ["--h", 2],  # with which its curvature is measured
+        "curvature": ["--curvature", *unread],
+        "gradient_regularization": ["--gradient-regularization", *unread],
+        "adversarial": ["--adversarial", "n", *unread],
+    }
+    for name, words in refusals.items():
+        assert f"{name}" in refused(*pretrain(toy, tmp_path / "plain", "--no-curvature", *words))
+    assert command(*pretrain(toy, tmp_path / "n", "--no-curvature", "--adversarial", "n")) == 0
+    words = ["--no-curvature", "--adversarial", "n", "--epsilon", "9/255", "--lambda", 7]
+    assert "another epsilon;" in refused(*pretrain(toy, tmp_path / "n", *words))
 
 
 def test_classes_that_differ_are_never_combined(toy, tmp_path, refused):
