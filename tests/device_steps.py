@@ -188,15 +188,20 @@ def watch_teacher(model, device, *, epsilon):
     return teacher.Data("toy", images, images, 0, device).pgd10_accuracy(model, epsilon)
 
 
-def see_many_sizes(model, device):
-    """(pixels (BATCH, 3, SIZE, SIZE), labels) of a mini-batch of images of which each has another size."""
-    del model
+def make_images_of_many_sizes():
+    """Mapped on the CPU: BATCH images of noise, of which each has another size."""
     sizes = torch.tensor([[20 + number, 30 - number] for number in range(BATCH)])
     draws = torch.Generator().manual_seed(4)
     pixels = torch.randint(256, (int(3 * sizes.prod(1).sum()),), generator=draws).to(torch.uint8)
-    mapped = Mapped(pixels, sizes, torch.arange(BATCH), ["a", "b", "c", "d"]).to(device)
+    return Mapped(pixels, sizes, torch.arange(BATCH), ["a", "b", "c", "d"])
+
+
+def see_many_sizes(model, device, augmentation="resized-crop"):
+    """(pixels (BATCH, 3, SIZE, SIZE), labels) of a mini-batch of images of which each has another size."""
+    del model
+    mapped = make_images_of_many_sizes().to(device)
     epoch = loading.TrainingEpoch(
-        mapped, augmentation="resized-crop", batch_size=BATCH, size=SIZE, seed=0, epoch=0
+        mapped, augmentation=augmentation, batch_size=BATCH, size=SIZE, seed=0, epoch=0
     )
     ((seen, labels),) = loading.batches(epoch, 0, device)
     return seen, labels

@@ -314,11 +314,21 @@ def views_of(pixels, indices, views, size, *, device, beside=()):
     """
     if device.type == "cpu":
         return [apply_views(pixels[indices], views, size), *beside]
-    way, there = _way(views, pixels.shape[2:], size), pixels.device.type != "cpu"
-    images = indices if there else pixels[indices]
+    there = pixels.device == device
+    return views_by(pixels.__getitem__, indices, views, pixels.shape[2:], size, device, there, beside)
+
+
+def views_by(take, places, views, source_size, size, device, there, beside=()):
+    """[views of take(places), *beside], all on a GPU, to which one copy goes.
+
+    take: gives the images (N, 3, *source_size), where `there` is true on the device and of places on it, else
+    on the CPU. places: what it needs to know of them, a tensor on the CPU.
+    """
+    way = _way(views, source_size, size)
+    images = places if there else take(places)
     images, *sent = devices.sent([images, *way.parts, *beside], device)
     parts, beside = sent[: len(way.parts)], sent[len(way.parts) :]
-    return [_seen(way, pixels[images] if there else images, parts), *beside]
+    return [_seen(way, take(images) if there else images, parts), *beside]
 
 
 def apply_mix(pixels, mix):

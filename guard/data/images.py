@@ -43,10 +43,7 @@ class Packed:
 
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
-        pixels = self.pixels
-        if device.type == "cpu" or pixels.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            pixels = pixels.to(device)
-        return Packed(pixels, self.labels, self.classes, device)
+        return Packed(_moved(self.pixels, device), self.labels, self.classes, device)
 
     def _at(self, indices):
         return self.pixels[indices.to(self.pixels.device)].to(self.device)
@@ -75,11 +72,18 @@ class Packed:
         return pixels
 
 
-class Mapped:
-    """Images of many sizes, one after the other in one tensor on the CPU, as the pixel cache keeps them.
+def _moved(pixels, device):
+    """The pixels on the device, where it has room for them, else where they are."""
+    if device.type == "cpu" or pixels.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        return pixels.to(device)
+    return pixels
 
-    pixels: uint8, flat, of (3, H, W) each. sizes: (N, 2) heights and widths. labels: (N,) int64. classes:
-    names in label order. device: where views are made.
+
+class Mapped:
+    """Images of many sizes, one after the other in one tensor, as the pixel cache keeps them.
+
+    pixels: uint8, flat, of (3, H, W) each, on the CPU or on `device`. sizes: (N, 2) heights and widths.
+    labels: (N,) int64. classes: names in label order. device: where views are made.
     """
 
     def __init__(self, pixels, sizes, labels, classes, device=None):
@@ -91,8 +95,8 @@ class Mapped:
         return len(self.labels)
 
     def to(self, device):
-        """The same images for work on `device`."""
-        return Mapped(self.pixels, self.sizes, self.labels, self.classes, device)
+        """The same images for work on `device`; the pixels go there where they fit."""
+        return Mapped(_moved(self.pixels, device), self.sizes, self.labels, self.classes, device)
 
     def _image(self, index):
         """uint8 (3, H, W)."""
@@ -101,40 +105,63 @@ class Mapped:
         return self.pixels[end - 3 * height * width : end].view(3, height, width)
 
     def views(self, indices, draw, size):
-        """As `Packed.views`. To a GPU goes only what the views show of each image, in one mini-batch."""
-        heights, widths = self.sizes[indices].unbind(1)
-        views = draw(heights, widths)
-        if self.device.type == "cpu":
-            return augment.apply_views([self._image(index) for index in indices.tolist()], views, size)
-        pixels, views = self.shown(indices, views)
-        return augment.apply_views(pixels.to(self.device), views, size)
+        """As `Packed.views`. On a GPU the views are cut out there; where the pixels do not fit, only what is
+        shown of each image goes there.
+        """
+        return self._views(indices, draw, size)[0]
 
     def labelled_views(self, indices, draw, size):
-        """What `views` gives, and the labels (k,) on the CPU."""
-        return self.views(indices, draw, size), self.labels[indices]
+        """What `views` gives, and the labels (k,), on the device."""
+        return self._views(indices, draw, size, self.labels[indices])
+
+    def _views(self, indices, draw, size, *beside):
+        views = draw(*self.sizes[indices].unbind(1))
+        if self.device.type == "cpu":
+            images = [self._image(index) for index in indices.tolist()]
+            return [augment.apply_views(images, views, size), *beside]
+        parts, views, extent = self._parts(indices, views)
+        there = self.pixels.device == self.device
+        cut = functools.partial(self._cut, extent)
+        return augment.views_by(cut, parts, views, extent, size, self.device, there, beside)
 
     def shown(self, indices, views):
         """What `views` show of the images at `indices` (k,), and the views of that which show the same.
 
         Returns uint8 (k, 3, H, W), in which each image's part lies in the upper left, and augment.Views.
         """
+        parts, views, extent = self._parts(indices, views)
+        return self._cut(extent, parts.to(self.pixels.device)), views
+
+    def _parts(self, indices, views):
+        """(parts (k, 7), views of them, their largest height and width): of each box what lies in the image.
+
+        A part is (place of its image in `pixels`, the image's height and width, top, left, height and width
+        of the part).
+        """
         heights, widths = self.sizes[indices].unbind(1)
         box_top, box_left, box_height, box_width = views.boxes.unbind(1)
-        # The part of each box that lies in the image.
         top, left = box_top.clamp(min=0), box_left.clamp(min=0)
-        bottom, right = (box_top + box_height).minimum(heights), (box_left + box_width).minimum(widths)
-        tallest, widest = int((bottom - top).max()), int((right - left).max())
-        pixels = torch.zeros(len(indices), 3, tallest, widest, dtype=torch.uint8)
-        parts = torch.stack([top, left, bottom, right], 1).tolist()
-        for place, index, (row, column, end_row, end_column) in zip(pixels, indices.tolist(), parts):
-            part = self._image(index)[:, row:end_row, column:end_column]
-            place[:, : part.shape[1], : part.shape[2]] = part
+        rows = (box_top + box_height).minimum(heights) - top
+        columns = (box_left + box_width).minimum(widths) - left
+        start = self.ends[indices] - 3 * heights * widths
+        parts = torch.stack([start, heights, widths, top, left, rows, columns], 1)
         boxes = torch.stack([box_top - top, box_left - left, box_height, box_width], 1)
-        return pixels, views._replace(boxes=boxes)
+        return parts, views._replace(boxes=boxes), (int(rows.max()), int(columns.max()))
+
+    def _cut(self, extent, parts):
+        """uint8 (k, 3, *extent) with the parts in their upper left, on their device; the rest is black."""
+        start, height, width, top, left, rows, columns = parts.view(-1, 7, 1, 1, 1).unbind(1)
+        channel, row, column = (
+            torch.arange(count, device=parts.device).view(shape)
+            for count, shape in zip((3, *extent), ((3, 1, 1), (-1, 1), (-1,)))
+        )
+        inside = (row < rows) & (column < columns)
+        place = start + (channel * height + top + row) * width + left + column
+        return self.pixels[place * inside] * inside
 
     def validation(self, indices, size):
         """uint8 (k, 3, size, size): shorter side to size * 256/224, centre crop."""
-        return torch.stack([validation_view(self._image(index), size) for index in indices.tolist()])
+        return torch.stack([validation_view(self._image(index).cpu(), size) for index in indices.tolist()])
 
 
 class Streamed:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from guard.attacks import ATTACKS
+from guard.data import augment
 from guard.distilled import soft_labels
 from guard.run import devices
 from tests import device_steps
@@ -243,9 +244,20 @@ def test_an_overfitting_teacher_is_watched_on_one_device():
     assert_same(*of_both_devices(device_steps.watch_teacher, epsilon=0.05))
 
 
-def test_images_of_many_sizes_see_one_device():
-    """On the CPU they are seen one by one, in bytes."""
-    (there, labels), (here, own_labels) = of_both_devices(device_steps.see_many_sizes)
+@pytest.mark.parametrize("fits", [True, False])
+def test_images_of_many_sizes_see_one_device(fits, monkeypatch):
+    """On the CPU they are seen one by one, in bytes. On a GPU they lie there where it has room."""
+    with Instrument() as instrument:
+        if not fits:
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 0))
+        there, labels = device_steps.see_many_sizes(None, GPU)
+        mapped, chosen = device_steps.make_images_of_many_sizes().to(GPU), torch.tensor([2, 0, 2])
+        assert (mapped.pixels.device == GPU) == fits
+        with instrument.counting() as counts:
+            draw = functools.partial(augment.draw_views, torch.Generator().manual_seed(0), "resized-crop")
+            mapped.labelled_views(chosen, draw, device_steps.SIZE)
+        assert (counts.reads, counts.copies) == (0, 1)
+    here, own_labels = device_steps.see_many_sizes(None, CPU)
     torch.testing.assert_close(held(there), here, rtol=0, atol=1.01 / 255)
     assert_same(labels, own_labels)
 
