@@ -85,6 +85,12 @@ def kinds_of(scale, points):
             full_size_drawing.label_bytes,
             False,
         ),
+        "curvature": Kind(
+            "Curvature of the teacher against robust accuracy of teacher and student",
+            full_size_drawing.of_curvature,
+            full_size_drawing.curvature,
+            False,
+        ),
     }
 
 

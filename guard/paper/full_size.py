@@ -37,6 +37,15 @@ OF_GOALS = """\
 As good as it gets here: some 6,000 steps. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR
 are two of the four parts of AutoAttack, whose accuracy is no higher than the lower of them.
 """
+OF_METHODS = """\
+The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own
+from hard labels, or by `modern`. Shorter than published: the teacher has 20 epochs, and the network is
+ConvNet-3. The attacks are protocol paper's, within 1/255.
+"""
+OF_CURVATURE = """\
+Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
+change of the teacher's gradient, per squared normalized-image unit. The first rows have none.
+"""
 GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
 
 
@@ -48,9 +57,13 @@ def section(groups, results):
         "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.read(results)["frontier"])),
         "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
+        "methods": (OF_METHODS, _methods),
+        "curvature": (OF_CURVATURE, _curvature),
     }
     for name, (introduction, drawn) in parts.items():
-        if here := _of_tables([name], ours):
+        here = _of_tables([name], ours)
+        own = [group for group in here if name == "frontier" or group.arm not in plan.FRONTIER]
+        if own:  # else all of its rows stand in the frontier's
             lines += [heading(3, name), introduction, *drawn(here), "", *our_tables.notes(here[:1])]
     tables = plan.OWN_TABLES[SCALE]
     if here := _of_tables([name for name in tables if name.startswith("goal-")], ours):
@@ -167,6 +180,30 @@ def _label_bytes(groups):
         sizes = [_bytes(labels), _bytes(images), _bytes(labels + images)]
         rows.append([group.arm, *sizes, str(len(group.runs)), *_student(group)])
     return table(_columns(before=("arm", "labels", "images", "both")), rows, left=1)
+
+
+def _methods(groups):
+    attacks = ("clean", "pgd100", "square", "autoattack-paper", "cw", "mim")
+    rows = []
+    for group in groups:
+        method, recipe = group.arm.split("/")
+        found = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
+        teacher = number(gathered.accuracies(group.records, "teacher", "clean"))
+        rows.append([method, recipe, str(group.images_per_class), str(len(group.runs)), *found, teacher])
+    return table(["method", "recipe", "images per class", "runs", *attacks, "teacher: clean"], rows, left=2)
+
+
+def _curvature(groups):
+    rows = []
+    for group in groups:
+        bent = number(gathered.curvatures(group.records, "gradient_change"), ".2e")
+        of_teacher = [
+            number(gathered.accuracies(group.records, "teacher", "clean")),
+            number(robust(group, EPSILONS["1/255"], "teacher")),
+        ]
+        rows.append([group.arm, str(len(group.runs)), *_student(group), bent, *of_teacher])
+    after = ("teacher: curvature", "teacher: clean", "teacher: PGD 1/255")
+    return table(_columns(before=("arm",), after=after), rows, left=1)
 
 
 def _goals(groups):

@@ -6,7 +6,7 @@ Marks say where images come from, colours the teacher; a student that trains adv
 
 from guard.paper import full_size, plan
 from guard.paper import groups as gathered
-from guard.paper.drawing import TEACHERS
+from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
 
 MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
@@ -73,6 +73,39 @@ def label_bytes(groups, title, path, _):
     axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     axes.set_title(title, fontsize=12)
+    plots.save(figure, path)
+
+
+def of_curvature(groups, _):
+    """The groups that the figure of curvature can show, if there are several."""
+    found = [group for group in groups if group.arm in plan.TABLES["curvature"]["cifar10"][1]]
+    measured = [group for group in found if gathered.curvatures(group.records, "gradient_change")]
+    return measured if {group.arm for group in measured} & set(plan.CURVATURE) else []
+
+
+def curvature(groups, title, path, _):
+    """Robust accuracy of teacher and student within 1/255 against the teacher's curvature."""
+    figure, panels = plots.figure(11, 4.8, 1, 2, squeeze=False)
+    for network, axes in zip(("teacher", "student"), panels[0], strict=True):
+        for group in groups:
+            bent, _ = gathered.curvatures(group.records, "gradient_change")
+            found = full_size.robust(group, full_size.EPSILONS["1/255"], network)
+            if found:
+                colour = colour_of(group.arm)
+                axes.errorbar([bent], [found[0]], yerr=[found[1] or 0], color=colour, marker="o", capsize=3)
+                at = {"fontsize": 8, "textcoords": "offset points", "xytext": (4, 4)}
+                axes.annotate(group.arm.split("/")[0].removeprefix("curvature-"), (bent, found[0]), **at)
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.15)
+        axes.set_xlabel("curvature of the teacher's loss", fontsize=11)
+        axes.set_title(f"{network}, PGD100 within 1/255", fontsize=11)
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("accuracy under attack, %", fontsize=11)
+    teachers = dict.fromkeys(group.arm.split("/")[1] for group in groups)
+    for teacher in teachers:
+        panels[0][0].plot([], [], color=TEACHERS[teacher], marker="o", label=f"teacher: {teacher}")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.suptitle(title, fontsize=12)
     plots.save(figure, path)
 
 

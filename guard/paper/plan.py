@@ -138,6 +138,43 @@ GOALS = {
 }
 ARMS |= GOALS
 
+# The published methods of CIFAR-10 with all of it, METHOD/RECIPE. The student of DC's own recipe learns from
+# hard labels; DC's networks have instance norm.
+_AS_PUBLISHED = "-i 2000 -z 300"
+_ATTACKED = "pretrain --epochs 20 train --attacks pgd100,square,autoattack-paper,cw,mim"
+_DC = "-I dc -m convnet-in -e convnet-in -i 1000"
+METHODS = {
+    **{
+        f"{method}/{recipe}": Arm(teacher, f"{flags} {_AS_PUBLISHED} -R {recipe}".strip(), _ATTACKED)
+        for recipe in ("paper", "modern")
+        for method, teacher, flags in (
+            ("sre2l", "plain-20", ""),
+            ("guard", "guard-20", "-C"),
+            ("cda", "plain-20", "-A"),
+            ("cda+guard", "guard-20", "-A -C"),
+        )
+    },
+    **{
+        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags} -R {recipe}", f"{_ATTACKED} {labels}".strip())
+        for recipe, labels in (("dc", "--loss cross-entropy"), ("modern", ""))
+        for method, teacher, flags in (("dc", "plain-20", "-z 300"), ("dc+guard", "guard-20", "-C -z 300"))
+    },
+}
+ARMS |= METHODS
+
+# Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
+_BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "100", "1000")}
+_BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside the recipe's 3
+CURVATURE = {
+    f"curvature-{name}/{teacher}": Arm(f"{teacher}-{name}", f"-I random -C {flags} {other}".strip())
+    for teacher, other in (("guard", ""), ("nfgsm+guard", "-v n"))
+    for name, flags in _BENT.items()
+}
+CURVATURE = {
+    name: Arm(arm.teacher.replace("+", "-"), arm.flags, arm.stages) for name, arm in CURVATURE.items()
+}
+ARMS |= CURVATURE
+
 
 def rank(arm):
     """Where an arm stands among the arms; those without a place of their own come last."""
@@ -247,11 +284,16 @@ TABLES = {
         "cifar10": ((10,), ("goal-epochs-3000", "goal-random-epochs-3000", "goal-random-teacher-40"))
     },
     "goal-50": {"cifar10": ((50,), ("goal-epochs-600", "goal-random-epochs-600"))},
+    "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
+    "curvature": {"cifar10": ((10,), ("random/plain", "random/nfgsm", *CURVATURE))},
 }
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
     "recipe": ("digits",),
-    "full-cpu": ("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
+    "full-cpu": (
+        *("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
+        *("methods", "curvature"),
+    ),
 }
 # tables that are not about the published sizes: they keep their images per class at every scale
 OWN_SIZE = ("swap", "variations")

@@ -1,14 +1,17 @@
 """The tables and figures of the runs on all of CIFAR-10."""
 
+import shlex
+import subprocess
 from types import SimpleNamespace
 
 import numpy
 import pytest
+from conftest import ROOT
 from recorded import RESULTS, add, empty, gathered, run, text_of
 
 from guard.distilled import label_format
 from guard.distilled.soft_labels import LabelRecipe, draw_epoch
-from guard.paper import figures, full_size, plan
+from guard.paper import commands, figures, full_size, plan
 from guard.settings import Relabel
 
 
@@ -101,3 +104,63 @@ def test_accuracies_within_different_epsilons_stand_in_charts_of_their_own(resul
     add(results, whole(attacks, epsilon=2 / 255), scale="full-cpu", arm="goal-epochs-3000")
     page = html.write_results(results).read_text()
     assert all(page.count(f"<small>pgd100 within {epsilon}, 10 images") for epsilon in ("1/255", "2/255"))
+
+
+def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figure(results, monkeypatch):
+    from guard.report import plots
+
+    attacks = {
+        "clean": 60.0,
+        "pgd100": 50.0,
+        "square": 52.0,
+        "autoattack-paper": 49.0,
+        "cw": 55.0,
+        "mim": 51.0,
+    }
+    for arm in ("sre2l/paper", "cda+guard/modern", "dc/dc"):
+        add(results, whole(attacks), scale="full-cpu", arm=arm)
+    for arm, change in (("random/plain", 90.0), ("curvature-h-6/guard", 7.0)):
+        record = whole(attacks)
+        record["pretrain"]["results"]["curvature"]["gradient_change"] = change
+        record["evaluate teacher"]["epsilon"] = 1 / 255
+        add(results, record, scale="full-cpu", arm=arm)
+    add(results, whole(attacks), scale="full-cpu", arm="curvature-lambda-1/nfgsm+guard")
+    text = text_of(results)
+    cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 52.00 ± 5.00 | 49.00 ± 5.00 | 55.00 ± 4.97 | 51.00 ± 5.00"
+    for row in ("sre2l | paper", "cda+guard | modern", "dc | dc"):
+        assert f"| {row} | 10 | 1 | {cells} |" in text
+    assert "| curvature-h-6/guard | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | 7.00e+00 |" in text
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures")
+    of_teachers, of_students = getattr(drawn, "curvature-full-cpu-cifar10").axes
+    named = {text.get_text() for text in of_students.texts}
+    assert named == {"random", "h-6", "lambda-1"}
+    assert {text.get_text() for text in of_teachers.texts} == {"random", "h-6"}  # the third's has no epsilon
+
+
+def test_run_sh_takes_the_arms_of_the_published_methods_and_of_curvature():
+    """DC with its own recipe is judged by hard labels; CDA, curvature and N-FGSM reach their stages."""
+    words = {
+        name: " ".join(commands.command_of(run, "full-cpu", root="data/raw", output="runs"))
+        for table in ("methods", "curvature")
+        for run in plan.runs_of(table, "full-cpu", images_per_class=[10])
+        for name in [run.arm]
+    }
+    assert " -I dc " in words["dc/dc"] and "--loss cross-entropy" in words["dc/dc"]
+    assert words["dc/dc"].index("-R modern") < words["dc/dc"].index("-R dc")  # the later one counts
+    assert " -A -C " in words["cda+guard/paper"] and "--epochs 20" in words["cda+guard/paper"]
+    bent = words["curvature-lambda-1000/nfgsm+guard"]
+    assert " -C -l 1000 -v n " in bent and "-I random" in bent
+    teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
+    assert len(set(teachers)) == 2 + 2 + 12  # of methods, of those without curvature, of the settings
+    for line in words.values():
+        place = line.index(" -- ")
+        done = subprocess.run(
+            [*shlex.split(line[:place]), "-n", *shlex.split(line[place:])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
