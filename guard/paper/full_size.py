@@ -44,7 +44,8 @@ ConvNet-3. The attacks are protocol paper's, within 1/255.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
-change of the teacher's gradient, per squared normalized-image unit. The first rows have none.
+change of the teacher's gradient, per squared normalized-image unit. The first rows have none, and the
+recipe's.
 """
 GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
 

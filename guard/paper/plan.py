@@ -163,8 +163,8 @@ METHODS = {
 ARMS |= METHODS
 
 # Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
-_BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "100", "1000")}
-_BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside the recipe's 3
+_BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
+_BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
 CURVATURE = {
     f"curvature-{name}/{teacher}": Arm(f"{teacher}-{name}", f"-I random -C {flags} {other}".strip())
     for teacher, other in (("guard", ""), ("nfgsm+guard", "-v n"))
@@ -174,6 +174,7 @@ CURVATURE = {
     name: Arm(arm.teacher.replace("+", "-"), arm.flags, arm.stages) for name, arm in CURVATURE.items()
 }
 ARMS |= CURVATURE
+_TRIED = ("plain", "guard", "nfgsm", "nfgsm+guard")
 
 
 def rank(arm):
@@ -285,7 +286,7 @@ TABLES = {
     },
     "goal-50": {"cifar10": ((50,), ("goal-epochs-600", "goal-random-epochs-600"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
-    "curvature": {"cifar10": ((10,), ("random/plain", "random/nfgsm", *CURVATURE))},
+    "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in _TRIED), *CURVATURE))},
 }
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {

@@ -153,7 +153,7 @@ def test_run_sh_takes_the_arms_of_the_published_methods_and_of_curvature():
     bent = words["curvature-lambda-1000/nfgsm+guard"]
     assert " -C -l 1000 -v n " in bent and "-I random" in bent
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
-    assert len(set(teachers)) == 2 + 2 + 12  # of methods, of those without curvature, of the settings
+    assert len(set(teachers)) == 2 + 4 + 10  # of methods, of the frontier, of the settings
     for line in words.values():
         place = line.index(" -- ")
         done = subprocess.run(
