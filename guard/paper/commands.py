@@ -2,7 +2,8 @@
 
 import shlex
 
-from guard.paper.plan import ARMS, SCALES
+from guard.paper.arms import ARMS
+from guard.paper.plan import SCALES
 
 OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
 

@@ -4,8 +4,8 @@ Each function takes groups, a title, the path of the PNG file and the attack tha
 """
 
 from guard.paper import groups as gathered
+from guard.paper.arms import rank
 from guard.paper.markdown import size_text
-from guard.paper.plan import rank
 from guard.report import plots
 
 # grey: plain; reds: curvature; purples, from weak to strong: gradient regularization; blues: adversarial

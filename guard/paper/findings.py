@@ -10,9 +10,9 @@ from math import sqrt
 
 from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
+from guard.paper.arms import VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import heading, scale_text, table
-from guard.paper.plan import VARIATIONS
 
 INTRODUCTION = """\
 Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two

@@ -6,8 +6,8 @@ A student is attacked within two epsilons: the second is a point of its accuracy
 
 from math import isclose
 
+from guard.paper import arms, not_run, our_tables, plan, published, settings
 from guard.paper import groups as gathered
-from guard.paper import not_run, our_tables, plan, published, settings
 from guard.paper.markdown import MISSING, heading, number, table
 
 SCALE = "full-cpu"
@@ -63,7 +63,7 @@ def section(groups, results):
     }
     for name, (introduction, drawn) in parts.items():
         here = _of_tables([name], ours)
-        own = [group for group in here if name == "frontier" or group.arm not in plan.FRONTIER]
+        own = [group for group in here if name == "frontier" or group.arm not in arms.FRONTIER]
         if own:  # else all of its rows stand in the frontier's
             lines += [heading(3, name), introduction, *drawn(here), "", *our_tables.notes(here[:1])]
     tables = plan.OWN_TABLES[SCALE]
@@ -123,7 +123,7 @@ def parts_of(group):
     """(where images come from, the teacher of images and labels, whether the student is trained
     adversarially), from the arm's name, for those of the frontier; else None.
     """
-    if group.arm not in plan.FRONTIER:
+    if group.arm not in arms.FRONTIER:
         return None
     method, teacher, *views = group.arm.split("/")
     return method, teacher, bool(views)
@@ -166,7 +166,7 @@ def _frontier(groups, points):
 
 
 def _student_settings(groups):
-    best = gathered.of_arm(groups, plan.BEST) or groups[0]
+    best = gathered.of_arm(groups, arms.BEST) or groups[0]
     rows = []
     for group in groups:
         changed = "; ".join(settings.differences([best.records[0], group.records[0]])) or MISSING

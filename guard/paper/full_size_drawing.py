@@ -4,7 +4,7 @@ points, and accuracy against the bytes of images and labels.
 Marks say where images come from, colours the teacher; a student that trains adversarially is filled.
 """
 
-from guard.paper import full_size, plan
+from guard.paper import arms, full_size, plan
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
@@ -16,12 +16,12 @@ TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 def of_the_frontier(groups, _):
     """The groups that the frontier's figure can show."""
-    return [group for group in groups if group.arm in plan.FRONTIER]
+    return [group for group in groups if group.arm in arms.FRONTIER]
 
 
 def of_label_bytes(groups, _):
     """The groups that the figure of label bytes can show, if there are several."""
-    found = [group for group in groups if group.arm in (plan.BEST, *plan.LABEL_BYTES)]
+    found = [group for group in groups if group.arm in (arms.BEST, *arms.LABEL_BYTES)]
     return found if len(found) > 1 else []
 
 
@@ -57,7 +57,7 @@ def label_bytes(groups, title, path, _):
                 axes.errorbar([size], [found[0]], yerr=error, color=colour, marker=mark, capsize=3)
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
-        words = group.arm.removeprefix("labels-") if group.arm != plan.BEST else "fp16"
+        words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
         at = {"rotation": 35, "fontsize": 9, "textcoords": "offset points", "xytext": (2, 12)}
         axes.annotate(words, place, **at)
     for name, colour in curves.items():
@@ -80,7 +80,7 @@ def of_curvature(groups, _):
     """The groups that the figure of curvature can show, if there are several."""
     found = [group for group in groups if group.arm in plan.TABLES["curvature"]["cifar10"][1]]
     measured = [group for group in found if gathered.curvatures(group.records, "gradient_change")]
-    return measured if {group.arm for group in measured} & set(plan.CURVATURE) else []
+    return measured if {group.arm for group in measured} & set(arms.CURVATURE) else []
 
 
 def curvature(groups, title, path, _):

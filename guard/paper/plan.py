@@ -1,186 +1,12 @@
 """Which runs the published tables are made of. Only the standard library.
 
-A new table is one row of TABLES, a new arm one of ARMS. Flags are written as one would type them.
+A new table is one row of TABLES. Flags are written as one would type them.
 """
 
 from dataclasses import dataclass
 
 from guard.errors import UserError
-
-# ---- arms ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Arm:
-    """How a teacher is trained and images are recovered from it.
-
-    teacher: part of the teacher's id; flags: of run.sh; stages: more flags of the stages, each after its
-    stage's name.
-    """
-
-    teacher: str
-    flags: str = ""
-    stages: str = ""
-
-
-def _arms_of(name, flag, *values):
-    """GUARD with one flag of run.sh changed, which changes its teacher."""
-    return {f"guard-{name}-{value}": Arm(f"guard-{name}-{value}", f"-C {flag} {value}") for value in values}
-
-
-ARMS = {
-    "sre2l": Arm("plain"),
-    "guard": Arm("guard", "-C"),
-    "guard-squared": Arm("guard-squared", "-C", "pretrain --regularizer gradient-squared --lambda 0.03"),
-    "guard-loss": Arm("guard-loss", "-C -B 1", "pretrain --regularizer loss"),
-    **{
-        f"gr-{beta}": Arm(f"gr-{beta}", f"-G -B {beta}")
-        for beta in ("1e-4", "1e-3", "1e-2", "0.1", "1", "30")
-    },
-    "adv-t": Arm("adv-t", "-v t"),
-    "adv-f": Arm("adv-f", "-v f -h 8/255"),  # its epsilon; the published one is not known
-    "nfgsm": Arm("nfgsm", "-v n", "pretrain --epsilon 12/255"),  # that of the digits' attacks
-    "cda": Arm("plain", "-A"),
-    "cda+guard": Arm("guard", "-A -C"),
-}
-# GUARD with one setting changed, of the teacher or of a later stage
-VARIATIONS = {
-    **_arms_of("lambda", "-l", "1", "3", "10", "30", "100", "1000"),
-    **_arms_of("h", "-h", "0.5", "1", "3", "6"),
-    **{
-        f"guard-epochs-{value}": Arm(f"guard-epochs-{value}", "-C", f"pretrain --epochs {value}")
-        for value in ("10", "15", "100")
-    },
-    **{f"guard-r_bn-{value}": Arm("guard", f"-C -b {value}") for value in ("0.01", "0.1", "1", "10", "100")},
-    "guard-jpg": Arm("guard", "-C", "recover --image-format jpg"),
-    "guard-train-mode": Arm("guard", "-C", "relabel --teacher-mode train"),
-}
-ARMS |= VARIATIONS
-
-# The frontier: where images come from, the teacher of images and labels, and what the student sees
-IMAGE_METHODS = ("random", "rded", "sre2l")
-TEACHERS = {
-    "plain": "",
-    "guard": "-C",
-    "gr": "-G -B 30",
-    "nfgsm": "-v n",
-    "nfgsm+guard": "-v n -C",
-}
-FRONTIER = {
-    f"{method}/{teacher}{views}": Arm(teacher.replace("+", "-"), f"-I {method} {flags}".strip(), stages)
-    for views, stages in (("", ""), ("/adversarial", "train --adversarial-share 1"))
-    for teacher, flags in TEACHERS.items()
-    for method in IMAGE_METHODS
-}
-ARMS |= FRONTIER
-
-# The frontier's best arm with one setting of labels or student changed
-BEST = "rded/nfgsm/adversarial"
-
-
-def _of_the_best(flags="", stages=""):
-    best = ARMS[BEST]
-    return Arm(best.teacher, f"{best.flags} {flags}".strip(), f"{best.stages} {stages}".strip())
-
-
-STUDENT_SETTINGS = {
-    "student-rslad-share": _of_the_best(stages="train --adversarial-share 5/6"),
-    "student-against-teacher": _of_the_best(
-        stages="relabel --input-gradients signs train --views-against teacher"
-    ),
-    "student-ikdiga": _of_the_best(
-        stages="relabel --input-gradients values"
-        " train --adversarial-share 0 --loss kl+cross-entropy --gradient-weight 1000"
-    ),
-    "student-mse": _of_the_best(stages="train --loss mse"),
-    "student-temperature-1": _of_the_best(stages="train --temperature 1"),
-    "student-zeta-2": _of_the_best(stages="train --zeta 2"),
-    "student-average": _of_the_best(stages="train --weight-average 0.99"),
-    "student-mixup": _of_the_best(stages="relabel --mix mixup"),
-    "student-unmixed": _of_the_best(stages="relabel --mix none"),
-    "student-crops-0.08": _of_the_best(stages="relabel --crop-scale 0.08"),
-    "student-teacher-mode-train": _of_the_best(stages="relabel --teacher-mode train"),
-    "student-epochs-150": _of_the_best("-z 150"),
-    "student-epochs-2400": _of_the_best("-z 2400"),
-    "student-paper": _of_the_best("-R paper -z 400"),
-}
-ARMS |= STUDENT_SETTINGS
-
-# Few bytes: the best arm's labels, from fewer epochs that are gone through again, and in small formats
-_AGAIN = "train --epochs 600 --reuse-labels"
-LABEL_BYTES = {
-    "labels-int8": _of_the_best(stages="relabel --label-format int8"),
-    "labels-int8-top-3": _of_the_best(stages="relabel --label-format int8 --top-classes 3"),
-    **{
-        f"labels-int8-epochs-{epochs}": _of_the_best(
-            stages=f"relabel --label-format int8 --epochs {epochs} {_AGAIN}"
-        )
-        for epochs in ("200", "60", "20")
-    },
-    # about as many real images with hard labels as fit into the bytes of its images and labels, for as many
-    # steps
-    "labels-hard-of-130-real": Arm("nfgsm", "-I random -v n -c 130 -z 46", "train --loss cross-entropy"),
-}
-ARMS |= LABEL_BYTES
-
-# As good as a ConvNet's student gets: some 6,000 steps, of the best arm, and of random images with a learning
-# rate that stops halfway
-_JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63"
-_RANDOM = ARMS["random/nfgsm/adversarial"]
-_LONG = f"{_RANDOM.stages} {_JUDGED} train --zeta 2"
-GOALS = {
-    **{f"goal-epochs-{epochs}": _of_the_best(f"-z {epochs}", _JUDGED) for epochs in ("600", "3000", "6000")},
-    **{
-        f"goal-random-epochs-{epochs}": Arm(_RANDOM.teacher, f"{_RANDOM.flags} -z {epochs}", _LONG)
-        for epochs in ("600", "3000", "6000")
-    },
-    "goal-random-teacher-40": Arm("nfgsm-40", f"{_RANDOM.flags} -z 3000", f"{_LONG} pretrain --epochs 40"),
-}
-ARMS |= GOALS
-
-# The published methods of CIFAR-10 with all of it, METHOD/RECIPE. The student of DC's own recipe learns from
-# hard labels; DC's networks have instance norm.
-_AS_PUBLISHED = "-i 2000 -z 300"
-_ATTACKED = "pretrain --epochs 20 train --attacks pgd100,square,autoattack-paper,cw,mim"
-_DC = "-I dc -m convnet-in -e convnet-in -i 1000"
-METHODS = {
-    **{
-        f"{method}/{recipe}": Arm(teacher, f"{flags} {_AS_PUBLISHED} -R {recipe}".strip(), _ATTACKED)
-        for recipe in ("paper", "modern")
-        for method, teacher, flags in (
-            ("sre2l", "plain-20", ""),
-            ("guard", "guard-20", "-C"),
-            ("cda", "plain-20", "-A"),
-            ("cda+guard", "guard-20", "-A -C"),
-        )
-    },
-    **{
-        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags} -R {recipe}", f"{_ATTACKED} {labels}".strip())
-        for recipe, labels in (("dc", "--loss cross-entropy"), ("modern", ""))
-        for method, teacher, flags in (("dc", "plain-20", "-z 300"), ("dc+guard", "guard-20", "-C -z 300"))
-    },
-}
-ARMS |= METHODS
-
-# Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
-_BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
-_BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
-CURVATURE = {
-    f"curvature-{name}/{teacher}": Arm(f"{teacher}-{name}", f"-I random -C {flags} {other}".strip())
-    for teacher, other in (("guard", ""), ("nfgsm+guard", "-v n"))
-    for name, flags in _BENT.items()
-}
-CURVATURE = {
-    name: Arm(arm.teacher.replace("+", "-"), arm.flags, arm.stages) for name, arm in CURVATURE.items()
-}
-ARMS |= CURVATURE
-_TRIED = ("plain", "guard", "nfgsm", "nfgsm+guard")
-
-
-def rank(arm):
-    """Where an arm stands among the arms; those without a place of their own come last."""
-    return list(ARMS).index(arm) if arm in ARMS else len(ARMS)
-
+from guard.paper.arms import BEST, CURVATURE, FRONTIER, LABEL_BYTES, METHODS, STUDENT_SETTINGS, TRIED
 
 # ---- scales --------------------------------------------------------------------------------------
 
@@ -286,7 +112,7 @@ TABLES = {
     },
     "goal-50": {"cifar10": ((50,), ("goal-epochs-600", "goal-random-epochs-600"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
-    "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in _TRIED), *CURVATURE))},
+    "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
 }
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from guard.earlier import as_now
 from guard.errors import UserError, first_line
+from guard.paper.arms import rank
 from guard.paper.checks import problem_of
-from guard.paper.plan import SCALES, TABLES, PlannedRun, rank
+from guard.paper.plan import SCALES, TABLES, PlannedRun
 from guard.run import lock, storage
 
 FORMAT = "guard-cell-1"

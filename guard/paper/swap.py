@@ -7,8 +7,8 @@ effects of the two.
 
 from math import sqrt
 
+from guard.paper import arms, not_run, plan, published, settings
 from guard.paper import groups as gathered
-from guard.paper import not_run, plan, published, settings
 from guard.paper.groups import PLAIN
 from guard.paper.markdown import heading, number, scale_text, table
 from guard.report.statistics import average
@@ -45,7 +45,7 @@ def squares(groups):
     for size, here in gathered.by_size(groups).items():
         held = {(group.images_from, group.labels_from): group for group in here}
         swapped = {arm for pair in held if pair[0] != pair[1] and PLAIN in pair for arm in pair}
-        for arm in sorted(swapped - {PLAIN}, key=plan.rank):
+        for arm in sorted(swapped - {PLAIN}, key=arms.rank):
             found.append((size, arm, {pair: held[pair] for pair in _pairs(arm) if pair in held}))
     return found
 

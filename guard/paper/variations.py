@@ -2,9 +2,9 @@
 
 from guard.paper import groups as gathered
 from guard.paper import not_run, plan, published, settings
+from guard.paper.arms import VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import MISSING, heading, number, scale_text, table
-from guard.paper.plan import VARIATIONS
 
 TITLE = "Which setting matters"
 INTRODUCTION = """\

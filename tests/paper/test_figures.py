@@ -7,7 +7,7 @@ from conftest import command
 from PIL import Image
 from recorded import add, empty, gathered, run, text_of
 
-from guard.paper import drawing, figures, plan, tables
+from guard.paper import arms, drawing, figures, plan, tables
 
 
 @pytest.fixture
@@ -144,6 +144,6 @@ def test_an_arm_has_one_colour_in_figures_and_pages():
     assert drawing.colour_of("guard") == drawing.STYLES["guard"][0]
     assert drawing.colour_of("rded/nfgsm+guard/adversarial") == drawing.TEACHERS["nfgsm+guard"]
     assert drawing.colour_of("random/plain") == drawing.TEACHERS["plain"]
-    for arm in plan.FRONTIER:
+    for arm in arms.FRONTIER:
         assert drawing.colour_of(arm) != drawing.OTHER[0], arm
     assert drawing.colour_of(None) == drawing.colour_of("goal") == drawing.OTHER[0]

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, command
 
 from guard.bench import estimate, units
-from guard.paper import commands, plan, records, reproduce, runner
+from guard.paper import arms, commands, plan, records, reproduce, runner
 
 
 def reproduce_sh(*words, cwd=ROOT):
@@ -57,7 +57,7 @@ def test_every_run_is_one_that_run_sh_accepts():
             assert len(lines) == 4 and lines[0].startswith(first)
             makers = run.images_from, run.labels_from, run.labels_from
             for line, maker in zip(lines[1:], makers, strict=True):
-                assert f"/{plan.ARMS[maker].teacher}-{run.seed}/checkpoint.pt" in line
+                assert f"/{arms.ARMS[maker].teacher}-{run.seed}/checkpoint.pt" in line
 
 
 def test_the_paper_scale_has_every_published_number_that_is_ours_to_make():
@@ -218,7 +218,7 @@ TINY = plan.Setting("digits", "-g -u cpu")
 
 def test_a_failed_run_stops_no_other_and_finished_ones_are_skipped(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(plan.SCALES["cpu"], "digits", TINY)
-    monkeypatch.setitem(plan.ARMS, "broken", plan.Arm("broken", "-l -1"))
+    monkeypatch.setitem(arms.ARMS, "broken", arms.Arm("broken", "-l -1"))
     monkeypatch.setitem(plan.TABLES, "swap", {"digits": ((10,), ("broken", "sre2l"))})
     monkeypatch.setattr(runner.Runner, "folder", lambda self, run: self.output / "debug" / run.name)
     words = [

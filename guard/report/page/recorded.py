@@ -14,11 +14,11 @@ def rows(results):
     """(rows of the recorded runs in the folder `results`, those that differ in their seeds alone in one
     row; what was found in them as lines of Markdown). Raises UserError for records that are none.
     """
-    from guard.paper import drawing, findings, groups, plan, records, settings
+    from guard.paper import arms, drawing, findings, groups, records, settings
 
     found, gathered = [], groups.gather(records.read(results))
     for group in gathered:
-        kind = "swapped" if group.swapped else "variation" if group.arm in plan.VARIATIONS else "arm"
+        kind = "swapped" if group.swapped else "variation" if group.arm in arms.VARIATIONS else "arm"
         found.append(
             {
                 "scale": group.scale,
