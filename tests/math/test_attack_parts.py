@@ -78,6 +78,20 @@ def test_projection_is_the_smallest_change_onto_the_hyperplane():
     assert (x + found).min() >= 0 and (x + found).max() <= 1
 
 
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_newtons_steps_suffice_whatever_the_normals_and_the_room(spread):
+    """Also where entries of the normal, and room, are of many orders of magnitude."""
+    draws = generator("newton", spread)
+    x = torch.rand(300, 3072, generator=draws, dtype=torch.float64) ** (2 * spread)
+    normal = torch.randn(300, 3072, generator=draws, dtype=torch.float64)
+    normal = normal * (spread * torch.randn(300, 3072, generator=draws, dtype=torch.float64)).exp()
+    farthest = (normal * ((normal > 0).double() - x)).sum(1)  # up the normal, as far as [0,1] goes
+    share = torch.linspace(0.001, 0.999, 300, dtype=torch.float64)
+    found = fab.project(x, normal, (normal * x).sum(1) + share * farthest)
+    reached = (normal * found).sum(1) / farthest
+    torch.testing.assert_close(reached, share, rtol=0, atol=1e-6)
+
+
 def test_projection_onto_a_plane_that_the_box_does_not_meet_goes_as_far_as_it_can():
     x, normal = (
         torch.full((2, 4), 0.3, dtype=torch.float64),

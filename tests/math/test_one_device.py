@@ -313,21 +313,14 @@ def test_images_that_the_device_has_no_memory_for_are_seen_there(monkeypatch):
 KINDS = device_steps.KINDS
 recorded = functools.cache(lambda: json.loads(device_steps.TABLE.read_text()))
 step_of = functools.cache(device_steps.step_of)
-# What is more than the bound: (reads, copies), and why.
-ABOVE = {
-    "attack fab": (2, 0),  # Newton's method asks whether it has arrived
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_waits_for_nothing_and_sends_one_small_copy(kind):
     """An attack reads once which images have fallen."""
     counts = step_of(kind)
-    reads, copies = ABOVE.get(kind, (int(kind.startswith("attack ")), 1))
-    assert counts.reads <= reads
-    assert counts.copies <= copies
-    if kind in ABOVE:
-        assert (counts.reads, counts.copies) == ABOVE[kind], "better than its exception, which can go"
+    assert counts.reads <= int(kind.startswith("attack "))
+    assert counts.copies <= 1
 
 
 @pytest.mark.parametrize("name", ["pgd100", "apgd-ce", "mim"])
