@@ -52,7 +52,9 @@ def comparable(stage, key):
 
 # What a teacher's settings must be for another of them to be read at all.
 READ_WITH = {
-    **dict.fromkeys(("regularizer", "lambda", "loss_beta"), lambda found: found.get("curvature")),
+    "regularizer": lambda found: found.get("curvature"),
+    "lambda": lambda found: found.get("curvature") and found.get("regularizer") != "loss",
+    "loss_beta": lambda found: found.get("curvature") and found.get("regularizer") == "loss",
     "gradient_beta": lambda found: found.get("gradient_regularization"),
     "curvature_every": lambda found: found.get("curvature") or found.get("gradient_regularization"),
     "epsilon": lambda found: found.get("adversarial") in ("f", "n"),

@@ -199,6 +199,7 @@ class Objective:
 
         rows, columns: of `view`, each problem's own crop, flip and roll.
         """
+        self.statistics.begin()
         # A problem's images share a view, so to the sampler they are the channels of one image.
         as_channels = x.view(self.problems, 3 * self.classes, self.size, self.size)
         seen = resampled(as_channels, rows, columns).view_as(x)
@@ -231,7 +232,7 @@ def recover_pack(settings, model, pack, seed, device, progress=None, start=None)
     def body(rows, columns):
         with devices.computing(settings.precision, device):
             losses = objective(x, rows, columns)
-        (x.grad,) = torch.autograd.grad(losses, x, weights)
+            (x.grad,) = torch.autograd.grad(losses, x, weights)
         optimizer.step()
         with torch.no_grad():  # pixels stay within [0,1]
             x.clamp_(lowest, highest)

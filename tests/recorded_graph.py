@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 UNDECLARED = {aten.native_batch_norm.default}  # changes running statistics, which its signature hides
+POOL = "the pool of a step"
 READING = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
 
 
@@ -77,7 +78,8 @@ def _detached(value):
 
 
 @contextlib.contextmanager
-def _capturing(graph):
+def _capturing(graph, pool):
+    assert pool == POOL
     Graph.count += 1
     capture = _Capture(graph)
     try:
@@ -95,7 +97,11 @@ def recorded_graphs():
         for name, value in (
             ("CUDAGraph", Graph),
             ("graph", _capturing),
-            ("Stream", mock.MagicMock),
+            ("Stream", mock.MagicMock()),
+            ("graph_pool_handle", lambda: POOL),
+            ("empty_cache", lambda: None),
+            ("current_device", lambda: 0),
+            ("is_current_stream_capturing", lambda: False),
             ("current_stream", mock.MagicMock()),
             ("stream", lambda stream: contextlib.nullcontext()),
         ):

@@ -2,7 +2,6 @@
 
 import functools
 import sys
-from dataclasses import replace
 
 from guard import cli, ending
 from train import hard_labels
@@ -85,7 +84,7 @@ def main(argv):
         cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")
     )
     if options.labels == "hard":
-        settings = replace(settings, loss="cross-entropy")
+        settings = hard_labels.as_settings(settings)
 
     def work():
         from train import experiment

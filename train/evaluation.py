@@ -49,12 +49,8 @@ class Judgement:
 
     @property
     def attacks(self):
-        """Names of the attacks: those that the settings list, or those of the protocol."""
-        settings = self.settings
-        if settings.attacks:
-            return settings.attacks.split(",")
-        protocols = ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
-        return robustness.attacks_of(protocols)
+        """Names of the attacks."""
+        return robustness.names_of(self.settings)
 
 
 def check(judgement, teacher_path):

@@ -1,5 +1,7 @@
 """Flags of students on hard labels, which have no teacher and one loss."""
 
+from dataclasses import replace
+
 from guard import cli
 
 # What says something of a teacher's labels.
@@ -28,6 +30,11 @@ def add_flags(parser, when=""):
 def of_images(options):
     """What was given by these flags, by the names of train.inputs.without_teacher."""
     return {"image_size": options.image_size, "clamp": options.clamp}
+
+
+def as_settings(settings):
+    """settings.Train of a student on them, whatever its loss was."""
+    return replace(settings, loss="cross-entropy")
 
 
 def unread(parser, options):

@@ -12,7 +12,7 @@ attacked, beside as many random training images where asked for. One table has a
 reads   DISTILLED               class folders, a file of tensors (docs/usage.md lists the layouts), or a
                                 folder of several of them
         ROOT/DATASET/val        what students are measured on; with --random ROOT/DATASET/train, too
-writes  OUTPUT/SET/RUN/...      each student with its record and report; an interrupted judgement goes on
+writes  OUTPUT/SET/VIEWS/RUN/   each student with its record and report; an interrupted judgement goes on
         OUTPUT/judge.md, judge.json   the table: accuracies, robustness ratios, DD-Ranking's scores"""
 
 

@@ -14,10 +14,10 @@ from guard.networks import models
 from guard.paper.markdown import number, table
 from guard.report.statistics import average, standard_error
 from guard.run import processes, storage
-from train import experiment, inputs
+from train import experiment, hard_labels, inputs
 
 RANDOM = "random training images, {} per class"
-AS_SET, NONE = "as set", "none"  # kinds of views
+AS_SET, NONE = "as set", "unaugmented"  # kinds of views
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def judge(request):
     """
     settings = request.settings
     sets = _sets(request)
-    robustness.check_names(_attacks(settings["evaluate"]))
+    robustness.check_names(robustness.names_of(settings["evaluate"]))
     for network in request.networks:
         models.check_name(network)
     views = {AS_SET: settings["relabel"]}
@@ -64,7 +64,7 @@ def judge(request):
     rows = []
     for name, (what, per_class) in sets.items():
         for network, (kind, label_settings) in itertools.product(request.networks, views.items()):
-            place = request.output / _folder(name, kind)
+            place = request.output / name.replace(",", "").replace(" ", "-") / kind.replace(" ", "-")
             results = [
                 _evaluation(request, what, label_settings, network, seed, place) for seed in request.seeds
             ]
@@ -99,13 +99,15 @@ def _sets(request):
         if not here:
             raise UserError(f"{given} is no distilled set of these classes, nor a folder of such")
         for path in here:
-            name = path.stem if path.is_file() else path.name
+            name = (path.stem if path.is_file() else path.name).replace(" ", "-")
             if name in found:
                 raise UserError(f"{found[name][0]} and {path} would both be called {name}; rename one")
             labels = _inputs(request, request.settings["relabel"], path, request.seeds[0]).distilled.labels
             found[name] = path, max(Counter(labels.tolist()).values())
     if request.random:
         counts = sorted({per_class for _, per_class in found.values()})
+        for count in counts:  # that there are as many
+            _inputs(request, request.settings["relabel"], count, request.seeds[0])
         found |= {RANDOM.format(count): (count, count) for count in counts}
     return found
 
@@ -131,23 +133,10 @@ def _inputs(request, label_settings, what, seed):
 # ---- students ------------------------------------------------------------------------------------
 
 
-def _attacks(settings):
-    if settings.attacks:
-        return settings.attacks.split(",")
-    return robustness.attacks_of(
-        ("paper", "standard") if settings.protocol == "both" else (settings.protocol,)
-    )
-
-
-def _folder(name, kind):
-    words = name.replace(",", "").replace(" ", "-")
-    return words if kind == AS_SET else f"{words}-unaugmented"
-
-
 def _evaluation(request, what, label_settings, network, seed, place):
     """The evaluation of one student, trained in a folder of its own below `place`."""
     return experiment.run(
-        replace(request.settings["train"], model=network, loss="cross-entropy"),
+        replace(hard_labels.as_settings(request.settings["train"]), model=network),
         request.settings["evaluate"],
         functools.partial(_inputs, request, label_settings, what, seed),
         dataset=request.dataset,

@@ -48,6 +48,13 @@ def attacks_of(protocols):
     return list(dict.fromkeys(names))
 
 
+def names_of(settings):
+    """The attacks that settings.Evaluate list, or those of its protocol."""
+    if settings.attacks:
+        return settings.attacks.split(",")
+    return attacks_of(("paper", "standard") if settings.protocol == "both" else (settings.protocol,))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Measurement:
     """What is attacked and how, whatever the attack.

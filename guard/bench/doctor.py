@@ -12,7 +12,7 @@ import torch
 
 import guard
 from guard.bench import estimate, health, measure, precisions
-from guard.run import graphs
+from guard.errors import UserError, first_line
 
 # Stages, and the step of each that its way is chosen by. The teacher of the published command has curvature.
 DECIDES = {"pretrain": "gradient-norm", "recover": "recovery", "relabel": "labels", "train": "student"}
@@ -31,7 +31,7 @@ CASES = {
 PUBLISHED = "bash run.sh -x 1 -y 1 -d imagenette -u 0 -b 10.0 -p -C -h 3.0 -l 100"
 RUN_SH = Path(guard.__file__).resolve().parents[1] / "run.sh"
 IMAGENETTE = estimate.Size(train=9469, val=3925, classes=10)
-ITERATIONS = {"cuda": 40, "cpu": 1}  # of a timed recovery: captured steps are worth it from the fourth on
+ITERATIONS = {"cuda": 200, "cpu": 1}  # of a timed recovery, whose capture takes as long as many of them
 IMAGES = {"labels": precisions.LABELLED, "student": precisions.LABELLED}  # else those of the case
 
 
@@ -41,7 +41,7 @@ def checks(device):
         try:
             yield from check(device)
         except Exception as problem:  # noqa: BLE001 - whatever a device does wrong is what is looked for
-            told = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+            told = f"{type(problem).__name__}: {first_line(problem)}"
             yield health.row(check.__name__, told, "no error", False)
 
 
@@ -72,15 +72,17 @@ def speeds(device, repeats):
         _, model, size, batch = case
         for step in STEPS:
             times = iterations if step == "recovery" else 1
-            alone = {"precision": "fp32", "channels_last": False, "graphs": "off"}
-            operations = measure.operations(precisions.step_of(step, *case, alone, device))
+            operations, work = None, None
             for name, way in ways_of(step, device).items():
                 row = {"case": f"{model} at {size}", "step": step, "way": name, **way}
+                work = None  # before the next: its network, and the memory of its graphs
+                _free(device)
                 try:
+                    operations = operations or _operations(step, case, device)
                     work = precisions.step_of(step, *case, way, device, times)
                     seconds = _seconds(work, repeats, device) / times
                 except RuntimeError as problem:  # no memory, no compiler
-                    yield {**row, "images per second": None, "problem": str(problem).splitlines()[0]}
+                    yield {**row, "images per second": None, "problem": first_line(problem)}
                     continue
                 count = IMAGES.get(step, batch)
                 share = operations / seconds / rates[way["precision"]]
@@ -92,10 +94,18 @@ def speeds(device, repeats):
                 }
 
 
+def _operations(step, case, device):
+    """Of products and convolutions, in a step that is not captured."""
+    alone = {"precision": "fp32", "channels_last": False, "graphs": "off"}
+    return measure.operations(precisions.step_of(step, *case, alone, device))
+
+
+def _free(device):
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def _seconds(work, repeats, device):
-    """Median seconds of calls after those in which a step is set up and captured."""
-    for _ in range(graphs.WARM + 1 if device.type == "cuda" else 0):
-        work()
     return measure.alternating({"work": work}, repeats, device)["work"]["seconds"]
 
 
@@ -107,11 +117,15 @@ def chosen(health_rows, speed_rows):
 
     Fastest over the cases together: by the median of its seconds over those of the fastest way of each case.
     """
-    coarse = {(row["step"], row["precision"]) for row in health_rows if "step" in row and not row["passed"]}
+    checked = {}  # (step, precision) -> whether it has passed on each network
+    for row in health_rows:
+        if "step" in row:
+            checked.setdefault((row["step"], row["precision"]), []).append(row["passed"])
+    exact = {kind for kind, passed in checked.items() if all(passed)}
     found = {}
     for stage, step in DECIDES.items():
         timed = [row for row in speed_rows if row["step"] == step and row["images per second"]]
-        timed = [row for row in timed if (step, row["precision"]) not in coarse]
+        timed = [row for row in timed if (step, row["precision"]) in exact]
         fastest = {}  # seconds, of each case
         for row in timed:
             fastest[row["case"]] = min(row["seconds"], fastest.get(row["case"], row["seconds"]))
@@ -141,14 +155,17 @@ def flags_of(choice):
 
 def published_minutes(choice, device):
     """About how many minutes the published command takes here, in the ways that were chosen; None where
-    there is no run.sh, as beside an installed package.
+    this cannot be told: where there is no run.sh, as beside an installed package, or no memory for it.
     """
     if not RUN_SH.exists():
         return None
     bash, _, *words = shlex.split(PUBLISHED)
-    where = ["-u", "cpu"] if device.type == "cpu" else []
+    where = ["-u", "cpu" if device.type == "cpu" else str(device.index)]
     words = [bash, str(RUN_SH), *words, *where, "--", *flags_of(choice)]
-    return estimate.seconds_of(words, set(), IMAGENETTE) / 60
+    try:
+        return estimate.seconds_of(words, set(), IMAGENETTE) / 60
+    except (OSError, RuntimeError, UserError):
+        return None
 
 
 def failed(rows):

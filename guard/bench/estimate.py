@@ -7,6 +7,7 @@ import subprocess
 from typing import NamedTuple
 
 from guard import attacks, cli
+from guard.attacks import robustness
 from guard.bench import units
 from guard.data import find, images
 from guard.errors import UserError
@@ -98,10 +99,12 @@ def seconds_of(words, teachers, size=None):
         )
     recover, relabel = resolved(stages["recover"], "recover"), resolved(stages["relabel"], "relabel")
     student, evaluate = resolved(train, "train"), cli.resolve(train, train.dataset, "evaluate")
+    # On a GPU so many that most of them are captured.
+    iterations = 100 if device.type == "cuda" else 1
     of_recovery, of_labels, of_student, forward, both = _rest(
         dataclasses.replace(
             recover,
-            iterations=1,
+            iterations=iterations,
             images_per_class=max(1, min(recover.images_per_class, MOST // classes)),
             pack_images=MOST,
         ),
@@ -119,12 +122,7 @@ def seconds_of(words, teachers, size=None):
         total += recover.iterations * distilled * of_recovery
     total += relabel.epochs * distilled * (of_labels + of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
-    if evaluate.attacks:
-        names = evaluate.attacks.split(",")
-    else:
-        protocols = ("paper", "standard") if evaluate.protocol == "both" else (evaluate.protocol,)
-        names = dict.fromkeys(name for protocol in protocols for name in attacks.PROTOCOLS[protocol])
-    passes = [PASSES[name] for name in names]
+    passes = [PASSES[name] for name in robustness.names_of(evaluate)]
     total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
     return total
 
@@ -167,8 +165,6 @@ def _rest(recover, relabel, student, dataset, model, size, stem, classes, device
         2,
         device,
     )
-    each = {
-        name: value / (recover.images_per_class * classes if name == "recover" else len(held))
-        for name, value in found.items()
-    }
+    recovered = recover.iterations * recover.images_per_class * classes
+    each = {name: value / (recovered if name == "recover" else len(held)) for name, value in found.items()}
     return each["recover"], each["relabel"], each["student"], each["forward"], each["recover"]

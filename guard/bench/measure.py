@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from guard.run import graphs
 from guard.run.devices import computing
 
 
@@ -66,13 +67,17 @@ def peak_of(step, device):
 
 def alternating(steps, repeats, device, memory=False):
     """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of
-    `repeats` rounds in which each has its turn, after a call of each that does not count; with `memory`
+    `repeats` rounds in which each has its turn, after a call of each that does not count, on a GPU after
+    those in which a step is set up and captured; with `memory`
     that call tells 'peak bytes' (see peak_of), which takes its time.
     """
     found = {
         name: {"all seconds": [], **({"peak bytes": peak_of(step, device)} if memory else {})}
         for name, step in steps.items()
     }
+    for step in steps.values():
+        for _ in range(graphs.WARM if device.type == "cuda" else 0):
+            step()
     for number in range(memory, repeats + 1):
         for name, step in steps.items():
             synchronize(device)

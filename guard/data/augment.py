@@ -307,28 +307,23 @@ def _seen(way, images, parts):
 
 
 def views_of(pixels, indices, views, size, *, device, beside=()):
-    """[`apply_views` of pixels[indices], *beside], all on `device`, to which one copy goes.
+    """[`apply_views` of pixels[indices], *beside], all on `device`, to which one copy goes. Where indices is
+    None, of all pixels.
 
     pixels: uint8 or float32 in [0,1], (N, 3, H, W), on the CPU or on `device`. indices: (k,) on the CPU.
     beside: tensors on the CPU.
     """
-    if device.type == "cpu":
-        return [apply_views(pixels[indices], views, size), *beside]
     there = pixels.device == device
-    return views_by(pixels.__getitem__, indices, views, pixels.shape[2:], size, device, there, beside)
-
-
-def views_by(take, places, views, source_size, size, device, there, beside=()):
-    """[views of take(places), *beside], all on a GPU, to which one copy goes.
-
-    take: gives the images (N, 3, *source_size), where `there` is true on the device and of places on it, else
-    on the CPU. places: what it needs to know of them, a tensor on the CPU.
-    """
-    way = _way(views, source_size, size)
-    images = places if there else take(places)
-    images, *sent = devices.sent([images, *way.parts, *beside], device)
+    if not there or device.type == "cpu":
+        pixels, indices = pixels if indices is None else pixels[indices], None
+    if device.type == "cpu":
+        return [apply_views(pixels, views, size), *beside]
+    way = _way(views, pixels.shape[2:], size)
+    images, indices, *sent = devices.sent([None if there else pixels, indices, *way.parts, *beside], device)
+    if there:
+        images = pixels if indices is None else pixels[indices]
     parts, beside = sent[: len(way.parts)], sent[len(way.parts) :]
-    return [_seen(way, take(images) if there else images, parts), *beside]
+    return [_seen(way, images, parts), *beside]
 
 
 def apply_mix(pixels, mix):

@@ -119,45 +119,28 @@ class Mapped:
         if self.device.type == "cpu":
             images = [self._image(index) for index in indices.tolist()]
             return [augment.apply_views(images, views, size), *beside]
-        parts, views, extent = self._parts(indices, views)
-        there = self.pixels.device == self.device
-        cut = functools.partial(self._cut, extent)
-        return augment.views_by(cut, parts, views, extent, size, self.device, there, beside)
+        pixels, views = self.shown(indices, views)
+        return augment.views_of(pixels, None, views, size, device=self.device, beside=beside)
 
     def shown(self, indices, views):
         """What `views` show of the images at `indices` (k,), and the views of that which show the same.
 
-        Returns uint8 (k, 3, H, W), in which each image's part lies in the upper left, and augment.Views.
-        """
-        parts, views, extent = self._parts(indices, views)
-        return self._cut(extent, parts.to(self.pixels.device)), views
-
-    def _parts(self, indices, views):
-        """(parts (k, 7), views of them, their largest height and width): of each box what lies in the image.
-
-        A part is (place of its image in `pixels`, the image's height and width, top, left, height and width
-        of the part).
+        Returns uint8 (k, 3, H, W) where the images lie, in which each image's part is in the upper left, and
+        augment.Views.
         """
         heights, widths = self.sizes[indices].unbind(1)
         box_top, box_left, box_height, box_width = views.boxes.unbind(1)
+        # The part of each box that lies in the image.
         top, left = box_top.clamp(min=0), box_left.clamp(min=0)
-        rows = (box_top + box_height).minimum(heights) - top
-        columns = (box_left + box_width).minimum(widths) - left
-        start = self.ends[indices] - 3 * heights * widths
-        parts = torch.stack([start, heights, widths, top, left, rows, columns], 1)
+        bottom, right = (box_top + box_height).minimum(heights), (box_left + box_width).minimum(widths)
+        largest = int((bottom - top).max()), int((right - left).max())
+        pixels = torch.zeros(len(indices), 3, *largest, dtype=torch.uint8, device=self.pixels.device)
+        parts = torch.stack([top, left, bottom, right], 1).tolist()
+        for place, index, (row, column, end_row, end_column) in zip(pixels, indices.tolist(), parts):
+            part = self._image(index)[:, row:end_row, column:end_column]
+            place[:, : part.shape[1], : part.shape[2]] = part
         boxes = torch.stack([box_top - top, box_left - left, box_height, box_width], 1)
-        return parts, views._replace(boxes=boxes), (int(rows.max()), int(columns.max()))
-
-    def _cut(self, extent, parts):
-        """uint8 (k, 3, *extent) with the parts in their upper left, on their device; the rest is black."""
-        start, height, width, top, left, rows, columns = parts.view(-1, 7, 1, 1, 1).unbind(1)
-        channel, row, column = (
-            torch.arange(count, device=parts.device).view(shape)
-            for count, shape in zip((3, *extent), ((3, 1, 1), (-1, 1), (-1,)))
-        )
-        inside = (row < rows) & (column < columns)
-        place = start + (channel * height + top + row) * width + left + column
-        return self.pixels[place * inside] * inside
+        return pixels, views._replace(boxes=boxes)
 
     def validation(self, indices, size):
         """uint8 (k, 3, size, size): shorter side to size * 256/224, centre crop."""

@@ -51,6 +51,10 @@ class BatchStatistics:
         count = inputs[0].numel() // (self.problems * inputs[0].shape[1])
         self.seen.append((layer, count, *_Moments.apply(inputs[0], self.problems)))
 
+    def begin(self):
+        """Forgets what a forward pass that was broken off has left."""
+        self.seen = []
+
     def loss(self):
         """(problems,) with its graph, for the forward pass since the last call."""
         layers, counts, variances, means = zip(*self.seen)
@@ -124,7 +128,7 @@ class _Distance(torch.autograd.Function):
 class _Moments(torch.autograd.Function):
     """activations (problems * N, channels, ...) -> their variance and mean, both (problems, channels).
 
-    On its way back it takes scale and shift from _Distance.
+    On its way back it takes scale and shift from _Distance: neither is of use without the other.
     """
 
     @staticmethod
@@ -144,4 +148,5 @@ class _Moments(torch.autograd.Function):
 
 def _by_problem(activations, problems):
     """(problems * N, channels, ...) as (problems, N, channels, positions)."""
-    return activations.reshape(problems, -1, *activations.shape[1:]).flatten(3)
+    images, channels, *positions = activations.shape
+    return activations.reshape(problems, images // problems, channels, *positions, 1).flatten(3)

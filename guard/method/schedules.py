@@ -15,8 +15,11 @@ def cosine(step, steps, zeta=1.0):
 
 
 def step(epoch, epochs):
-    """The factor of DC's and MTT's schedule: 1, and a tenth once more than half of the epochs are done."""
-    return 1.0 if epoch <= epochs // 2 else 0.1
+    """The factor of DC's and MTT's schedule: 1, and a tenth after epoch epochs // 2 + 1, counted from 0.
+
+    They begin a new optimizer there, so without momentum, which is left out here.
+    """
+    return 1.0 if epoch <= epochs // 2 + 1 else 0.1
 
 
 def set_learning_rate(optimizer, learning_rate):

@@ -40,10 +40,11 @@ PANEL = 4.2  # inches
 
 def colour_of(arm):
     """The colour of an arm in all figures and pages; grey for one that has none. arm: a name, or None."""
-    if arm in STYLES:
-        return STYLES[arm][0]
-    _, _, rest = (arm or "").partition("/")
-    return TEACHERS.get(rest.removesuffix("/adversarial"), OTHER[0])
+    first, _, rest = (arm or "").partition("/")
+    teacher = rest.removesuffix("/adversarial")
+    if teacher in TEACHERS:
+        return TEACHERS[teacher]
+    return STYLES.get(first, OTHER)[0]  # of METHODS, what stands behind the method is the student's recipe
 
 
 # ---- numbers -------------------------------------------------------------------------------------

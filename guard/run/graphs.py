@@ -5,6 +5,7 @@ the network already. A graph remembers the operations of a step, with the places
 write, and does all of them again when it is started.
 """
 
+import functools
 import sys
 
 import torch
@@ -21,21 +22,24 @@ def captures(mode, device):
 
 
 class Step:
-    """body(*arguments) -> a tuple of tensors, captured where `captured` is true, else called as it is.
+    """body(*arguments) -> a list of tensors, captured where `captured` is true, else called as it is.
 
     What a body may do is what a graph can do again. It reads and changes tensors that stay where they are:
     weights, buffers, an optimizer's state (see `prepare`), and its arguments, tensors on the device. It draws
-    nothing at random, copies nothing from the host, and reads nothing there. Arguments that are no tensors
-    are constants: for other constants, or other shapes, the step is captured anew. what: words for the line
-    that tells that it cannot be captured, after which it goes on as it is.
+    nothing at random but by torch's default generator, copies nothing from the host, and reads nothing there.
+    Arguments that are no tensors are constants: for other constants, or other shapes, the step is captured
+    anew. what: words for the line that tells that it cannot be captured, after which it goes on as it is.
     """
+
+    refused = False  # whether a capture has failed for another reason than memory; none is tried after it
 
     def __init__(self, body, captured, what):
         self.body, self.captured, self.what = body, captured, what
+        self.pool = None  # of memory, which all graphs of a step share: one of them runs at a time
         self.calls, self.graphs = {}, {}  # of each kind of arguments
 
     def __call__(self, *arguments):
-        if not self.captured:
+        if not self.captured or Step.refused:
             return self.body(*arguments)
         kind = tuple(_kind(argument) for argument in arguments)
         if kind in self.graphs:
@@ -43,24 +47,36 @@ class Step:
         self.calls[kind] = self.calls.get(kind, 0) + 1
         if self.calls[kind] <= WARM:
             return _aside(self.body, arguments)
-        try:
-            self.graphs[kind] = _Graph(self.body, arguments)
-        except RuntimeError as problem:
-            reason = "no memory" if out_of_memory(problem) else first_line(problem)
+        if reason := self._capture(kind, arguments):
             told = f"note: {self.what} cannot be captured as a CUDA graph ({reason}); going on without"
             print(told, file=sys.stderr, flush=True)
-            self.captured = False
+            self.captured, self.pool = False, None
+            self.graphs.clear()
+            torch.cuda.empty_cache()
             return self.body(*arguments)
         return self.graphs[kind](*arguments)
+
+    def _capture(self, kind, arguments):
+        """None, or why it failed. With the error goes what the body has made until then."""
+        try:
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
+            self.graphs[kind] = _Graph(self.body, arguments, self.pool)
+        except RuntimeError as problem:
+            if out_of_memory(problem):
+                return "no memory"
+            Step.refused = True
+            return first_line(problem)
+        return None
 
 
 class _Graph:
     """The captured body, with arguments and results in places of its own."""
 
-    def __init__(self, body, arguments):
+    def __init__(self, body, arguments, pool):
         self.arguments = [each.clone() if isinstance(each, torch.Tensor) else each for each in arguments]
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):  # in which nothing is computed yet
+        # The outer context restores the stream where the capture cannot be ended. Nothing is computed yet.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph, pool=pool):
             self.results = body(*self.arguments)
 
     def __call__(self, *arguments):
@@ -68,7 +84,7 @@ class _Graph:
             if isinstance(own, torch.Tensor):
                 own.copy_(given)
         self.graph.replay()
-        return tuple(result.clone() for result in self.results)
+        return [result.clone() for result in self.results]
 
 
 def _kind(argument):
@@ -77,9 +93,15 @@ def _kind(argument):
     return argument
 
 
+@functools.cache
+def _side_stream(device):
+    """One for all: memory and libraries' workspaces belong to a stream. device: its number."""
+    return torch.cuda.Stream(device)
+
+
 def _aside(body, arguments):
-    """body(*arguments) on a stream of its own: what is set up in it is then fit for a capture."""
-    stream = torch.cuda.Stream()
+    """body(*arguments) on another stream: what is set up in it is then fit for a capture."""
+    stream = _side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         results = body(*arguments)

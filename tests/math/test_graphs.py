@@ -5,6 +5,7 @@ Their bodies run here; that they may be captured, and replayed, is seen with a s
 
 import copy
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ CPU = torch.device("cpu")
 def captured(monkeypatch):
     """Has all steps be captured, with the stand-in."""
     monkeypatch.setattr(graphs, "captures", lambda mode, device: mode == "auto")
+    monkeypatch.setattr(graphs.Step, "refused", False)
     with recorded_graphs():
         yield
 
@@ -132,6 +134,58 @@ def test_what_cannot_be_captured_goes_on_without_after_one_line(captured, capsys
     assert found == [1, 2, 3, 4, 5, 6]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: a step of the test cannot be captured") and "capturing" in line
+
+
+def test_after_a_refused_capture_no_other_is_tried_but_after_a_lack_of_memory(captured, capsys):
+    def body(x):
+        if torch.cuda.is_current_stream_capturing():
+            raise problem
+        return [x + 1]
+
+    for problem, tried in ((torch.OutOfMemoryError(), 3), (RuntimeError("not permitted"), 1)):
+        for _ in range(3):
+            step = graphs.Step(body, True, "a step")
+            assert [step(torch.ones(1))[0].item() for _ in range(6)] == [2] * 6
+        assert capsys.readouterr().err.count("cannot be captured") == tried, problem
+
+
+def test_what_a_failed_capture_has_made_is_gone_when_it_goes_on(captured):
+    """Else there is no memory for it twice."""
+    made = []
+
+    def body(x):
+        assert all(each() is None for each in made)
+        activations = x * 2
+        if torch.cuda.is_current_stream_capturing():
+            made.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError
+        return [activations + 1]
+
+    step = graphs.Step(body, True, "a step")
+    for _ in range(5):
+        step(torch.ones(1))
+    assert len(made) == 1
+
+
+def test_a_recovery_whose_capture_fails_half_way_goes_on_as_without(captured, monkeypatch):
+    """What the interrupted pass has seen of its layers is forgotten."""
+
+    def work(fails):
+        model = device_steps.make_model()
+
+        def refuse(layer, inputs):
+            if fails and torch.cuda.is_current_stream_capturing():
+                raise torch.OutOfMemoryError
+
+        layers = [each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        layers[-1].register_forward_pre_hook(refuse)
+        with pytest.MonkeyPatch.context() as patch:
+            if not fails:
+                patch.setattr(graphs, "WARM", 10**9)
+            return device_steps.recover_images(model, CPU, iterations=8)
+
+    for one, other in zip(work(False), work(True), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_other_shapes_and_constants_are_captured_apart(captured):

@@ -141,8 +141,9 @@ def test_images_of_one_arm_make_no_picture(images, refused):
 
 def test_an_arm_has_one_colour_in_figures_and_pages():
     """Those of the frontier have their teacher's; what stands for none of ours is grey."""
-    assert drawing.colour_of("guard") == drawing.STYLES["guard"][0]
+    assert drawing.colour_of("guard") == drawing.colour_of("guard/modern") == drawing.STYLES["guard"][0]
     assert drawing.colour_of("rded/nfgsm+guard/adversarial") == drawing.TEACHERS["nfgsm+guard"]
+    assert drawing.colour_of("sre2l/nfgsm") == drawing.TEACHERS["nfgsm"]
     assert drawing.colour_of("random/plain") == drawing.TEACHERS["plain"]
     for arm in arms.FRONTIER:
         assert drawing.colour_of(arm) != drawing.OTHER[0], arm

@@ -171,14 +171,26 @@ def test_the_fastest_way_that_is_exact_enough_on_all_networks_is_chosen():
         timed("labels", "bf16, compiled", "bf16", "large", None),  # it has no memory for it
         timed("student", "fp32", "fp32", "small", 3.0),
         timed("student", "bf16", "bf16", "small", 1.0),
+        timed("student", "tf32", "tf32", "small", 0.5),  # which nobody has checked
     ]
-    checks = [{**health.row("", "", "", False), "step": "student", "precision": "bf16"}]
+    passed = {
+        ("labels", "fp32"): [True],
+        ("labels", "bf16"): [True, True],
+        ("student", "fp32"): [True],
+        ("student", "bf16"): [False, True],  # on one network it is too coarse
+    }
+    checks = [
+        {**health.row("", "", "", each), "step": step, "precision": precision}
+        for (step, precision), of_networks in passed.items()
+        for each in of_networks
+    ]
     choice = doctor.chosen(checks, speeds)
     assert choice == {
         "relabel": {"precision": "bf16", "channels_last": True, "graphs": "off"},
         "train": {"precision": "fp32", "channels_last": False, "graphs": "auto"},
     }
-    assert doctor.verdict(checks[0]) == "too coarse" and not doctor.failed(checks)
+    assert [doctor.verdict(row) for row in checks[-2:]] == ["too coarse", "passed"]
+    assert not doctor.failed(checks)
 
 
 def test_run_sh_takes_the_flags_that_are_chosen():

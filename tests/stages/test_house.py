@@ -32,7 +32,7 @@ def test_every_setting_is_read_where_its_stage_works():
     read_in = {
         "pretrain": ("guard/method", "pretrain"),
         "relabel": ("guard", "relabel"),
-        "evaluate": ("train",),
+        "evaluate": ("guard/attacks", "train"),
     }
     named_by_rows = {row.coefficient for row in registry.REGULARIZERS.values()}
     for stage, made in STAGES.items():

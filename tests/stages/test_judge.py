@@ -51,11 +51,13 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
         (name, network, views)
         for name in ("images_best", "ours", "res_DC", random)
         for network in ("convnet-32", "convnet-in")
-        for views in ("as set", "none")
+        for views in ("as set", "unaugmented")
     ]
     by_kind = {(row["set"], row["network"], row["views"]): row for row in rows}
     row, beside = by_kind["res_DC", "convnet-in", "as set"], by_kind[random, "convnet-in", "as set"]
-    logs = [tmp_path / "out" / "res_DC" / f"convnet-in-seed{seed}" / "log.json" for seed in range(2)]
+    logs = [
+        tmp_path / "out" / "res_DC" / "as-set" / f"convnet-in-seed{seed}" / "log.json" for seed in range(2)
+    ]
     recorded = [
         json.loads(log.read_text())["evaluate student"]["attacks"]["clean"]["accuracy"] for log in logs
     ]
@@ -71,7 +73,7 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
 
 def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
     assert judge(sets / "res_DC.pt", tmp_path / "out", "--networks", "convnet-32") == 0
-    path = tmp_path / "out" / "res_DC" / "convnet-32-seed0" / "checkpoint.pt"
+    path = tmp_path / "out" / "res_DC" / "as-set" / "convnet-32-seed0" / "checkpoint.pt"
     written = path.stat().st_mtime_ns
     assert judge(sets / "res_DC.pt", tmp_path / "out", "--networks", "convnet-32", "--seeds", 2) == 0
     assert path.stat().st_mtime_ns == written and "is finished" in capsys.readouterr().out
@@ -90,6 +92,7 @@ def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
         (["--attacks", "pgd21"], "pgd21"),
         (["--image-size", 32], "--image-size"),
         (["--seeds", 0], "--seeds"),
+        (["--random", "--root", "nowhere", "--dataset", "cifar10"], "nowhere"),
     ],
 )
 def test_what_cannot_be_judged_is_told_before_the_first_student(more, named, sets, tmp_path, refused):
@@ -117,7 +120,7 @@ def test_dc_and_mtt_train_by_sgd_with_a_step():
         labels = recipes.resolve("cifar10", "relabel", {}, name)
         assert (labels.epochs, labels.batch_size, labels.mix) == (epochs, 256, "none")
     factors = [schedules.step(epoch, 300) for epoch in range(300)]
-    assert factors == [1.0] * 151 + [0.1] * 149
+    assert factors == [1.0] * 152 + [0.1] * 148
 
 
 def test_sgd_steps_are_those_of_the_formula():
