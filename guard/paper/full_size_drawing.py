@@ -58,12 +58,12 @@ def label_bytes(groups, title, path, _):
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
         words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
-        at = {"rotation": 35, "fontsize": 9, "textcoords": "offset points", "xytext": (2, 12)}
+        at = {"rotation": 60, "fontsize": 8, "textcoords": "offset points", "xytext": (-4, 16)}
         axes.annotate(words, place, **at)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.2)
+    axes.margins(x=0.15, y=0.4)
     left, right = axes.get_xlim()
     ticks = [size for size in TICKS if left <= size <= right]
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
