@@ -62,6 +62,7 @@ def main(argv):
     }
 
     def work():
+        from guard.run import processes
         from train import judging
 
         networks = options.networks.split(",") if options.networks else [settings["train"].model]
@@ -81,7 +82,9 @@ def main(argv):
             where={"device_name": options.device, "force": options.force},
             workers=options.workers,
         )
-        print(judging.judge(request))
+        text = judging.judge(request)
+        if processes.rank() == 0:
+            print(text)
 
     ending.run(work)
 

@@ -206,7 +206,7 @@ def gradient_of(batch, size):
 
 @contextlib.contextmanager
 def own_statistics(model):
-    """While inside, batch norm alone is in train mode, with running statistics that do not move."""
+    """While inside, batch norm alone is in train mode, with a running mean and variance that do not move."""
     layers = batch_norm_layers(model)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
