@@ -50,11 +50,17 @@ def comparable(stage, key):
     return made
 
 
+def _weighs_by(found, coefficient):
+    """Whether a teacher's regularizer is multiplied by this setting."""
+    row = registry.REGULARIZERS.get(found.get("regularizer"))
+    return found.get("curvature") and (row is None or row.coefficient.rstrip("_") == coefficient)
+
+
 # What a teacher's settings must be for another of them to be read at all.
 READ_WITH = {
     "regularizer": lambda found: found.get("curvature"),
-    "lambda": lambda found: found.get("curvature") and found.get("regularizer") != "loss",
-    "loss_beta": lambda found: found.get("curvature") and found.get("regularizer") == "loss",
+    "lambda": lambda found: _weighs_by(found, "lambda"),
+    "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
     "gradient_beta": lambda found: found.get("gradient_regularization"),
     "curvature_every": lambda found: found.get("curvature") or found.get("gradient_regularization"),
     "epsilon": lambda found: found.get("adversarial") in ("f", "n"),

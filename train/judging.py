@@ -153,11 +153,13 @@ def _evaluation(request, what, label_settings, network, seed, place):
 def _accuracies(results):
     """What a row says of the evaluations of its seeds: accuracies, each with its uncertainty, and ratios."""
     first = results[0]
-    accuracies = {attack: _average(results, attack) for attack in first["attacks"]}
+    accuracies = {
+        attack: _average([result["attacks"][attack]["accuracy"] for result in results], first["images"])
+        for attack in first["attacks"]
+    }
     found = {"accuracies": accuracies, "epsilon": first["epsilon"], "images": first["images"]}
     if first["worst_case"] is not None:
-        values = [result["worst_case"] for result in results]
-        found["worst case"] = average(values, standard_error(values[0], first["images"]))
+        found["worst case"] = _average([result["worst_case"] for result in results], first["images"])
     clean = accuracies["clean"][0]
     attacked = [mean for attack, (mean, _) in accuracies.items() if attack != "clean"]
     if attacked:
@@ -198,10 +200,9 @@ def _defined(value):
     return None if math.isnan(value) else value
 
 
-def _average(results, attack):
+def _average(values, images):
     """(mean over the seeds, its uncertainty: their standard deviation, of one seed that of the images)."""
-    values = [result["attacks"][attack]["accuracy"] for result in results]
-    return average(values, standard_error(values[0], results[0]["images"]))
+    return average(values, standard_error(values[0], images))
 
 
 OF_ALL = ("RR", "I-RR", "largest drop", "HLR", "IOR", "LRS", "ARS")

@@ -189,17 +189,19 @@ def training_step(settings, model, optimizer, device, averaged=None):
 
     def body(pixels, logits, targets, gradient, noise, whole):
         optimizer.zero_grad()
-        loss = torch.zeros((), device=device)
+        of_share = torch.zeros((), device=device)
         if len(pixels) or settings.sync_batch_norm:
             beside = {"teacher_gradient": gradient, "noise": noise}
             with devices.computing(settings.precision, device):
                 loss = student_loss(settings, model, pixels, logits, targets, **beside)
                 processes.share_of(loss, len(pixels), whole).backward()
+            if len(pixels):  # of none it is not a number
+                of_share = loss.detach() * len(pixels)
         processes.add_gradients(model)
         optimizer.step()
         if averaged:
             averaged.update()
-        return [loss.detach() * len(pixels)] if len(pixels) else [torch.zeros_like(loss)]
+        return [of_share]
 
     captured = graphs.captures(settings.graphs, device)
     graphs.prepare(optimizer, captured, device)

@@ -212,7 +212,7 @@ def _doctor(options, conditions, about):
     device, repeats = conditions.device, about["repeats"]
     path = Path(options.output or "doctor.json")
     storage.check_writable(path)
-    what = {"what": f"checks and speeds of {doctor.describe(device)}"}
+    what = {"what": f"checks and speeds of {records.environment(device)['device']}"}
     checked = ({**row, "verdict": doctor.verdict(row)} for row in doctor.checks(device))
     checks = report(checked, COLUMNS["checks"], what, device, None)
     print()

@@ -50,17 +50,12 @@ def checks(device):
 
 def ways_of(step, device):
     """name -> settings of a stage, in all the ways that this step can be computed in on the device."""
-    ways = {}
-    for precision in health.precisions_of(device):
-        for channels_last in (False, True):
-            name = f"{precision}, channels-last" if channels_last else precision
-            ways[name] = {"precision": precision, "channels_last": channels_last, "graphs": "auto"}
+    ways = precisions.ways(health.precisions_of(device))
     if device.type == "cuda":
         if step in CAPTURED:
             ways |= {f"{name}, no graphs": {**way, "graphs": "off"} for name, way in dict(ways).items()}
         if step in COMPILED:
-            best = {"precision": "bf16", "channels_last": True, "compile": True, "graphs": "auto"}
-            ways["bf16, channels-last, compiled"] = best
+            ways["bf16, channels-last, compiled"] = {**ways["bf16, channels-last"], "compile": True}
     return ways
 
 
@@ -148,7 +143,7 @@ def flags_of(choice):
         words += [stage, "--precision", way["precision"]]
         words += ["--channels-last"] if way["channels_last"] else []
         words += ["--compile"] if way.get("compile") else []
-        if stage != "pretrain" and way["graphs"] == "off":
+        if stage != "pretrain" and way.get("graphs") == "off":
             words += ["--graphs", "off"]
     return words
 
@@ -169,20 +164,14 @@ def published_minutes(choice, device):
 
 
 def failed(rows):
-    """Those that say that the device is not right: a coarse arithmetic is only not chosen."""
-    wrong = [row for row in rows if row["passed"] is False]
-    return [row for row in wrong if row.get("precision", "fp32") == "fp32"]
+    """Those that say that the device is not right."""
+    return [row for row in rows if verdict(row) == "FAILED"]
 
 
 def verdict(row):
-    """A check's row in a word."""
+    """A check's row in a word: a coarse arithmetic is not wrong, but it is not chosen."""
     if row["passed"] is None:
         return "not here"
     if row["passed"]:
         return "passed"
     return "FAILED" if row.get("precision", "fp32") == "fp32" else "too coarse"
-
-
-def describe(device):
-    """What the device is, in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

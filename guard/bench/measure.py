@@ -67,9 +67,9 @@ def peak_of(step, device):
 
 def alternating(steps, repeats, device, memory=False):
     """steps: name -> function without arguments. {name: {'seconds' (median), 'all seconds'}} of
-    `repeats` rounds in which each has its turn, after a call of each that does not count, on a GPU after
-    those in which a step is set up and captured; with `memory`
-    that call tells 'peak bytes' (see peak_of), which takes its time.
+    `repeats` rounds in which each has its turn, after a call of each that does not count; with `memory`
+    that call tells 'peak bytes' (see peak_of), which takes its time. On a GPU the calls in which a step is
+    set up and captured do not count either.
     """
     found = {
         name: {"all seconds": [], **({"peak bytes": peak_of(step, device)} if memory else {})}

@@ -5,12 +5,20 @@ import dataclasses
 from guard.bench import measure, units
 from guard.recipes import recipe
 
-WAYS = {
-    "fp32": {"precision": "fp32", "channels_last": False},
-    "fp32, channels-last": {"precision": "fp32", "channels_last": True},
-    "bf16": {"precision": "bf16", "channels_last": False},
-    "bf16, channels-last": {"precision": "bf16", "channels_last": True},
-}
+
+def ways(precisions):
+    """name -> settings of a stage: each precision without and with channels-last."""
+    return {
+        f"{precision}{', channels-last' * channels_last}": {
+            "precision": precision,
+            "channels_last": channels_last,
+        }
+        for precision in precisions
+        for channels_last in (False, True)
+    }
+
+
+WAYS = ways(("fp32", "bf16"))
 STEPS = ("plain", "gradient-norm", "adversarial n")
 # (data set, network, size, images per step)
 PAPER = (("cifar10", "resnet18", 32, 128), ("imagenette", "resnet18", 224, 32))

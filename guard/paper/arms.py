@@ -139,7 +139,7 @@ ARMS |= GOALS
 # hard labels; DC's networks have instance norm.
 _AS_PUBLISHED = "-i 2000 -z 300"
 _ATTACKED = "pretrain --epochs 20 train --attacks pgd100,square,autoattack-paper,cw,mim"
-_DC = "-I dc -m convnet-in -e convnet-in -i 1000"
+_DC = "-I dc -m convnet-in -e convnet-in -i 1000 -z 300"
 METHODS = {
     **{
         f"{method}/{recipe}": Arm(teacher, f"{flags} {_AS_PUBLISHED} -R {recipe}".strip(), _ATTACKED)
@@ -152,9 +152,9 @@ METHODS = {
         )
     },
     **{
-        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags} -R {recipe}", f"{_ATTACKED} {labels}".strip())
+        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags}-R {recipe}", f"{_ATTACKED} {labels}".strip())
         for recipe, labels in (("dc", "--loss cross-entropy"), ("modern", ""))
-        for method, teacher, flags in (("dc", "plain-20", "-z 300"), ("dc+guard", "guard-20", "-C -z 300"))
+        for method, teacher, flags in (("dc", "plain-20", ""), ("dc+guard", "guard-20", "-C "))
     },
 }
 ARMS |= METHODS
@@ -163,12 +163,9 @@ ARMS |= METHODS
 _BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
 _BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
 CURVATURE = {
-    f"curvature-{name}/{teacher}": Arm(f"{teacher}-{name}", f"-I random -C {flags} {other}".strip())
-    for teacher, other in (("guard", ""), ("nfgsm+guard", "-v n"))
+    f"curvature-{name}/{teacher}": Arm(f"{teacher.replace('+', '-')}-{name}", f"-I random {kind} {flags}")
+    for teacher, kind in (("guard", "-C"), ("nfgsm+guard", "-v n -C"))
     for name, flags in _BENT.items()
-}
-CURVATURE = {
-    name: Arm(arm.teacher.replace("+", "-"), arm.flags, arm.stages) for name, arm in CURVATURE.items()
 }
 ARMS |= CURVATURE
 TRIED = ("plain", "guard", "nfgsm", "nfgsm+guard")

@@ -148,6 +148,6 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     assert words["dc/dc"].index("-R modern") < words["dc/dc"].index("-R dc")  # the later one counts
     assert " -A -C " in words["cda+guard/paper"] and "--epochs 20" in words["cda+guard/paper"]
     bent = words["curvature-lambda-1000/nfgsm+guard"]
-    assert " -C -l 1000 -v n " in bent and "-I random" in bent
+    assert " -v n -C -l 1000 " in bent and "-I random" in bent
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
     assert len(set(teachers)) == 2 + 4 + 10  # of methods, of the frontier, of the settings

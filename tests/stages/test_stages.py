@@ -12,13 +12,14 @@ import torch
 from conftest import TOY, command, write_folder
 from PIL import Image
 
-from guard import recipes
+from guard import recipes, registry
 from guard.data import pixel_cache
 from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.networks.training import Training
 from guard.run import records, storage
 from guard.run.progress import Progress
+from guard.run.stage import differences
 from guard.settings import as_dict
 
 
@@ -411,6 +412,17 @@ def test_what_a_teachers_loss_does_not_read_makes_it_no_other_teacher(toy, tmp_p
     assert command(*pretrain(toy, tmp_path / "n", "--no-curvature", "--adversarial", "n")) == 0
     words = ["--no-curvature", "--adversarial", "n", "--epsilon", "9/255", "--lambda", 7]
     assert "another epsilon;" in refused(*pretrain(toy, tmp_path / "n", *words))
+
+
+def test_the_coefficient_of_a_regularizer_is_read_and_the_others_are_not(monkeypatch):
+    """Also where it is the user's own, by its row."""
+    own = registry.Regularizer("guard.method.regularizers:gradient_norm", "loss_beta")
+    monkeypatch.setitem(registry.REGULARIZERS, "own", own)
+    for name, unread in (("gradient-norm", "loss_beta"), ("loss", "lambda"), ("own", "lambda")):
+        key = {"curvature": True, "regularizer": name, "lambda": 1.0, "loss_beta": 1.0}
+        for changed in ("lambda", "loss_beta"):
+            differing = differences("pretrain", key, {**key, changed: 2.0})
+            assert differing == ([] if changed == unread else [changed]), name
 
 
 def test_classes_that_differ_are_never_combined(toy, tmp_path, refused):
