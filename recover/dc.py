@@ -16,6 +16,7 @@ from guard.errors import UserError
 from guard.method import regularizers
 from guard.method.gradient_matching import distance, matched_weights
 from guard.networks import layout, models
+from guard.networks.twice import twice_differentiable
 from guard.run import devices
 from guard.run.seeds import generator, seed_everything
 from guard.settings import Pretrain
@@ -107,7 +108,7 @@ def matched(network, x, labels, real):
     x: normalized images (n, 3, S, S) of one class. real: as of `real_gradients`.
     """
     x = x.detach().requires_grad_()
-    with regularizers.twice_differentiable():
+    with twice_differentiable(network):
         loss = F.cross_entropy(devices.widened(network(x)), labels)
         mine = torch.autograd.grad(loss, matched_weights(network), create_graph=True)
         found = distance(mine, real)

@@ -136,7 +136,11 @@ SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "va
 
 
 def _check_gradients(settings, stored):
-    """Raises UserError where the labels lack what the student needs of the teacher's input gradients."""
+    """Raises UserError where the labels lack what the student needs of the teacher's input gradients, or
+    the student cannot be differentiated twice.
+    """
+    if settings.compile and settings.gradient_weight:
+        raise UserError("--compile cannot differentiate twice, which --gradient-weight needs; leave one out")
     needed, flag = "none", ""
     if settings.adversarial_share and settings.views_against == "teacher":
         needed, flag = "signs", "--views-against teacher"

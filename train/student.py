@@ -1,5 +1,6 @@
 """Stage train: a student on distilled images and their labels, which train/inputs.py reads."""
 
+import contextlib
 import copy
 import math
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from guard.method.views import adversarial_views, views_against_teacher
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
+from guard.networks.twice import twice_differentiable
 from guard.registry import STUDENT_LOSSES, function_of
 from guard.run import devices, graphs, precision, processes, seeds
 from guard.run.progress import Progress
@@ -160,7 +162,8 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
     if share < 1 or weight:
         seen = pixels.detach().requires_grad_(weight > 0)
-        student_logits = devices.widened(model(seen))
+        with twice_differentiable(model) if weight else contextlib.nullcontext():
+            student_logits = devices.widened(model(seen))
         total = loss_of(student_logits, teacher_logits, targets, settings.temperature)
         if weight:
             extra = weight * gradient_distance(seen, student_logits, teacher_gradient, targets)

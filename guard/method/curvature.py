@@ -2,9 +2,10 @@
 
 import torch
 
-from guard.method.regularizers import AtImages, normalized, twice_differentiable
+from guard.method.regularizers import AtImages, normalized
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
+from guard.networks.twice import twice_differentiable
 
 
 def largest_eigenvalues(hessian_times, start, iterations):
@@ -40,7 +41,7 @@ def measure(network, x, y, h, iterations=20, generator=None):
     largest_eigenvalue: of H, by `iterations` Lanczos steps from a random direction, which is drawn on the CPU
     from `generator`.
     """
-    with frozen_eval(network), folded(network), twice_differentiable():
+    with frozen_eval(network), twice_differentiable(network), folded(network):
         at = AtImages(network, x, y, second_order=True)
 
         def hessian_times(direction):

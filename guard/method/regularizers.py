@@ -5,12 +5,14 @@ mini-batch of B images, z_i = h * grad l_i / ||grad l_i||, a constant. Sources: 
 CVPR 2019), GUARD (Xue et al., AAAI 2025).
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guard.networks.folding import folded
 from guard.networks.models import frozen_eval
+from guard.networks.twice import twice_differentiable
 from guard.registry import REGULARIZERS, function_of
 from guard.run.devices import widened
 from guard.run.processes import sum_over_processes
@@ -27,11 +29,6 @@ def normalized(gradient, length=1.0):
     flat = flat / torch.where(largest > 0, largest, 1)
     norm = flat.norm(dim=1, keepdim=True)
     return (flat * (length / torch.where(norm > 0, norm, 1))).view_as(gradient)
-
-
-def twice_differentiable():
-    """A context in which attention is computed by the kernel that has a second derivative."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 class AtImages:
@@ -111,8 +108,10 @@ def penalty(settings, network, x, y, batch_size=None):
     part. The network is in eval mode meanwhile; its running statistics and its mode stay as they are.
     """
     whole, batch_size = batch_size is None, batch_size or len(x)
-    with frozen_eval(network, freeze=False), folded(network), twice_differentiable():
-        at = AtImages(network, x, y, second_order=second_order(settings), whole=whole)
+    twice = second_order(settings)
+    prepared = twice_differentiable(network) if twice else contextlib.nullcontext()
+    with frozen_eval(network, freeze=False), prepared, folded(network):
+        at = AtImages(network, x, y, second_order=twice, whole=whole)
         total = x.new_zeros(())
         if settings.curvature:
             row = REGULARIZERS[settings.regularizer]

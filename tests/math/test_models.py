@@ -1,10 +1,13 @@
 """Networks by name: shapes, stems, normalization."""
 
+import functools
+
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from guard.errors import UserError
-from guard.networks import models
+from guard.networks import layout, models
 from guard.recipes import recipe
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -34,6 +37,17 @@ def build(name, size, stem="standard", classes=7):
 def test_pixels_to_logits(name, size, stem):
     with torch.no_grad():
         assert build(name, size, stem)(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["convnet", "convnet-in", "resnet18", "vit"])
+def test_a_compiled_network_is_compiled_as_a_whole(name, monkeypatch):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    model = build(name, 32)
+    layout.arrange(model.network, channels_last=False, compile=True)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 32, 32))
+    assert counter.frame_count == 1 and counter.op_count > 5
 
 
 def test_the_published_shapes():

@@ -704,3 +704,11 @@ def test_compiled_networks_compute_the_same(toy, tmp_path):
 def test_compile_and_second_order_regularizers_are_not_combined(toy, tmp_path, refused):
     assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--curvature", "--compile"))
     assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--gradient-regularization", "--compile"))
+
+
+def test_a_compiled_student_does_not_learn_from_input_gradients(toy, tmp_path, refused):
+    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
+    of = ["--dataset", "toy", "--root", toy, *made_from, "--labels", toy / "labels"]
+    options = [*TOY["train"], "--output", tmp_path / "x", "--gradient-weight", 1]
+    assert "--compile" in refused("train", *of, *options, "--compile")
+    assert "--input-gradients" in refused("train", *of, *options)

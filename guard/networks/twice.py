@@ -1,0 +1,238 @@
+"""Networks that are differentiated twice: first by their images, then by their weights.
+
+torch gives the weights of a convolution their second-order gradient by a convolution in which the images of
+the mini-batch are the channels, a shape that no kernel was made for, after copies of all activations. Here
+each derivative of a convolution is one of the three operations that training consists of anyway: the
+convolution, its gradient by the input and its gradient by the weights. For the second derivatives of ReLU and
+of average pools, which are zero, torch fills and adds up zeros for all activations. Here there are none.
+"""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.utils import _pair
+
+
+@contextlib.contextmanager
+def twice_differentiable(network):
+    """While inside, `network` has quick second derivatives; its values and its weights stay as they are.
+
+    Attention is computed by the kernel that has a second derivative. A compiled network stays as it is.
+    """
+    modules = list(network.modules())
+    compiled = any(module._compiled_call_impl is not None for module in modules)
+    changed = {} if compiled else {module: new for module in modules if (new := _instead(module))}
+    try:
+        for module, (name, function) in changed.items():
+            setattr(module, name, function)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module, (name, _) in changed.items():
+            vars(module).pop(name, None)
+
+
+def _instead(module):
+    """(name of a method, what is called in its place), or None for a layer that stays as it is."""
+    if type(module) is nn.ReLU:
+        return "forward", _Relu.apply
+    if type(module) is nn.AvgPool2d:
+        pairs = [_pair(size) for size in (module.kernel_size, module.stride, module.padding)]
+        window = *pairs, module.ceil_mode, module.count_include_pad, module.divisor_override
+        return "forward", functools.partial(_averages, window=window)
+    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
+        return "_conv_forward", functools.partial(convolved, geometry=geometry)
+    return None
+
+
+# ---- ReLU and average pool -----------------------------------------------------------------------
+
+
+class _Relu(Function):
+    @staticmethod
+    def forward(ctx, x):
+        values = torch.relu(x)
+        ctx.save_for_backward(values)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (values,) = ctx.saved_tensors
+        return _WherePositive.apply(gradient, values.detach())
+
+
+class _WherePositive(Function):
+    """The gradient where the values are above zero, else zero: its own derivative."""
+
+    @staticmethod
+    def forward(ctx, gradient, values):
+        ctx.save_for_backward(values)
+        return torch.ops.aten.threshold_backward(gradient, values, 0)
+
+    @staticmethod
+    def backward(ctx, direction):
+        (values,) = ctx.saved_tensors
+        return _WherePositive.apply(direction, values), None
+
+
+def _averages(x, window):
+    return _Averages.apply(x, window)
+
+
+class _Averages(Function):
+    @staticmethod
+    def forward(ctx, x, window):
+        ctx.save_for_backward(x)
+        ctx.window = window
+        return torch.ops.aten.avg_pool2d(x, *window)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return _Spread.apply(gradient, x.detach(), ctx.window), None
+
+
+class _Spread(Function):
+    """Each average's gradient given to what it is of, linear in it. like: has the shape of the input."""
+
+    @staticmethod
+    def forward(ctx, gradient, like, window):
+        ctx.window = window
+        return torch.ops.aten.avg_pool2d_backward(gradient, like, *window)
+
+    @staticmethod
+    def backward(ctx, direction):
+        return _Averages.apply(direction, ctx.window), None, None
+
+
+# ---- convolution ---------------------------------------------------------------------------------
+
+
+class Geometry(NamedTuple):
+    """What a convolution is besides its weights; pairs of numbers, vertical and horizontal, and groups."""
+
+    stride: tuple
+    padding: tuple
+    dilation: tuple
+    groups: int
+
+    def convolution(self, x, weight, bias=None):
+        return torch.ops.aten.convolution(x, weight, bias, *self._arguments())
+
+    def gradient(self, gradient, x, weight, mask):
+        """Gradients by the input and by the weights, of which mask names the wanted one."""
+        found = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, *self._arguments(), (*mask, False)
+        )
+        return found[mask.index(True)]
+
+    def _arguments(self):
+        return self.stride, self.padding, self.dilation, False, (0, 0), self.groups
+
+
+def convolved(x, weight, bias, geometry):
+    """conv2d(x, weight, bias), of which all derivatives are as in this module's first lines.
+
+    x: (B, C, H, W). weight: (K, C / groups, h, w). bias: (K,) or None.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        narrow = torch.get_autocast_dtype(kind)
+        x, weight, bias = x.to(narrow), weight.to(narrow), bias if bias is None else bias.to(narrow)
+    with torch.no_grad():
+        values = geometry.convolution(x, weight, bias)
+    weights_part = _WeightsPart.apply(weight, bias, (x,), values.shape, geometry)
+    return _Convolved.apply(x, weights_part, values, weight, geometry)
+
+
+class _Convolved(Function):
+    """values, as a function of the input and of a _WeightsPart.
+
+    The engine of autograd knows what is wanted of the whole function alone. That the weights have a part of
+    their own saves their gradient where that by the images is asked for.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weights_part, values, weight, geometry):
+        del weights_part
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        ctx.mark_dirty(values)  # it is handed on as it is
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = _InputGradient.apply(gradient, weight, x.detach(), ctx.geometry)
+        return of_x, gradient, None, None, None
+
+
+class _WeightsPart(Function):
+    """Zeros in the shape of the convolution, which take no memory; their gradient is that of the weights.
+
+    x: in a tuple, for this is no function of it.
+    """
+
+    @staticmethod
+    def forward(ctx, weight, bias, x, shape, geometry):
+        ctx.save_for_backward(weight)
+        ctx.x, ctx.has_bias, ctx.geometry = x, bias is not None, geometry
+        return weight.new_zeros(()).expand(shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (weight,) = ctx.saved_tensors
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_weight = _WeightGradient.apply(gradient, *ctx.x, weight.detach(), ctx.geometry)
+        if ctx.has_bias and ctx.needs_input_grad[1]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_weight, of_bias, None, None, None
+
+
+class _InputGradient(Function):
+    """(gradient, weight) -> the input's gradient, linear in both. like: has the shape of the input."""
+
+    @staticmethod
+    def forward(ctx, gradient, weight, like, geometry):
+        ctx.save_for_backward(gradient, weight)
+        ctx.geometry = geometry
+        return geometry.gradient(gradient, like, weight, (True, False))
+
+    @staticmethod
+    def backward(ctx, direction):
+        gradient, weight = ctx.saved_tensors
+        of_gradient = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_gradient = convolved(direction, weight, None, ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            of_weight = _WeightGradient.apply(gradient, direction, weight.detach(), ctx.geometry)
+        return of_gradient, of_weight, None, None
+
+
+class _WeightGradient(Function):
+    """(gradient, input) -> the weights' gradient, linear in both. like: has the shape of the weights."""
+
+    @staticmethod
+    def forward(ctx, gradient, x, like, geometry):
+        ctx.save_for_backward(gradient, x)
+        ctx.geometry = geometry
+        return geometry.gradient(gradient, x, like, (False, True))
+
+    @staticmethod
+    def backward(ctx, direction):
+        gradient, x = ctx.saved_tensors
+        of_gradient = of_x = None
+        if ctx.needs_input_grad[0]:
+            of_gradient = convolved(x, direction, None, ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            of_x = _InputGradient.apply(gradient, direction, x.detach(), ctx.geometry)
+        return of_gradient, of_x, None, None
