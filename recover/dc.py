@@ -60,14 +60,25 @@ def plan(request):
     """One part, since all images are matched on the same networks. Its one loss is the distance of the
     gradients, at the last step, of the class that an image is of.
     """
-    settings, classes = request.settings, len(request.classes)
-    named = [(label, number) for label in range(classes) for number in range(settings.images_per_class)]
-    start = None if settings.start == "noise" else Start(request)
-    of_class = [(request.training_images.labels == label).nonzero().squeeze(1) for label in range(classes)]
-    labels = torch.tensor([label for label, _ in named], device=request.device)
-    held = Condensation(request, of_class, labels, settings_of(request.teacher))
-    part = Part(named, functools.partial(_make, held, named, start), keeps_state=True)
-    return Plan([part], columns=("distance of the gradients",), steps=settings.iterations)
+    start = None if request.settings.start == "noise" else Start(request)
+    named = _named(request)
+    make = functools.partial(_make, condensation(request), named, start)
+    part = Part(named, make, keeps_state=True)
+    return Plan([part], columns=("distance of the gradients",), steps=request.settings.iterations)
+
+
+def condensation(request):
+    """The Condensation of a recovery.Request."""
+    found = request.training_images.labels
+    of_class = [(found == label).nonzero().squeeze(1) for label in range(len(request.classes))]
+    labels = torch.tensor([label for label, _ in _named(request)], device=request.device)
+    return Condensation(request, of_class, labels, settings_of(request.teacher))
+
+
+def _named(request):
+    """(label, number within its class) of each image, in order."""
+    numbers = range(request.settings.images_per_class)
+    return [(label, number) for label in range(len(request.classes)) for number in numbers]
 
 
 def settings_of(teacher):
@@ -156,7 +167,7 @@ def _make(held, named, start, progress, state):
     progress.step(done)
     for number in range(done, settings.iterations):
         with devices.computing(settings.precision, request.device):
-            distances = _on_a_fresh_network(held, number, x, optimizer)
+            distances = on_a_fresh_network(held, number, x, optimizer)
         progress.step(distance=distances.sum())
         progress.line(f"network {number + 1}/{settings.iterations}, distance {distances.sum():.4g}")
         state.save_if_due(functools.partial(_state, number + 1, x, optimizer, distances))
@@ -174,7 +185,7 @@ def _start(held, named, start):
     return held.request.model.denormalize(noise.to(held.request.device))
 
 
-def _on_a_fresh_network(held, number, x, optimizer):
+def on_a_fresh_network(held, number, x, optimizer):
     """Steps of the images x on the network of this number, which is trained on them in between.
 
     Returns the distance of each class, (C,), at the last step.

@@ -13,6 +13,7 @@ from guard.data import find, images
 from guard.errors import UserError
 from guard.run import precision
 from guard.run.devices import ready
+from recover import dc
 
 START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
@@ -99,27 +100,19 @@ def seconds_of(words, teachers, size=None):
         )
     recover, relabel = resolved(stages["recover"], "recover"), resolved(stages["relabel"], "relabel")
     student, evaluate = resolved(train, "train"), cli.resolve(train, train.dataset, "evaluate")
-    # On a GPU so many that most of them are captured.
-    iterations = 100 if device.type == "cuda" else 1
-    of_recovery, of_labels, of_student, forward, both = _rest(
-        dataclasses.replace(
-            recover,
-            iterations=iterations,
-            images_per_class=max(1, min(recover.images_per_class, MOST // classes)),
-            pack_images=MOST,
-        ),
-        relabel,
-        student,
-        train.dataset,
-        shape.model,
-        shape.image_size,
-        shape.stem,
-        classes,
-        device,
-    )
+    held = max(1, min(recover.images_per_class, MOST // classes))
+    network = train.dataset, shape.model, shape.image_size, shape.stem, classes, device
+    of_labels, of_student, forward, both = _rest(relabel, student, held * classes, *network)
     distilled = recover.images_per_class * classes
-    if recover.method == "sre2l":  # the others take next to no time
-        total += recover.iterations * distilled * of_recovery
+    if recover.method == "sre2l":
+        # On a GPU so many that most of them are captured.
+        iterations = 100 if device.type == "cuda" else 1
+        fewer = {"iterations": iterations, "images_per_class": held, "pack_images": MOST}
+        of_image = _recovery(dataclasses.replace(recover, **fewer), *network)
+        total += recover.iterations * distilled * of_image
+    elif recover.method == "dc":
+        total += recover.iterations * _condensation(recover, shape, train.dataset, classes, device)
+    # the other methods take next to no time
     total += relabel.epochs * distilled * (of_labels + of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
     passes = [PASSES[name] for name in robustness.names_of(evaluate)]
@@ -148,23 +141,45 @@ def _teacher(settings, dataset, classes, device):
 
 
 @functools.cache
-def _rest(recover, relabel, student, dataset, model, size, stem, classes, device):
-    """Seconds for each image: a recovery's iteration, an epoch of labels, one of the student, a pass
-    forward, and one forward and back.
+def _recovery(recover, dataset, model, size, stem, classes, device):
+    """Seconds of an iteration on an image."""
+    teacher = units.network(dataset, model, size, stem, classes, device).eval()
+    run = units.recover_iterations(recover, teacher, classes, device)
+    images_and_iterations = recover.images_per_class * classes * recover.iterations
+    return units.seconds({"recover": run}, 2, device)["recover"] / images_and_iterations
+
+
+@functools.cache
+def _condensation(recover, teacher_settings, dataset, classes, device):
+    """Seconds of method dc on one network, of which one step and one epoch are timed."""
+    given = teacher_settings, dataset, classes, device
+    one, two = (
+        units.network_of_condensation(dataclasses.replace(recover, matchings=count, network_epochs=1), *given)
+        for count in (1, 2)
+    )
+    found = units.seconds({"one step": one, "two steps and an epoch": two}, 2, device)
+    step = found["one step"]
+    epoch = max(0.0, found["two steps and an epoch"] - 2 * step)
+    steps, epochs = dc.loops(recover)
+    return steps * step + (steps - 1) * epochs * epoch
+
+
+@functools.cache
+def _rest(relabel, student, count, dataset, model, size, stem, classes, device):
+    """Seconds for each of `count` images: an epoch of labels, one of the student, a pass forward, and one
+    forward and back.
     """
     teacher = units.network(dataset, model, size, stem, classes, device).eval()
-    held = units.random_images(min(MOST, recover.images_per_class * classes), classes, size, device)
+    held = units.random_images(count, classes, size, device)
     pixels, labels = held.pixels.float() / 255, held.labels.to(device)
     found = units.seconds(
         {
-            "recover": units.recover_iterations(recover, teacher, classes, device),
             "relabel": units.label_epoch(relabel, teacher, held),
             "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, device),
             "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
+            "both": units.input_gradient(teacher, pixels, labels),
         },
         2,
         device,
     )
-    recovered = recover.iterations * recover.images_per_class * classes
-    each = {name: value / (recovered if name == "recover" else len(held)) for name, value in found.items()}
-    return each["recover"], each["relabel"], each["student"], each["forward"], each["recover"]
+    return [found[name] / len(held) for name in ("relabel", "student", "forward", "both")]

@@ -4,16 +4,20 @@ import dataclasses
 import functools
 
 import torch
+import torch.nn.functional as F
 
 from guard.bench.measure import alternating
 from guard.data import images
 from guard.distilled import soft_labels
 from guard.networks import models
+from guard.networks.checkpoint import Checkpoint
 from guard.networks.layout import arrange
 from guard.recipes import recipe
 from guard.run.devices import computing
+from guard.settings import as_dict
 from pretrain import teacher
-from recover import sre2l
+from recover import dc, sre2l
+from recover.recovery import Request
 from train import student
 
 
@@ -80,6 +84,37 @@ def recover_iterations(settings, model, classes, device):
             sre2l.recover_pack(settings, model, pack, 0, device)
 
     return run
+
+
+def network_of_condensation(settings, teacher_settings, dataset, classes, device):
+    """The steps of the images by `settings` (settings.Recover, method dc) on one network.
+
+    teacher_settings: settings.Pretrain.
+    """
+    shape = teacher_settings.model, teacher_settings.image_size, teacher_settings.stem
+    chosen, seed = recipe(dataset), 0
+    made_like = dict(zip(("model", "image_size", "stem"), shape), mean=chosen.mean, std=chosen.std)
+    names = [str(label) for label in range(classes)]
+    made_like |= {"role": "teacher", "dataset": dataset, "classes": names, "seed": seed, "state": {}}
+    checkpoint = Checkpoint(**made_like, settings=as_dict(teacher_settings))
+    model = network(dataset, *shape, classes, device).eval()
+    training_images = random_images(classes * settings.real_batch, classes, model.image_size, device)
+    request = Request(settings, model, names, seed, device, training_images, checkpoint)
+    held = dc.condensation(request)
+    x = model.normalize(random_images(len(held.labels), classes, model.image_size, device).pixels / 255)
+    optimizer = torch.optim.SGD([x.requires_grad_()], settings.image_rate)
+
+    def run():
+        with computing(settings.precision, device):
+            dc.on_a_fresh_network(held, 0, x, optimizer)
+
+    return run
+
+
+def input_gradient(model, pixels, labels):
+    """A pass forward and back to the pixels, which an attack consists of."""
+    pixels = pixels.detach().requires_grad_()
+    return lambda: torch.autograd.grad(F.cross_entropy(model(pixels), labels), pixels)
 
 
 def label_epoch(settings, model, held):

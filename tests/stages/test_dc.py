@@ -65,14 +65,14 @@ def test_of_the_teacher_the_regularizer_counts_and_no_weight(words, tmp_path):
 
 def stop_after(monkeypatch, networks):
     """The work is killed when `networks` of them are done; each leaves its state."""
-    one_network = dc._on_a_fresh_network
+    one_network = dc.on_a_fresh_network
 
     def stopping(held, number, *given):
         if number == networks:
             raise KeyboardInterrupt
         return one_network(held, number, *given)
 
-    monkeypatch.setattr(dc, "_on_a_fresh_network", stopping)
+    monkeypatch.setattr(dc, "on_a_fresh_network", stopping)
     monkeypatch.setattr(unfinished.Unfinished.__init__, "__defaults__", (0,))
 
 
@@ -84,10 +84,10 @@ def test_after_a_stop_it_goes_on_to_the_same_bits(words, tmp_path, monkeypatch, 
     state = tmp_path / "stopped/.part_0.pt"
     assert tensor_files.read(state)["iterations"] == 2
     assert "another settings" in refused(*words("stopped", "--network-rate", 0.5))
-    made, one_network = [], dc._on_a_fresh_network
+    made, one_network = [], dc.on_a_fresh_network
     monkeypatch.setattr(
         dc,
-        "_on_a_fresh_network",
+        "on_a_fresh_network",
         lambda held, number, *given: made.append(number) or one_network(held, number, *given),
     )
     assert command(*words("stopped")) == 0
