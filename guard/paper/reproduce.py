@@ -64,7 +64,12 @@ OF_RUNS = {
     ),
     "--root": (_folder, Path("data/raw"), "DIR", "folder that holds the data sets [data/raw]"),
     "--output": (_folder, Path("runs/reproduce"), "DIR", "run.sh's output root [runs/reproduce]"),
-    "--jobs": (COUNT, 1, "N", "runs that are done at a time, which share the cores [1]"),
+    "--jobs": (
+        COUNT,
+        1,
+        "N",
+        "runs that are done at a time, which share the cores (with OMP_NUM_THREADS each takes so many) [1]",
+    ),
 }
 SHORT = {"--root": "-r", "--output": "-o"}
 
@@ -161,7 +166,7 @@ def _work(options):
         scale=scale,
         results=options.results,
         output=options.output / scale,
-        threads=max(1, (os.cpu_count() or 1) // options.jobs),
+        threads=_threads(options.jobs),
         curve=options.curve,
         recorded={run.name: run for run in records.read(options.results) if run.scale == scale},
     )
@@ -191,6 +196,12 @@ def command(run, table, scale, options):
         protocol=options.protocol or protocol,
         images=images if options.images is None else options.images,
     )
+
+
+def _threads(jobs):
+    """Of each process: what the caller's OMP_NUM_THREADS says, else its part of the processors."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _print(todo, count, own, options):

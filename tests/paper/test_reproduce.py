@@ -343,3 +343,11 @@ def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
     data = ["main", "--dataset", "imagenet", "--root", tmp_path, "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
     assert "no estimate of all runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "jobs", "threads"), [("1", 1, 1), ("", 2, 3), ("none", 4, 1), ("0", 1, 6)])
+def test_runs_share_the_cores_unless_the_caller_says_how_many_threads(given, jobs, threads, monkeypatch):
+    """Two calls beside each other, each with a thread for every core, take many times as long."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert reproduce._threads(jobs) == threads
