@@ -13,7 +13,8 @@ from guard.errors import UserError
 from guard.networks import models
 from guard.paper.markdown import number, table
 from guard.report.statistics import average, standard_error
-from guard.run import processes, storage
+from guard.run import processes, records, storage
+from guard.run.devices import ready
 from train import experiment, hard_labels, inputs
 
 RANDOM = "random training images, {} per class"
@@ -74,8 +75,9 @@ def judge(request):
         row |= _scores(row, rows, request.full)
     text = _text(rows, request)
     if processes.rank() == 0:
-        told = {"rows": rows, "seeds": list(request.seeds), "dataset": request.dataset}
-        storage.write_json(told, request.output / "judge.json")
+        told = {"dataset": request.dataset, "recipe": request.recipe, "seeds": list(request.seeds)}
+        told |= {"rows": rows, "environment": records.environment(ready(request.where["device_name"]))}
+        storage.write_sealed(told, request.output / "judge.json")
         with storage.replacing(request.output / "judge.md") as temporary:
             temporary.write_text(text)
     return text

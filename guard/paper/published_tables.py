@@ -2,13 +2,14 @@
 
 from guard.attacks import PROTOCOL_EPSILON
 from guard.paper import groups as gathered
-from guard.paper import not_run, plan, published, settings
+from guard.paper import judged, not_run, plan, published, settings
 from guard.paper.markdown import MISSING, heading, number, table
 from guard.paper.our_tables import accuracy_table, attacks_of
 
 INTRODUCTION = (
     "{source}. The published column autoattack is our attack autoattack-paper. In our rows the difference to"
-    " the published number stands in parentheses.\n"
+    ' the published number stands in parentheses. Rows that say "judged" are of students on the hard labels'
+    " of the authors' own distilled images.\n"
 )
 
 
@@ -19,13 +20,14 @@ def section(numbers, groups, results):
         heading(2, "Protocol paper, the published tables"),
         INTRODUCTION.format(source=numbers["source"]),
     ]
-    wrong, placed = published.contradictions(numbers["tables"]), []
+    wrong, placed, judgements = published.contradictions(numbers["tables"]), [], judged.read(results)
     for name, content in numbers["tables"].items():
         if not published.datasets(content):
             continue
         here = _counterparts(content, ours)
         placed += here
-        lines += [heading(3, f"{name}: {content['title']}"), *_tables(content, numbers["attacks"], here)]
+        shown = _tables(content, numbers["attacks"], here, judgements)
+        lines += [heading(3, f"{name}: {content['title']}"), *shown]
         missing = not_run.line(name, "paper", groups, results) if name in plan.TABLES else None
         lines += [f"{missing}\n"] if missing else []
         lines += [f"As published: {content[note]}\n" for note in ("dataset-note", "note") if note in content]
@@ -52,17 +54,20 @@ def _counterparts(content, ours):
     return found
 
 
-def _tables(content, attacks, ours):
+def _tables(content, attacks, ours, judgements):
     """A table for each data set, and how our runs in it were made."""
     lines = []
     for dataset, sizes in published.datasets(content).items():
         here = [group for group in ours if group.dataset == dataset]
-        lines += [f"{dataset}:\n", *_beside(sizes, attacks, here), "", *notes(here)]
+        of_dataset = [row for row in judgements if row.dataset == dataset]
+        lines += [f"{dataset}:\n", *_beside(sizes, attacks, here, of_dataset), "", *notes(here)]
     return lines
 
 
-def _beside(sizes, attacks, ours):
-    """A table with a published row for each size and method, and below it the rows of ours that there are."""
+def _beside(sizes, attacks, ours, judgements):
+    """A table with a published row for each size and method, and below it the rows of ours that there are,
+    and those of its judged sets.
+    """
     rows, found = [], {(group.images_per_class, group.arm): group for group in ours}
     for size, methods in sizes.items():
         for method, accuracies in methods.items():
@@ -71,22 +76,37 @@ def _beside(sizes, attacks, ours):
             for arm in published.arms_of(method):
                 if group := found.get((size, arm)):
                     rows.append([str(size), arm, "ours", *_ours(group, attacks, accuracies)])
+            for row in judged.of(judgements, method, size):
+                about = f"judged: {row.network}, {row.recipe}"
+                rows.append([str(size), method, about, *_judged(row, attacks, accuracies)])
     return table(["images per class", "method", "", "runs", *attacks], rows, left=3)
 
 
 def _ours(group, attacks, of_theirs):
-    """The number of runs and the accuracies of a row, with the difference to the published ones, where an
-    epsilon of our own does not make that meaningless.
-    """
+    """The number of runs of a group, and its accuracies as of `_cells`."""
     epsilons = [record["evaluate student"]["epsilon"] for record in group.records]
     same_epsilon = all(abs(epsilon - PROTOCOL_EPSILON) < 1e-9 for epsilon in epsilons)
-    shown = [str(len(group.runs))]
-    for attack in attacks:
-        ours = published.OUR_ATTACKS.get(attack, attack)
-        found, difference = gathered.accuracies(group.records, "student", ours), ""
-        if found and attack in of_theirs and (same_epsilon or attack == "clean"):
-            difference = f" ({found[0] - of_theirs[attack]:+.2f})"
-        shown.append(number(found) + difference)
+    own = {name: published.OUR_ATTACKS.get(name, name) for name in attacks}
+    found = {name: gathered.accuracies(group.records, "student", ours) for name, ours in own.items()}
+    return [str(len(group.runs)), *_cells(found, of_theirs, same_epsilon)]
+
+
+def _judged(row, attacks, of_theirs):
+    """The number of students of a judged.Row, and its accuracies as of `_cells`."""
+    found = {name: row.accuracies.get(published.OUR_ATTACKS.get(name, name)) for name in attacks}
+    return [str(row.runs), *_cells(found, of_theirs, row.at_protocol)]
+
+
+def _cells(found, of_theirs, same_epsilon):
+    """Accuracies, {attack: (mean, uncertainty) or None}, with the difference to the published ones, where an
+    epsilon of our own does not make that meaningless.
+    """
+    shown = []
+    for attack, of_ours in found.items():
+        difference = ""
+        if of_ours and attack in of_theirs and (same_epsilon or attack == "clean"):
+            difference = f" ({of_ours[0] - of_theirs[attack]:+.2f})"
+        shown.append(number(of_ours) + difference)
     return shown
 
 

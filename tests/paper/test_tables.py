@@ -12,6 +12,7 @@ from recorded import RESULTS, add, empty, gathered, rows, run, text_of
 
 from guard.errors import UserError
 from guard.paper import figures, groups, not_run, plan, published, tables
+from guard.run import storage
 
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")
 
@@ -75,6 +76,48 @@ def test_methods_that_are_published_only_have_no_row_of_ours():
     )
     (line,) = [line for line in text.splitlines() if "reproduce.sh adversarial-training --seeds" in line]
     assert line == "Not run yet: `bash results/reproduce.sh adversarial-training --seeds 0,1,2`, no estimate."
+
+
+def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set"):
+    (results / "judged").mkdir(exist_ok=True)
+    accuracies = {"clean": [50.0, 2.0], "pgd100": [20.0, None], "autoattack-paper": [7.0, 1.0]}
+    row = {"set": name, "images per class": 10, "network": "convnet-in", "views": views}
+    row |= {"accuracies": accuracies, "epsilon": epsilon, "images": 30}
+    contents = {"dataset": "imagenette", "recipe": "mtt", "seeds": [0, 1, 2], "rows": [row]}
+    storage.write_sealed(contents, results / "judged" / "mine.json")
+
+
+def test_a_judged_set_stands_beside_the_method_of_its_name(results):
+    published_row = json.loads((RESULTS / "published.json").read_text())["tables"]["main"]["imagenette"]["10"]
+    clean, robust = published_row["mtt"]["clean"], published_row["mtt"]["autoattack"]
+    judgement(results)
+    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
+    assert row[:3] == [
+        "3",
+        f"50.00 ± 2.00 ({50 - clean:+.2f})",
+        f"20.00 ({20 - published_row['mtt']['pgd100']:+.2f})",
+    ]
+    assert row[4] == f"7.00 ± 1.00 ({7 - robust:+.2f})" and row[3] == row[5] == "-"
+    judgement(results, epsilon=2 / 255)  # other accuracies are then no counterparts
+    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
+    assert row[1].endswith(")") and row[2] == "20.00"
+
+
+@pytest.mark.parametrize("changed", [{"name": "of-mttx"}, {"views": "unaugmented"}])
+def test_other_judged_sets_stand_nowhere(changed, results):
+    judgement(results, **changed)
+    assert "judged: " not in text_of(results)
+
+
+def test_a_damaged_judgement_is_named(results):
+    judgement(results)
+    path = results / "judged" / "mine.json"
+    path.write_text(path.read_text().replace("50.0", "60.0"))
+    with pytest.raises(UserError, match="mine.json is damaged"):
+        text_of(results)
+    storage.write_sealed({"rows": [{}]}, path)
+    with pytest.raises(UserError, match="mine.json is no judgement"):
+        text_of(results)
 
 
 def test_known_contradictions_of_the_published_tables_are_found():

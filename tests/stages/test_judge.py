@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from guard.data import augment, find, images, random_set
 from guard.distilled import image_folder
 from guard.method import schedules
 from guard.networks import checkpoint
+from guard.paper import judged
 from guard.settings import Train
 from train import student
 
@@ -66,6 +68,11 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     assert row["HLR"] == pytest.approx(90 - clean)
     assert row["IOR"] == pytest.approx(clean - beside["accuracies"]["clean"][0])
     assert {"LRS", "ARS"} <= set(row) and "HLR" not in beside and "ARS" not in beside
+    (tmp_path / "judged").mkdir()
+    shutil.copy(tmp_path / "out" / "judge.json", tmp_path / "judged")
+    of_dc = judged.of(judged.read(tmp_path), "dc", 2)
+    assert [(found.network, found.runs) for found in of_dc] == [("convnet-32", 2), ("convnet-in", 2)]
+    assert of_dc[1].accuracies == row["accuracies"]
     # The same images in another layout give the same student.
     other = by_kind["images_best", "convnet-in", "as set"]
     assert other["accuracies"] == row["accuracies"] != by_kind["ours", "convnet-in", "as set"]["accuracies"]
