@@ -47,6 +47,7 @@ def comparable(stage, key):
         made["settings"] = _of_its_method(made["settings"])
     if stage == "pretrain":
         made = _of_its_loss(made)
+    made.pop("evaluate_every", None)  # of stage train: it decides what is told of the student alone
     return made
 
 

@@ -300,7 +300,10 @@ class Train:
     graphs: str = graphs()
     sync_batch_norm: bool = synced_norm()
     evaluate_every: int = setting(
-        25, "epochs between measurements of the accuracy on val", unit="epochs", low=1
+        0,
+        "epochs between measurements of the accuracy on val, which change nothing; 0 for ten in all",
+        unit="epochs",
+        low=0,
     )
 
 

@@ -118,6 +118,8 @@ def _train(settings, inputs, val, key, training, workers, device):
     done, history = training.restore(averaged or model, optimizer)
     recipe = inputs.labels.recipe
     step = training_step(settings, model, optimizer, device, averaged)
+    # Of few images an epoch is a few steps, which a measurement after each would take longer than.
+    every = settings.evaluate_every or math.ceil(epochs / 10)
     about = f"{settings.model}, {epochs} epochs of {len(inputs.distilled)} labelled images"
     with Progress("student", epochs, "epoch", done, about=about, lines=LINES) as progress:
         for epoch in range(done, epochs):
@@ -139,7 +141,7 @@ def _train(settings, inputs, val, key, training, workers, device):
             if averaged:
                 averaged.copy_buffers()
             row = {"epoch": epoch + 1, "loss": loss}
-            if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == epochs:
+            if (epoch + 1) % every == 0 or epoch + 1 == epochs:
                 size = shape.image_size
                 row["val accuracy"] = robustness.accuracy(student, val, size, workers=workers, device=device)
             history.append(row)

@@ -7,7 +7,7 @@ from guard.paper.records import STAGES
 from guard.report.statistics import standard_error
 
 # settings that name what a run was made from, not how: they differ between seeds as they must
-OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
+OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed", "train evaluate_every"}
 
 
 def described(record):

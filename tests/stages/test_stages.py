@@ -226,6 +226,34 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
     )
 
 
+def test_how_often_a_student_is_measured_makes_no_other_student(toy, tmp_path, capsys):
+    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
+    words = [
+        "train",
+        "--dataset",
+        "toy",
+        "--root",
+        toy,
+        *made_from,
+        "--labels",
+        toy / "labels",
+        *TOY["train"],
+    ]
+
+    def measured(folder):
+        history = storage.read_json(folder / "log.json", "record")["train"]["history"]
+        return [row["epoch"] for row in history if "val accuracy" in row]
+
+    assert command(*words, "--epochs", 2, "--output", tmp_path / "x", "--evaluate-every", 2) == 0
+    made = fingerprint(tmp_path / "x")
+    assert measured(tmp_path / "x") == [2]
+    capsys.readouterr()
+    assert command(*words, "--epochs", 2, "--output", tmp_path / "x") == 0
+    assert "is finished" in capsys.readouterr().out
+    assert command(*words, "--epochs", 2, "--output", tmp_path / "x", "--force") == 0
+    assert measured(tmp_path / "x") == [1, 2] and fingerprint(tmp_path / "x") == made
+
+
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
     arguments = [
         "train.evaluate",
