@@ -121,7 +121,7 @@ LABEL_BYTES = {
 ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps, of the best arm, and of random images with a learning
-# rate that stops halfway
+# rate that stops halfway; then a teacher, and of 50 images per class a student, of more steps
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED} train --zeta 2"
@@ -132,6 +132,9 @@ GOALS = {
         for epochs in ("600", "3000", "6000")
     },
     "goal-random-teacher-40": Arm("nfgsm-40", f"{_RANDOM.flags} -z 3000", f"{_LONG} pretrain --epochs 40"),
+    "goal-random-teacher-40-epochs-2400": Arm(
+        "nfgsm-40", f"{_RANDOM.flags} -z 2400", f"{_LONG} pretrain --epochs 40"
+    ),
 }
 ARMS |= GOALS
 

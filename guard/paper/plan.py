@@ -110,7 +110,12 @@ TABLES = {
     "goal-10": {
         "cifar10": ((10,), ("goal-epochs-3000", "goal-random-epochs-3000", "goal-random-teacher-40"))
     },
-    "goal-50": {"cifar10": ((50,), ("goal-epochs-600", "goal-random-epochs-600"))},
+    "goal-50": {
+        "cifar10": (
+            (50,),
+            ("goal-epochs-600", "goal-random-epochs-600", "goal-random-teacher-40-epochs-2400"),
+        )
+    },
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
 }
