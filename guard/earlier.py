@@ -57,13 +57,18 @@ def _weighs_by(found, coefficient):
     return found.get("curvature") and (row is None or row.coefficient.rstrip("_") == coefficient)
 
 
+def _regularized(found):
+    return found.get("curvature") or found.get("gradient_regularization")
+
+
 # What a teacher's settings must be for another of them to be read at all.
 READ_WITH = {
     "regularizer": lambda found: found.get("curvature"),
     "lambda": lambda found: _weighs_by(found, "lambda"),
     "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
     "gradient_beta": lambda found: found.get("gradient_regularization"),
-    "curvature_every": lambda found: found.get("curvature") or found.get("gradient_regularization"),
+    "curvature_every": _regularized,
+    "curvature_statistics": _regularized,
     "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
     "trades_beta": lambda found: found.get("adversarial") == "t",
 }

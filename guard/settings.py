@@ -57,6 +57,12 @@ class Pretrain:
     curvature_every: int = setting(
         1, "add the regularizers at each N-th step only, with N times their weight", unit="steps", low=1
     )
+    curvature_statistics: str = setting(
+        "running",
+        "what batch norm goes by inside the regularizers: its running statistics, as published, or those of"
+        " the mini-batch",
+        choices=("running", "batch"),
+    )
     gradient_regularization: bool = setting(
         False, "add the mean norm of the input gradient, times its beta, to the loss"
     )

@@ -16,7 +16,7 @@ from guard import recipes
 from guard.data import augment
 from guard.data.loading import batch_ranges
 from guard.errors import UserError
-from guard.networks.models import batch_norm_layers
+from guard.networks.models import own_statistics
 from guard.run import graphs
 from guard.run.devices import computing, widened
 from guard.run.seeds import generator
@@ -202,22 +202,6 @@ def gradient_of(batch, size):
         largest = torch.from_numpy(batch["largest"].astype("float32"))
         return torch.from_numpy(batch["gradient"].astype("float32")) * largest.view(-1, 1, 1, 1)
     return None
-
-
-@contextlib.contextmanager
-def own_statistics(model):
-    """While inside, batch norm alone is in train mode, with a running mean and variance that do not move."""
-    layers = batch_norm_layers(model)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.train()
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta):
-            layer.eval()
-            layer.momentum = momentum
 
 
 def batches_of(rows, batch_size):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from guard.networks.folding import folded
-from guard.networks.models import frozen_eval
+from guard.networks.models import frozen_eval, own_statistics
 from guard.networks.twice import twice_differentiable
 from guard.registry import REGULARIZERS, function_of
 from guard.run.devices import widened
@@ -105,12 +105,18 @@ def penalty(settings, network, x, y, batch_size=None):
     It is the sum of the regularizers that are on in `settings` (settings.Pretrain), each times its own
     coefficient. network: normalized images (B, 3, S, S) to logits (B, classes). x: normalized images. y: (B,)
     labels. batch_size: B of the whole mini-batch, where x is one process's share of it and all processes take
-    part. The network is in eval mode meanwhile; its running statistics and its mode stay as they are.
+    part. The network is in eval mode meanwhile, but for batch norm with curvature_statistics 'batch'; its
+    running statistics and its mode stay as they are.
+
+    By running statistics, as published, a batch norm's scale can shrink the gradients and with them the
+    penalty, while the ordinary loss, by statistics of the mini-batch, sees no difference: the next batch norm
+    divides by what is left.
     """
     whole, batch_size = batch_size is None, batch_size or len(x)
     twice = second_order(settings)
     prepared = twice_differentiable(network) if twice else contextlib.nullcontext()
-    with frozen_eval(network, freeze=False), prepared, folded(network):
+    normalizing = own_statistics if settings.curvature_statistics == "batch" else folded
+    with frozen_eval(network, freeze=False), prepared, normalizing(network):
         at = AtImages(network, x, y, second_order=twice, whole=whole)
         total = x.new_zeros(())
         if settings.curvature:

@@ -5,6 +5,7 @@ guard.registry.MODELS: a function (classes, image_size, stem, **settings) -> nn.
 images to logits.
 """
 
+import contextlib
 import functools
 
 import torch
@@ -179,6 +180,21 @@ def batch_norm_layers(model):
         if module.track_running_stats and module.running_mean is not None:
             found.append(module)
     return found
+
+
+@contextlib.contextmanager
+def own_statistics(model):
+    """While inside, the batch norms of a model in eval mode go by the statistics of each mini-batch; their
+    running statistics do not move.
+    """
+    layers = batch_norm_layers(model)
+    for layer in layers:
+        layer.training, layer.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training, layer.track_running_stats = False, True
 
 
 class frozen_eval:

@@ -165,10 +165,13 @@ ARMS |= METHODS
 # Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
 _BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
 _BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
+_BATCH = "pretrain --curvature-statistics batch"
 CURVATURE = {
-    f"curvature-{name}/{teacher}": Arm(f"{teacher.replace('+', '-')}-{name}", f"-I random {kind} {flags}")
+    f"curvature-{name}/{teacher}": Arm(
+        f"{teacher.replace('+', '-')}-{name}", f"-I random {kind} {flags}".strip(), stages
+    )
     for teacher, kind in (("guard", "-C"), ("nfgsm+guard", "-v n -C"))
-    for name, flags in _BENT.items()
+    for name, flags, stages in (*((*bent, "") for bent in _BENT.items()), ("batch", "", _BATCH))
 }
 ARMS |= CURVATURE
 TRIED = ("plain", "guard", "nfgsm", "nfgsm+guard")

@@ -2,12 +2,15 @@
 Hessians, in float64.
 """
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from guard.bench import reference
 from guard.method import curvature, regularizers
+from guard.networks import models
 from guard.settings import Pretrain
 
 H = 0.7
@@ -25,7 +28,7 @@ FORMS = {
 }
 
 
-def ours(form, network, x, y):
+def ours(form, network, x, y, statistics="running"):
     settings = Pretrain(
         curvature=form != "gradient-regularization",
         regularizer={"gradient-regularization": "loss", "both": "gradient-norm"}.get(form, form),
@@ -34,6 +37,7 @@ def ours(form, network, x, y):
         gradient_beta=0.5,
         h=H,
         gradient_regularization=form in ("gradient-regularization", "both"),
+        curvature_statistics=statistics,
     )
     return regularizers.penalty(settings, network, x, y)
 
@@ -96,12 +100,73 @@ def test_weight_gradient_is_the_finite_difference(form, network, batch):
             )
 
 
-def test_statistics_modes_and_gradients_are_untouched(network, batch):
+def by_the_mini_batch(network, x, y, z):
+    """mean_i ||grad L(x + z)_i - grad L(x)_i|| and mean_i ||grad L(x)_i||, with batch norm in train mode."""
+    network = copy.deepcopy(network).train()
+
+    def gradient_at(point):
+        point = point.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = nn.functional.cross_entropy(network(point), y)
+        return torch.autograd.grad(loss, point)[0].flatten(1)
+
+    change = gradient_at(x + z) - gradient_at(x)
+    return change.norm(dim=1).mean().item(), gradient_at(x).norm(dim=1).mean().item()
+
+
+def test_by_statistics_of_the_mini_batch_value_and_gradient_are_those_in_train_mode(network, batch):
+    x, y = batch
+    point = x.clone().requires_grad_()
+    own = copy.deepcopy(network).train()
+    loss = nn.functional.cross_entropy(own(point), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, point)
+    z = H * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    def naive():
+        change, size = by_the_mini_batch(network, x, y, z)
+        return 3.0 * change + 0.5 * size
+
+    found = ours("both", network, x, y, "batch")
+    assert found.item() == pytest.approx(naive(), rel=1e-10)
+    assert found.item() != pytest.approx(ours("both", network, x, y).item(), rel=0.01)
+    step = 1e-5
+    for weight, gradient in zip(network.parameters(), weight_gradients(found, network)):
+        place = gradient.abs().flatten().argmax()
+        with torch.no_grad():
+            flat = weight.view(-1)
+            flat[place] += step
+            above = naive()
+            flat[place] -= 2 * step
+            below = naive()
+            flat[place] += step
+        expected = (above - below) / (2 * step)
+        assert gradient.flatten()[place].item() == pytest.approx(expected, rel=1e-4, abs=1e-8)
+
+
+def test_a_scale_that_the_next_batch_norm_takes_back_lowers_the_published_penalty_alone():
+    torch.manual_seed(0)
+    network = models.ConvNet(3, 16, width=8, blocks=2).double().train()
+    x, y = torch.randn(32, 3, 16, 16).double(), torch.arange(32) % 3
+    for _ in range(100):  # running statistics are those of the mini-batch
+        network(x)
+    before = {kind: ours("gradient-norm", network, x, y, kind).item() for kind in ("running", "batch")}
+    seen = network(x)
+    with torch.no_grad():
+        network[1].weight *= 0.5
+        network[1].bias *= 0.5
+    torch.testing.assert_close(network(x), seen, rtol=1e-2, atol=1e-3)
+    after = {kind: ours("gradient-norm", network, x, y, kind).item() for kind in ("running", "batch")}
+    assert after["running"] < 0.8 * before["running"]
+    assert after["batch"] == pytest.approx(before["batch"], rel=0.02)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_statistics_modes_and_gradients_are_untouched(statistics, network, batch):
     network.train()
     network[1].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
-    ours("both", network, *batch)
+    ours("both", network, *batch, statistics)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())

@@ -150,4 +150,5 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     bent = words["curvature-lambda-1000/nfgsm+guard"]
     assert " -v n -C -l 1000 " in bent and "-I random" in bent
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
-    assert len(set(teachers)) == 2 + 4 + 10  # of methods, of the frontier, of the settings
+    assert "--curvature-statistics batch" in words["curvature-batch/guard"]
+    assert len(set(teachers)) == 2 + 4 + 12  # of methods, of the frontier, of the settings
