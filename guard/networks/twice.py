@@ -4,7 +4,9 @@ torch gives the weights of a convolution their second-order gradient by a convol
 the mini-batch are the channels, a shape that no kernel was made for, after copies of all activations. Here
 each derivative of a convolution is one of the three operations that training consists of anyway: the
 convolution, its gradient by the input and its gradient by the weights. For the second derivatives of ReLU and
-of average pools, which are zero, torch fills and adds up zeros for all activations. Here there are none.
+of average pools, which are zero, torch fills and adds up zeros for all activations. Here there are none. That
+of batch norm by the mini-batch's own statistics is dozens of sums over all activations there, here two passes
+of its gradient.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.utils import _pair
 
@@ -41,6 +44,8 @@ def _instead(module):
     """(name of a method, what is called in its place), or None for a layer that stays as it is."""
     if type(module) is nn.ReLU:
         return "forward", _Relu.apply
+    if type(module) is nn.BatchNorm2d:
+        return "forward", functools.partial(_batch_normalized, module)
     if type(module) is nn.AvgPool2d:
         pairs = [_pair(size) for size in (module.kernel_size, module.stride, module.padding)]
         window = *pairs, module.ceil_mode, module.count_include_pad, module.divisor_override
@@ -109,6 +114,107 @@ class _Spread(Function):
     @staticmethod
     def backward(ctx, direction):
         return _Averages.apply(direction, ctx.window), None, None
+
+
+# ---- batch norm ----------------------------------------------------------------------------------
+
+
+def _batch_normalized(norm, x):
+    """What the layer `norm` makes of x (B, C, H, W)."""
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    means = variances = None
+    factor = 0.0
+    if norm.track_running_stats:
+        norm.num_batches_tracked += 1
+        factor = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+        means, variances = norm.running_mean, norm.running_var
+    return _BatchNorm.apply(x, norm.weight, norm.bias, means, variances, factor, norm.eps)
+
+
+class _BatchNorm(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, means, variances, factor, eps):
+        values, mean, scale = torch.ops.aten.native_batch_norm(
+            x, weight, bias, means, variances, True, factor, eps
+        )
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.eps = eps
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, scale = ctx.saved_tensors
+        given = torch.ones_like(mean) if weight is None else weight
+        of_x, of_weight, of_bias = _BatchNormGradients.apply(gradient, x, given, mean, scale, ctx.eps)
+        of_parameters = (None, None) if weight is None else (of_weight, of_bias)
+        return of_x, *of_parameters, None, None, None, None
+
+
+class _BatchNormGradients(Function):
+    """(gradient g, input x, weight w) -> gradients by input, weight and bias, for each channel
+
+    w r P(g), sum g n and sum g, where r is 1 over the standard deviation, n = (x - mean) r are the normalized
+    activations, and P(g) = g - mean(g) - n mean(g n) is what is left of g beside the mean and n.
+
+    Of u, which the first of the three goes with, the gradients are w r P(u) by g, r A by w, and by x
+
+        -r/B (w r A n + sum(g n) w r P(u) + sum(u n) w r P(g)),
+        A = sum u P(g) = sum u g - (sum u sum g + sum u n sum g n) / B,
+
+    B the number of a channel's activations, since P is symmetric, dr/dx = -r^2 n / B, and a gradient q by n
+    is r P(q) by x.
+    """
+
+    @staticmethod
+    def forward(ctx, gradient, x, weight, mean, scale, eps):
+        of_x, of_weight, of_bias = _gradients(gradient, x, weight, mean, scale, eps)
+        ctx.save_for_backward(gradient, x, weight, mean, scale, of_x, of_weight, of_bias)
+        ctx.eps = eps
+        ctx.set_materialize_grads(False)
+        return of_x, of_weight, of_bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, u, u_weight, u_bias):
+        g, x, weight, mean, scale, of_x, sum_gn, sum_g = ctx.saved_tensors
+        by_x, by_weight = torch.zeros_like(x), None
+        if u is None:
+            by_g = torch.zeros_like(g)
+        else:
+            of_u, sum_un, sum_u = _gradients(u, x, weight, mean, scale, ctx.eps)
+            sum_ug = _gradients(u, g, weight, torch.zeros_like(mean), torch.ones_like(scale), ctx.eps)[1]
+            count = x.numel() / x.shape[1]
+            a = sum_ug - (sum_u * sum_g + sum_un * sum_gn) / count
+            by_weight, shared = scale * a, -scale / count
+            by_g = of_u
+            _add_centred(by_x, x, mean, shared * weight * scale**2 * a)
+            by_x.addcmul_(of_u, _of_channels(shared * sum_gn, x))
+            by_x.addcmul_(of_x, _of_channels(shared * sum_un, x))
+        if u_weight is not None:
+            by_g = by_g.clone()
+            _add_centred(by_g, x, mean, scale * u_weight)
+            by_x += _gradients(g, x, u_weight, mean, scale, ctx.eps)[0]
+        if u_bias is not None:
+            by_g = by_g + _of_channels(u_bias, g)
+        return by_g, by_x, by_weight, None, None, None
+
+
+def _gradients(gradient, x, weight, mean, scale, eps):
+    """Batch norm's gradients by input, weight and bias: (B, C, H, W), (C,), (C,)."""
+    return torch.ops.aten.native_batch_norm_backward(
+        gradient, x, weight, None, None, mean, scale, True, eps, (True, True, True)
+    )
+
+
+def _of_channels(factors, like):
+    """(C,) as what activations (B, C, H, W) are multiplied by."""
+    return factors.to(like.dtype).view(1, -1, 1, 1)
+
+
+def _add_centred(total, x, mean, factors):
+    """total += (x - mean) times factors, which as well as the means are those of the channels, (C,)."""
+    total.addcmul_(x, _of_channels(factors, x)).sub_(_of_channels(factors * mean, x))
 
 
 # ---- convolution ---------------------------------------------------------------------------------

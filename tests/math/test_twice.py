@@ -88,6 +88,54 @@ def test_all_derivatives_of_the_other_layers_are_those_of_torch(name):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * other.abs().max().item())
 
 
+def normalizing(affine=True, momentum=0.1, tracked=True):
+    torch.manual_seed(3)
+    layer = nn.BatchNorm2d(3, affine=affine, momentum=momentum, track_running_stats=tracked).double()
+    if affine:
+        nn.init.uniform_(layer.weight, 0.5, 2)
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+@pytest.mark.parametrize("kind", [{}, {"affine": False}, {"momentum": None}, {"tracked": False}])
+def test_batch_norm_of_the_mini_batch_has_the_derivatives_of_torch(kind):
+    x, out = arguments((4, 3, 3, 3))[0], []
+    weights = torch.randn(3, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    for ours in (False, True):
+        layer = normalizing(**kind)
+
+        def of(x, layer=layer):
+            return layer(F.conv2d(x, weights, padding=1)).sin()
+
+        def seen(of=of, layer=layer):
+            wanted = [x, weights, *layer.parameters()]
+            values = of(x)
+            first = torch.autograd.grad(values.pow(3).sum(), wanted, create_graph=True)
+            second = [
+                torch.autograd.grad(first[place].pow(2).sum(), wanted, retain_graph=True, allow_unused=True)
+                for place in range(len(wanted))
+            ]
+            return [values, *first, *itertools.chain(*second), *layer.buffers()]
+
+        if ours:
+            with twice_differentiable(layer):
+                out.append(seen())
+        else:
+            out.append(seen())
+    for one, other in zip(*out, strict=True):
+        if one is None or other is None:
+            assert one is other or not (one if other is None else other).any()
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9 * max(1, other.abs().max().item()))
+
+
+def test_batch_norm_in_eval_mode_stays_as_it_is():
+    layer, x = normalizing().eval(), arguments((4, 3, 3, 3))[0]
+    expected = layer(x)
+    with twice_differentiable(layer):
+        assert torch.equal(layer(x), expected)
+
+
 @pytest.mark.parametrize("name", ["stride", "dilation", "groups"])
 def test_first_and_second_derivatives_agree_with_finite_differences(name):
     shape, geometry = GEOMETRIES[name]
