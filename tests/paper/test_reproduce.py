@@ -327,7 +327,7 @@ def test_every_arm_of_the_paper_has_an_estimate(monkeypatch):
     """The pieces are made at their true sizes, as they would be timed, and not run."""
     monkeypatch.setattr(units, "seconds", lambda steps, *_: dict.fromkeys(steps, 1.0))
     size = estimate.Size(50_000, 10_000, 10)
-    for run in plan.runs_of("methods", "full-cpu"):
+    for run in plan.runs_of("methods", "full-cpu", images_per_class=[10]):
         words = commands.command_of(run, "full-cpu", root="data", output="runs")
         assert estimate.seconds_of(words, set(), size) > 0
 
