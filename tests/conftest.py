@@ -151,6 +151,13 @@ TOY = {
 }
 
 
+def toy_student(toy, *more):
+    """Words of stage train on what the toy chain has made."""
+    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
+    data = ["--dataset", "toy", "--root", toy, *made_from, "--labels", toy / "labels"]
+    return ["train", *data, *TOY["train"], *more]
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """A finished toy chain over a folder data set of two classes: the folder with toy/ (data), teacher/,

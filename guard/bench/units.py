@@ -91,13 +91,20 @@ def network_of_condensation(settings, teacher_settings, dataset, classes, device
 
     teacher_settings: settings.Pretrain.
     """
-    shape = teacher_settings.model, teacher_settings.image_size, teacher_settings.stem
-    chosen, seed = recipe(dataset), 0
-    made_like = dict(zip(("model", "image_size", "stem"), shape), mean=chosen.mean, std=chosen.std)
-    names = [str(label) for label in range(classes)]
-    made_like |= {"role": "teacher", "dataset": dataset, "classes": names, "seed": seed, "state": {}}
-    checkpoint = Checkpoint(**made_like, settings=as_dict(teacher_settings))
-    model = network(dataset, *shape, classes, device).eval()
+    shape = {name: getattr(teacher_settings, name) for name in ("model", "image_size", "stem")}
+    chosen, names, seed = recipe(dataset), [str(label) for label in range(classes)], 0
+    checkpoint = Checkpoint(
+        role="teacher",
+        dataset=dataset,
+        **shape,
+        mean=chosen.mean,
+        std=chosen.std,
+        classes=names,
+        seed=seed,
+        settings=as_dict(teacher_settings),
+        state={},
+    )
+    model = checkpoint.fresh().to(device).eval()
     training_images = random_images(classes * settings.real_batch, classes, model.image_size, device)
     request = Request(settings, model, names, seed, device, training_images, checkpoint)
     held = dc.condensation(request)

@@ -47,9 +47,9 @@ def _instead(module):
     if type(module) is nn.BatchNorm2d:
         return "forward", functools.partial(_batch_normalized, module)
     if type(module) is nn.AvgPool2d:
-        pairs = [_pair(size) for size in (module.kernel_size, module.stride, module.padding)]
-        window = *pairs, module.ceil_mode, module.count_include_pad, module.divisor_override
-        return "forward", functools.partial(_averages, window=window)
+        sizes = [_pair(size) for size in (module.kernel_size, module.stride, module.padding)]
+        window = *sizes, module.ceil_mode, module.count_include_pad, module.divisor_override
+        return "forward", lambda x: _Averages.apply(x, window)
     if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
         geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
         return "_conv_forward", functools.partial(convolved, geometry=geometry)
@@ -84,10 +84,6 @@ class _WherePositive(Function):
     def backward(ctx, direction):
         (values,) = ctx.saved_tensors
         return _WherePositive.apply(direction, values), None
-
-
-def _averages(x, window):
-    return _Averages.apply(x, window)
 
 
 class _Averages(Function):
@@ -178,9 +174,8 @@ class _BatchNormGradients(Function):
     @once_differentiable
     def backward(ctx, u, u_weight, u_bias):
         g, x, weight, mean, scale, of_x, sum_gn, sum_g = ctx.saved_tensors
-        by_x, by_weight = torch.zeros_like(x), None
         if u is None:
-            by_g = torch.zeros_like(g)
+            by_g, by_x, by_weight = torch.zeros_like(g), torch.zeros_like(x), None
         else:
             of_u, sum_un, sum_u = _gradients(u, x, weight, mean, scale, ctx.eps)
             sum_ug = _gradients(u, g, weight, torch.zeros_like(mean), torch.ones_like(scale), ctx.eps)[1]
@@ -188,9 +183,9 @@ class _BatchNormGradients(Function):
             a = sum_ug - (sum_u * sum_g + sum_un * sum_gn) / count
             by_weight, shared = scale * a, -scale / count
             by_g = of_u
-            _add_centred(by_x, x, mean, shared * weight * scale**2 * a)
-            by_x.addcmul_(of_u, _of_channels(shared * sum_gn, x))
+            by_x = of_u * _of_channels(shared * sum_gn, x)
             by_x.addcmul_(of_x, _of_channels(shared * sum_un, x))
+            _add_centred(by_x, x, mean, shared * weight * scale**2 * a)
         if u_weight is not None:
             by_g = by_g.clone()
             _add_centred(by_g, x, mean, scale * u_weight)
@@ -231,12 +226,11 @@ class Geometry(NamedTuple):
     def convolution(self, x, weight, bias=None):
         return torch.ops.aten.convolution(x, weight, bias, *self._arguments())
 
-    def gradient(self, gradient, x, weight, mask):
-        """Gradients by the input and by the weights, of which mask names the wanted one."""
-        found = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, *self._arguments(), (*mask, False)
-        )
-        return found[mask.index(True)]
+    def gradient(self, gradient, x, weight, by_input):
+        """The gradient by the input, or else that by the weights."""
+        wanted = by_input, not by_input, False  # the last is that by the bias
+        found = torch.ops.aten.convolution_backward(gradient, x, weight, None, *self._arguments(), wanted)
+        return found[wanted.index(True)]
 
     def _arguments(self):
         return self.stride, self.padding, self.dilation, False, (0, 0), self.groups
@@ -277,7 +271,7 @@ class _Convolved(Function):
         x, weight = ctx.saved_tensors
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = _InputGradient.apply(gradient, weight, x.detach(), ctx.geometry)
+            of_x = _Gradient.apply(gradient, weight, x.detach(), ctx.geometry, True)
         return of_x, gradient, None, None, None
 
 
@@ -298,47 +292,32 @@ class _WeightsPart(Function):
         (weight,) = ctx.saved_tensors
         of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_weight = _WeightGradient.apply(gradient, *ctx.x, weight.detach(), ctx.geometry)
+            of_weight = _Gradient.apply(gradient, *ctx.x, weight.detach(), ctx.geometry, False)
         if ctx.has_bias and ctx.needs_input_grad[1]:
             of_bias = gradient.sum((0, 2, 3))
         return of_weight, of_bias, None, None, None
 
 
-class _InputGradient(Function):
-    """(gradient, weight) -> the input's gradient, linear in both. like: has the shape of the input."""
+class _Gradient(Function):
+    """(gradient, weights) -> the gradient by the input, or (gradient, input) -> that by the weights.
+
+    Linear in both. like: has the shape of the result.
+    """
 
     @staticmethod
-    def forward(ctx, gradient, weight, like, geometry):
-        ctx.save_for_backward(gradient, weight)
-        ctx.geometry = geometry
-        return geometry.gradient(gradient, like, weight, (True, False))
-
-    @staticmethod
-    def backward(ctx, direction):
-        gradient, weight = ctx.saved_tensors
-        of_gradient = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_gradient = convolved(direction, weight, None, ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            of_weight = _WeightGradient.apply(gradient, direction, weight.detach(), ctx.geometry)
-        return of_gradient, of_weight, None, None
-
-
-class _WeightGradient(Function):
-    """(gradient, input) -> the weights' gradient, linear in both. like: has the shape of the weights."""
-
-    @staticmethod
-    def forward(ctx, gradient, x, like, geometry):
-        ctx.save_for_backward(gradient, x)
-        ctx.geometry = geometry
-        return geometry.gradient(gradient, x, like, (False, True))
+    def forward(ctx, gradient, other, like, geometry, by_input):
+        ctx.save_for_backward(gradient, other)
+        ctx.geometry, ctx.by_input = geometry, by_input
+        x, weight = (like, other) if by_input else (other, like)
+        return geometry.gradient(gradient, x, weight, by_input)
 
     @staticmethod
     def backward(ctx, direction):
-        gradient, x = ctx.saved_tensors
-        of_gradient = of_x = None
+        gradient, other = ctx.saved_tensors
+        of_gradient = of_other = None
         if ctx.needs_input_grad[0]:
-            of_gradient = convolved(x, direction, None, ctx.geometry)
+            x, weight = (direction, other) if ctx.by_input else (other, direction)
+            of_gradient = convolved(x, weight, None, ctx.geometry)
         if ctx.needs_input_grad[1]:
-            of_x = _InputGradient.apply(gradient, direction, x.detach(), ctx.geometry)
-        return of_gradient, of_x, None, None
+            of_other = _Gradient.apply(gradient, direction, other.detach(), ctx.geometry, not ctx.by_input)
+        return of_gradient, of_other, None, None, None

@@ -12,7 +12,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from conftest import ROOT, TOY, command
+from conftest import ROOT, TOY, command, toy_student
 
 from guard import cli, ending
 from guard.data import augment, find, images, loading
@@ -397,22 +397,7 @@ def load_buffers(model, values):
 
 @WITHOUT_A_GPU
 def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy, tmp_path):
-    words = [
-        "train",
-        "--dataset",
-        "toy",
-        "--root",
-        toy,
-        "--teacher",
-        toy / "teacher/checkpoint.pt",
-        "--distilled",
-        toy / "images",
-        "--labels",
-        toy / "labels",
-        *TOY["train"],
-        "--images",
-        1,
-    ]
+    words = toy_student(toy, "--images", 1)
     both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
     assert command(*words, "--output", tmp_path / "one") == 0
     assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")), 1e-3)

@@ -9,7 +9,7 @@ import warnings
 import numpy
 import pytest
 import torch
-from conftest import TOY, command, write_folder
+from conftest import TOY, command, toy_student, write_folder
 from PIL import Image
 
 from guard import recipes, registry
@@ -227,30 +227,19 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
 
 
 def test_how_often_a_student_is_measured_makes_no_other_student(toy, tmp_path, capsys):
-    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
-    words = [
-        "train",
-        "--dataset",
-        "toy",
-        "--root",
-        toy,
-        *made_from,
-        "--labels",
-        toy / "labels",
-        *TOY["train"],
-    ]
+    words = toy_student(toy, "--epochs", 2, "--output", tmp_path / "x")
 
     def measured(folder):
         history = storage.read_json(folder / "log.json", "record")["train"]["history"]
         return [row["epoch"] for row in history if "val accuracy" in row]
 
-    assert command(*words, "--epochs", 2, "--output", tmp_path / "x", "--evaluate-every", 2) == 0
+    assert command(*words, "--evaluate-every", 2) == 0
     made = fingerprint(tmp_path / "x")
     assert measured(tmp_path / "x") == [2]
     capsys.readouterr()
-    assert command(*words, "--epochs", 2, "--output", tmp_path / "x") == 0
+    assert command(*words) == 0
     assert "is finished" in capsys.readouterr().out
-    assert command(*words, "--epochs", 2, "--output", tmp_path / "x", "--force") == 0
+    assert command(*words, "--force") == 0
     assert measured(tmp_path / "x") == [1, 2] and fingerprint(tmp_path / "x") == made
 
 
@@ -674,25 +663,8 @@ def chain_with(toy, folder, *flags):
         )
         == 0
     )
-    assert (
-        command(
-            "train",
-            "--dataset",
-            "toy",
-            "--root",
-            toy,
-            *teacher,
-            "--distilled",
-            toy / "images",
-            *TOY["train"],
-            "--labels",
-            folder / "labels",
-            "--output",
-            folder / "student",
-            *flags,
-        )
-        == 0
-    )
+    made = ["--labels", folder / "labels", "--output", folder / "student"]
+    assert command(*toy_student(toy, *made, *flags)) == 0
     return [checkpoint.load(folder / name / "checkpoint.pt").state for name in ("teacher", "student")]
 
 
@@ -735,8 +707,11 @@ def test_compile_and_second_order_regularizers_are_not_combined(toy, tmp_path, r
 
 
 def test_a_compiled_student_does_not_learn_from_input_gradients(toy, tmp_path, refused):
-    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
-    of = ["--dataset", "toy", "--root", toy, *made_from, "--labels", toy / "labels"]
-    options = [*TOY["train"], "--output", tmp_path / "x", "--gradient-weight", 1]
-    assert "--compile" in refused("train", *of, *options, "--compile")
-    assert "--input-gradients" in refused("train", *of, *options)
+    words = toy_student(toy, "--output", tmp_path / "x", "--gradient-weight", 1)
+    assert "--compile" in refused(*words, "--compile")
+    assert "--input-gradients" in refused(*words)
+
+
+def test_synchronized_batch_norm_is_not_differentiated_twice(toy, tmp_path, refused):
+    words = pretrain(toy, tmp_path / "x", "--curvature", "--curvature-statistics", "batch")
+    assert "--curvature-statistics" in refused(*words, "--sync-batch-norm")
