@@ -46,5 +46,5 @@ install_into_venv() {
 
 # imports FILE...: python code that imports every package listed.
 imports() {
-    cat "$@" | sed -e 's/[=<>].*//' -e '/^ *#/d' -e '/^ *$/d' -e 's/^pillow$/PIL/' -e 's/^/import /'
+    cat "$@" | sed -e 's/[=<>].*//' -e '/^ *#/d' -e '/^ *$/d' -e 's/^pillow$/PIL/' -e 's/^pytest-xdist$/xdist/' -e 's/^/import /'
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs the tests; arguments go to pytest.
-# Slow ones are opt-in: bash tests/run.sh -m slow
+# Sets up what is missing and runs the tests, a process with one thread on each core up to four; arguments go to
+# pytest. Slow ones are opt-in: bash tests/run.sh -m slow; a debugger wants one process: bash tests/run.sh -n 0 --pdb
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh
@@ -9,4 +9,6 @@ set_up requirements.txt requirements-dev.txt
 if ! "$PYTHON" -c 'import torchattacks' 2>/dev/null; then
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
 fi
-exec "$PYTHON" -m pytest "$@"
+cores=$("$PYTHON" -c 'import os; print(len(os.sched_getaffinity(0)))')
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal "$@"
