@@ -37,7 +37,12 @@ class Pretrain:
     images: int = setting(0, "train on the first N images of each class; 0 for all", unit="images", low=0)
     epochs: int = setting(50, "passes over the training images", unit="epochs", low=1)
     batch_size: int = setting(32, "images per step", unit="images", low=1)
-    learning_rate: float = setting(0.025, "SGD's learning rate, cosine to 0 by epoch", above=0.0)
+    learning_rate: float = setting(0.025, "SGD's learning rate, the highest", above=0.0)
+    schedule: str = setting(
+        "cosine",
+        "of the learning rate: cosine, from it to 0 by epoch; one-cycle, up to it and down to 0 by step",
+        choices=("cosine", "one-cycle"),
+    )
     momentum: float = setting(0.9, "SGD's momentum", low=0.0, high=1.0)
     weight_decay: float = setting(1e-4, "SGD's weight decay", low=0.0)
     clip_grad_norm: float = setting(

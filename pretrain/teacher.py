@@ -193,8 +193,6 @@ def _train(settings, data, seed, key, training):
     about = f"{settings.model}, {settings.epochs} epochs of {len(data.train)} images{_additions(settings)}"
     with Progress("teacher", settings.epochs * steps, "step", done * steps, about=about) as progress:
         for epoch in range(done, settings.epochs):
-            factor = schedules.cosine(epoch, settings.epochs)
-            schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
             row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
             row["val accuracy"] = data.accuracy(model)
             if settings.adversarial in ONE_STEP_KINDS:
@@ -205,6 +203,13 @@ def _train(settings, data, seed, key, training):
             progress.line(f"epoch {epoch + 1}/{settings.epochs} {shown}")
             training.save_if_due(key, epoch + 1, model, optimizer, history)
     return model.eval(), history
+
+
+def _learning_rate_factor(settings, step, steps_of_epoch):
+    """What share of settings.learning_rate a step of the training takes."""
+    if settings.schedule == "one-cycle":
+        return schedules.one_cycle(step, settings.epochs * steps_of_epoch)
+    return schedules.cosine(step // steps_of_epoch, settings.epochs)
 
 
 def _warn_of_overfitting(history, accuracy, epoch):
@@ -253,6 +258,8 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
         optimizer.zero_grad()
         loss, correct = torch.zeros(2, device=data.device)
         step = epoch * len(mini_batches) + number
+        factor = _learning_rate_factor(settings, step, len(mini_batches))
+        schedules.set_learning_rate(optimizer, settings.learning_rate * factor)
         if len(labels) or settings.sync_batch_norm:
             given = {"batch_size": batch_size, "step": step, "draws": draws}
             with devices.computing(settings.precision, data.device):

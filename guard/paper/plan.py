@@ -61,7 +61,7 @@ SCALES = {
         "cifar10": Setting(
             "cifar10",
             "-m convnet -e convnet -R modern -b 1 -i 600",
-            "pretrain --epochs 16 --curvature-every 4 --precision bf16 --channels-last"
+            "pretrain --epochs 8 --schedule one-cycle --curvature-every 4 --precision bf16 --channels-last"
             " recover --precision bf16 --channels-last relabel --precision bf16 --channels-last"
             " train --precision bf16 --channels-last --attacks pgd100 --images 100",
         )
