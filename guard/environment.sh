@@ -46,5 +46,6 @@ install_into_venv() {
 
 # imports FILE...: python code that imports every package listed.
 imports() {
-    cat "$@" | sed -e 's/[=<>].*//' -e '/^ *#/d' -e '/^ *$/d' -e 's/^pillow$/PIL/' -e 's/^pytest-xdist$/xdist/' -e 's/^/import /'
+    local names=(-e 's/^pillow$/PIL/' -e 's/^pytest-xdist$/xdist/')
+    cat "$@" | sed -e 's/[=<>].*//' -e '/^ *#/d' -e '/^ *$/d' "${names[@]}" -e 's/^/import /'
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs the tests, a process with one thread on each core up to four; arguments go to
-# pytest. Slow ones are opt-in: bash tests/run.sh -m slow; a debugger wants one process: bash tests/run.sh -n 0 --pdb
+# Sets up what is missing and runs the tests, in a process of one thread for each core up to four; arguments
+# go to pytest. Slow ones are opt-in: bash tests/run.sh -m slow. A debugger wants one process: -n 0 --pdb
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh

@@ -15,8 +15,9 @@ def cosine(step, steps, zeta=1.0):
 
 
 def one_cycle(step, steps):
-    """The factor of a cycle (Smith and Topin, 2019), with the shares that torch's OneCycleLR takes: by cosines
-    up from 1/25 to 1 in the first 0.3 of the steps, then down to 4e-6.
+    """The factor of a cycle (Smith and Topin, 2019), with the shares that torch's OneCycleLR takes.
+
+    By cosines it goes up from 1/25 to 1 in the first 0.3 of the steps, then down to 4e-6.
 
     step: from 0 to steps - 1.
     """

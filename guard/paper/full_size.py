@@ -142,6 +142,12 @@ def _student(group):
     return [clean, *(number(robust(group, epsilon)) for epsilon in EPSILONS.values())]
 
 
+def _trained(group):
+    """How a teacher was trained, in a cell: runs of one table may differ in it."""
+    teacher = group.records[0]["pretrain"]["settings"]
+    return f"{teacher['epochs']} epochs, {teacher['schedule']}"
+
+
 def _columns(*, before=(), after=()):
     return [*before, "runs", "clean", *(f"PGD {name}" for name in EPSILONS), *after]
 
@@ -156,12 +162,13 @@ def _frontier(groups, points):
             number(robust(group, EPSILONS["1/255"], "teacher")),
         ]
         first = [method, teacher, views, str(len(group.runs))]
-        rows.append([*first, *_student(group), *of_teacher, _bytes(label_bytes(group.records[0]))])
+        sizes = _bytes(label_bytes(group.records[0]))
+        rows.append([*first, *_student(group), _trained(group), *of_teacher, sizes])
     for point in points:
         name = f"published: {point['name']}, {point['source']}"
         within = [f"{point[at]:.1f}" if at in point else MISSING for at in ("clean", *EPSILONS)]
-        rows.append([name, MISSING, point.get("student", MISSING), MISSING, *within, *[MISSING] * 3])
-    after = ("teacher: clean", "teacher: PGD 1/255", "labels")
+        rows.append([name, MISSING, point.get("student", MISSING), MISSING, *within, *[MISSING] * 4])
+    after = ("teacher: trained", "teacher: clean", "teacher: PGD 1/255", "labels")
     return table(_columns(before=("images", "teacher", "student sees"), after=after), rows, left=3)
 
 
@@ -202,8 +209,8 @@ def _curvature(groups):
             number(gathered.accuracies(group.records, "teacher", "clean")),
             number(robust(group, EPSILONS["1/255"], "teacher")),
         ]
-        rows.append([group.arm, str(len(group.runs)), *_student(group), bent, *of_teacher])
-    after = ("teacher: curvature", "teacher: clean", "teacher: PGD 1/255")
+        rows.append([group.arm, str(len(group.runs)), *_student(group), _trained(group), bent, *of_teacher])
+    after = ("teacher: trained", "teacher: curvature", "teacher: clean", "teacher: PGD 1/255")
     return table(_columns(before=("arm",), after=after), rows, left=1)
 
 
@@ -217,7 +224,15 @@ def _goals(groups):
         ]
         size = str(group.images_per_class)
         rows.append(
-            [size, group.arm, GOALS[group.images_per_class], str(len(group.runs)), *reached, *teacher]
+            [
+                size,
+                group.arm,
+                GOALS[group.images_per_class],
+                str(len(group.runs)),
+                *reached,
+                _trained(group),
+                *teacher,
+            ]
         )
     header = ["images per class", "arm", "goal: clean / AutoAttack", "runs", *attacks]
-    return table([*header, "teacher: clean", "teacher: apgd-dlr"], rows, left=3)
+    return table([*header, "teacher: trained", "teacher: clean", "teacher: apgd-dlr"], rows, left=3)

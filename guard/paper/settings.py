@@ -20,7 +20,8 @@ def described(record):
     )
     teacher = (
         f"teacher {pretrain['model']} at {pretrain['image_size']} pixels, {pretrain['epochs']} epochs on"
-        f" {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g}"
+        f" {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g} by"
+        f" {pretrain['schedule']}"
     )
     recovery = (
         f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size"

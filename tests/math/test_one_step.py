@@ -113,6 +113,39 @@ def test_the_smoothed_cosine_stops_on_its_way():
     assert schedules.cosine(10, 10, 2.0) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 10, 391])
+def test_the_cycle_of_the_learning_rate_is_torchs(steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, cycle_momentum=False)
+    for step in range(steps):
+        assert schedules.one_cycle(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        if step < steps - 1:
+            reference.step()
+
+
+def _rates(toy, output, monkeypatch, *words):
+    """The learning rates of all steps of a teacher of the toy data."""
+    seen, real = [], torch.optim.SGD.step
+
+    def noted(self):
+        seen.append(self.param_groups[0]["lr"])
+        real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.SGD, "step", noted)
+        chain = ["--dataset", "toy", "--root", toy, "--output", output, *TOY["pretrain"]]
+        assert command("pretrain", *chain, "--learning-rate", 0.2, *words) == 0
+    return seen
+
+
+def test_a_teachers_learning_rate_goes_by_epoch_or_by_step(toy, tmp_path, monkeypatch):
+    by_epoch = _rates(toy, tmp_path / "cosine", monkeypatch)  # 12 images in batches of 4, twice
+    assert by_epoch == pytest.approx([0.2] * 3 + [0.1] * 3)
+    by_step = _rates(toy, tmp_path / "cycle", monkeypatch, "--schedule", "one-cycle")
+    assert by_step == pytest.approx([0.2 * schedules.one_cycle(step, 6) for step in range(6)])
+
+
 def test_a_one_step_teacher_watches_itself_and_names_its_collapse(toy, tmp_path, monkeypatch, capsys):
     found = iter([60.0, 80.0, 41.0, 39.0])
     monkeypatch.setattr(teacher.Data, "pgd10_accuracy", lambda *_: next(found))
