@@ -26,7 +26,8 @@ from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.settings import as_dict
 
-CHECKED_IMAGES = 200  # validation images on which a one-step adversarial teacher is attacked in each epoch
+CHECKED_IMAGES = 200  # validation images on which a teacher's health is looked at
+MANY_SILENT = 0.25  # share of a layer's channels that a healthy network does not lose
 ONE_STEP_KINDS = ("n",)  # of adversarial training, that may overfit to their own attack
 
 # ---- setup ---------------------------------------------------------------------------------------
@@ -47,11 +48,15 @@ class Data:
         size = model.image_size
         return robustness.accuracy(model, self.val, size, workers=self.workers, device=self.device)
 
-    def pgd10_accuracy(self, model, epsilon):
-        """Accuracy (percent) under PGD10 within epsilon, on CHECKED_IMAGES images of val, spread evenly."""
+    def checked(self, size):
+        """(pixels, labels) of CHECKED_IMAGES images of val, spread evenly."""
         chosen = torch.linspace(0, len(self.val) - 1, min(CHECKED_IMAGES, len(self.val))).round().long()
-        pixels = augment.as_float(self.val.validation(chosen, model.image_size).to(self.device))
-        labels, training = self.val.labels[chosen].to(self.device), model.training
+        pixels = augment.as_float(self.val.validation(chosen, size).to(self.device))
+        return pixels, self.val.labels[chosen].to(self.device)
+
+    def pgd10_accuracy(self, model, epsilon):
+        """Accuracy (percent) under PGD10 within epsilon, on the checked images."""
+        (pixels, labels), training = self.checked(model.image_size), model.training
         model.eval()
         correct = (~attacks.wrong(model, pixels, labels)).nonzero().squeeze(1)
         if len(correct):
@@ -68,7 +73,7 @@ class Data:
             )
             correct = correct[~broken]
         model.train(training)
-        return 100 * len(correct) / len(chosen)
+        return 100 * len(correct) / len(labels)
 
 
 def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers, force):
@@ -225,6 +230,17 @@ def _warn_of_overfitting(history, accuracy, epoch):
         )
 
 
+def _warn_of_silence(layer, silent, channels, *, images):
+    """Warns of a layer that has lost many channels, as a ConvNet does by first steps that are too long."""
+    if silent >= MANY_SILENT * channels:
+        print(
+            f"warning: {silent} of {channels} channels of {layer} are zero on all {images} images looked at, and"
+            " can learn no more; --schedule one-cycle, or a lower --learning-rate, keeps them",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def _additions(settings):
     """What is added to the ordinary loss, as words."""
     added = []
@@ -310,6 +326,11 @@ def _finish(work, settings, model, data, key, seed, history):
             state=checkpoint.cpu_state(model.network),
         )
         results = {"val accuracy": data.accuracy(model)}
+        pixels, _ = data.checked(model.image_size)
+        if silent := models.silent_channels(model, pixels):
+            worst = max(silent, key=lambda row: row[1] / row[2])
+            results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
+            _warn_of_silence(*worst, images=len(pixels))
         if settings.curvature_images:
             results["curvature"] = measure_curvature(model, data, settings.curvature_images, settings.h)
         teacher = replace(teacher, results=results)

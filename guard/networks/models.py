@@ -182,6 +182,30 @@ def batch_norm_layers(model):
     return found
 
 
+@torch.no_grad()
+def silent_channels(model, pixels):
+    """The channels that a ReLU leaves at zero everywhere in all images: what makes them gets no gradient.
+
+    pixels: (N, 3, S, S) in [0,1]. Returns (name of the layer, number of such channels, number of channels)
+    for each time that a ReLU is called.
+    """
+    found, hooks = [], []
+
+    def noted(name, output):
+        largest = output.amax([dim for dim in range(output.ndim) if dim != 1])
+        found.append((name, int((largest <= 0).sum()), output.shape[1]))
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.ReLU, nn.ReLU6)):
+            hooks.append(module.register_forward_hook(lambda _, __, output, name=name: noted(name, output)))
+    try:
+        model(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 @contextlib.contextmanager
 def own_statistics(model):
     """While inside, the batch norms of a model in eval mode go by the statistics of each mini-batch; their

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from conftest import pixel_model
 from torch._dynamo.testing import CompileCounter
 
 from guard.errors import UserError
@@ -129,3 +130,16 @@ def test_frozen_eval_puts_everything_back():
         )
     assert model.training and not model.network[1].training and model.network[2].training
     assert not model.network[0].weight.requires_grad and model.network[1].weight.requires_grad
+
+
+def test_channels_that_a_relu_leaves_at_zero_are_counted(network, batch):
+    model = pixel_model(network)
+    norm, relu = network[4], network[5]
+    with torch.no_grad():
+        norm.bias[[1, 3]] = -100.0
+    pixels = batch[0].sigmoid()
+    assert models.silent_channels(model, pixels) == [("network.5", 2, 5)]
+    assert not relu._forward_hooks
+    with torch.no_grad():
+        norm.bias[[1, 3]] = 0.0
+    assert models.silent_channels(model, pixels) == [("network.5", 0, 5)]

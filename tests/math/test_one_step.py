@@ -9,6 +9,7 @@ import torch
 from conftest import TOY, command, pixel_model
 
 from guard.method import one_step, schedules
+from guard.networks import models
 from guard.method.views import adversarial_views
 from guard.run import records
 from guard.run.seeds import generator
@@ -196,3 +197,14 @@ def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_
     assert whole.settings["temperature"] == 4.0 and whole.settings["labels"]["crop_scale"] == 0.25
     settings = dataclasses.asdict(Train())
     assert settings["adversarial_share"] == settings["weight_average"] == 0.0 and settings["zeta"] == 1.0
+
+
+@pytest.mark.parametrize("silent, warned", [(2, False), (4, True)])
+def test_a_layer_that_lost_its_channels_is_named(toy, tmp_path, monkeypatch, capsys, silent, warned):
+    found = [("network.2", 0, 8), ("network.10", silent, 16)]
+    monkeypatch.setattr(models, "silent_channels", lambda *_: found)
+    words = ["--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"]]
+    assert command("pretrain", *words) == 0
+    results = records.read(tmp_path / "t/log.json")["pretrain"]["results"]
+    assert results["silent channels"] == {"layer": "network.10", "silent": silent, "channels": 16}
+    assert ("4 of 16 channels of network.10 are zero" in capsys.readouterr().err) == warned
