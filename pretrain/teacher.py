@@ -234,8 +234,8 @@ def _warn_of_silence(layer, silent, channels, *, images):
     """Warns of a layer that has lost many channels, as a ConvNet does by first steps that are too long."""
     if silent >= MANY_SILENT * channels:
         print(
-            f"warning: {silent} of {channels} channels of {layer} are zero on all of {images} images, and learn"
-            " no more; --schedule one-cycle, or a lower --learning-rate, keeps them",
+            f"warning: {silent} of {channels} channels of {layer} are zero on all of {images} images, and"
+            " learn no more; --schedule one-cycle, or a lower --learning-rate, keeps them",
             file=sys.stderr,
             flush=True,
         )
