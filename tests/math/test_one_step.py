@@ -9,8 +9,8 @@ import torch
 from conftest import TOY, command, pixel_model
 
 from guard.method import one_step, schedules
-from guard.networks import models
 from guard.method.views import adversarial_views
+from guard.networks import models
 from guard.run import records
 from guard.run.seeds import generator
 from guard.settings import Pretrain, Train
