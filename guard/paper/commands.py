@@ -63,6 +63,14 @@ def same(recorded, words):
     return meaning(shlex.split(recorded)) == meaning(shlex.split(shown(words)))
 
 
+def as_planned(run, scale):
+    """Whether a recorded run was asked for all that the plan asks of it, attacks and their images aside."""
+    planned = meaning(shlex.split(shown(command_of(run, scale, root="", output=""))))
+    recorded = meaning(shlex.split(run.command))
+    chosen = {("train", "--protocol"), ("train", "--images")}
+    return all(recorded.get(flag, "") == value for flag, value in planned.items() if flag not in chosen)
+
+
 def last(words, flag):
     """What follows the last occurrence of a flag."""
     return words[len(words) - words[::-1].index(flag)]

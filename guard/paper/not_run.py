@@ -1,4 +1,5 @@
-"""What of the plan has no record yet, in one line with the command that runs it and about how long it takes.
+"""What of the plan has no record yet, or one of other settings than it has today, in one line with the command
+that runs it and about how long it takes.
 
 The times are those that `bash results/reproduce.sh TABLE -n --keep-estimate` left in results/estimates.json.
 """
@@ -6,7 +7,7 @@ The times are those that `bash results/reproduce.sh TABLE -n --keep-estimate` le
 from pathlib import Path
 
 from guard.errors import UserError
-from guard.paper import plan
+from guard.paper import commands, plan
 from guard.run import storage
 
 FILE = "estimates.json"
@@ -14,11 +15,12 @@ FILE = "estimates.json"
 
 def missing(table, scale, groups):
     """{data set: arms that lack a run, or () where all do} of a table at a scale."""
-    done = {(group.size, group.images_from, group.labels_from) for group in groups}
+    made = {(group.size, group.images_from, group.labels_from): group.runs for group in groups}
     lacking, whole = {}, {}
     for run in plan.runs_of(table, scale):
         size = scale, run.dataset, run.images_per_class
-        is_done = (size, run.images_from, run.labels_from) in done
+        runs = made.get((size, run.images_from, run.labels_from), ())
+        is_done = any(commands.as_planned(one, scale) for one in runs)
         whole[run.dataset] = whole.get(run.dataset, True) and not is_done
         if not is_done:
             lacking.setdefault(run.dataset, {})[run.arm] = None

@@ -4,7 +4,7 @@ import shutil
 
 from conftest import ROOT
 
-from guard.paper import groups, plan, records, tables
+from guard.paper import arms, commands, groups, plan, records, tables
 
 RESULTS = ROOT / "results"
 
@@ -63,9 +63,12 @@ def run(
 
 
 def contents(record, *, scale, dataset, size, arm, seed, images=None, labels=None, curve=None):
-    """The JSON object of a run."""
+    """The JSON object of a run, by the plan's command where the plan has it."""
     made = plan.PlannedRun(dataset, size, images or arm, labels or arm, seed)
-    return records.contents_of(made, scale, "bash run.sh", record, curve)
+    words = ["bash", "run.sh"]
+    if dataset in plan.SCALES[scale] and {made.images_from, made.labels_from} <= set(arms.ARMS):
+        words = commands.command_of(made, scale, root="data", output="runs")
+    return records.contents_of(made, scale, commands.shown(words), record, curve)
 
 
 def add(

@@ -3,6 +3,7 @@ stale.
 """
 
 import copy
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from conftest import command
 from recorded import RESULTS, add, empty, gathered, rows, run, text_of
 
 from guard.errors import UserError
-from guard.paper import figures, groups, not_run, plan, published, tables
+from guard.paper import arms, figures, groups, not_run, plan, published, tables
 from guard.run import storage
 
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")
@@ -452,6 +453,15 @@ def test_a_finished_table_is_not_called_not_run(results):
     text = text_of(results)
     assert "reproduce.sh digits" not in text
     assert rows(text.split("the recipe's size: digits")[1], "10", "guard")[0] == ["1", "40.00 ± 4.90"]
+
+
+def test_a_run_by_other_settings_than_the_plans_is_still_to_do(results, monkeypatch):
+    add(results, run({"clean": 40.0}), scale="recipe", dataset="digits", arm="nfgsm", table="digits")
+    with monkeypatch.context() as patched:
+        before = dataclasses.replace(arms.ARMS["guard"], stages="pretrain --epochs 3")
+        patched.setitem(arms.ARMS, "guard", before)
+        add(results, run({"clean": 40.0}), scale="recipe", dataset="digits", arm="guard", table="digits")
+    assert "- digits. Not run yet (digits: sre2l, guard): " in text_of(results)
 
 
 def test_the_time_of_what_was_not_run_comes_from_the_estimates(results):
