@@ -65,10 +65,12 @@ def same(recorded, words):
 
 def as_planned(run, scale):
     """Whether a recorded run was asked for all that the plan asks of it, attacks and their images aside."""
-    planned = meaning(shlex.split(shown(command_of(run, scale, root="", output=""))))
-    recorded = meaning(shlex.split(run.command))
-    chosen = {("train", "--protocol"), ("train", "--images")}
-    return all(recorded.get(flag, "") == value for flag, value in planned.items() if flag not in chosen)
+    planned, recorded = shown(command_of(run, scale, root="", output="")), run.command
+    asked = [meaning(shlex.split(line)) for line in (planned, recorded)]
+    for flags in asked:
+        for chosen in ("--protocol", "--images"):
+            flags.pop(("train", chosen), None)
+    return asked[0] == asked[1]
 
 
 def last(words, flag):

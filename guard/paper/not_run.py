@@ -1,5 +1,5 @@
-"""What of the plan has no record yet, or one of other settings than it has today, in one line with the command
-that runs it and about how long it takes.
+"""What of the plan has no record by its settings yet, in one line with the command that runs it and about how
+long it takes.
 
 The times are those that `bash results/reproduce.sh TABLE -n --keep-estimate` left in results/estimates.json.
 """
