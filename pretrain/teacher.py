@@ -230,11 +230,11 @@ def _warn_of_overfitting(history, accuracy, epoch):
         )
 
 
-def _warn_of_silence(layer, silent, channels, *, images):
+def _warn_of_silence(layer, silent, channels):
     """Warns of a layer that has lost many channels, as a ConvNet does by first steps that are too long."""
     if silent >= MANY_SILENT * channels:
         print(
-            f"warning: {silent} of {channels} channels of {layer} are zero on all of {images} images, and"
+            f"warning: {silent} of {channels} channels of {layer} are zero on all images looked at, and"
             " learn no more; --schedule one-cycle, or a lower --learning-rate, keeps them",
             file=sys.stderr,
             flush=True,
@@ -326,11 +326,11 @@ def _finish(work, settings, model, data, key, seed, history):
             state=checkpoint.cpu_state(model.network),
         )
         results = {"val accuracy": data.accuracy(model)}
-        pixels, _ = data.checked(model.image_size)
-        if silent := models.silent_channels(model, pixels):
+        if silent := models.silent_channels(model, data.checked(model.image_size)[0]):
             worst = max(silent, key=lambda row: row[1] / row[2])
             results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
-            _warn_of_silence(*worst, images=len(pixels))
+            if history:  # else it was not trained here
+                _warn_of_silence(*worst)
         if settings.curvature_images:
             results["curvature"] = measure_curvature(model, data, settings.curvature_images, settings.h)
         teacher = replace(teacher, results=results)

@@ -183,26 +183,33 @@ def batch_norm_layers(model):
 
 
 @torch.no_grad()
-def silent_channels(model, pixels):
+def silent_channels(model, pixels, batch_size=32):
     """The channels that a ReLU leaves at zero everywhere in all images: what makes them gets no gradient.
 
     pixels: (N, 3, S, S) in [0,1]. Returns (name of the layer, number of such channels, number of channels)
-    for each time that a ReLU is called.
+    for each time that a ReLU of feature maps is called.
     """
-    found, hooks = [], []
+    rows, hooks, parts = [], [], []
 
     def noted(name, output):
-        largest = output.amax([dim for dim in range(output.ndim) if dim != 1])
-        found.append((name, int((largest <= 0).sum()), output.shape[1]))
+        if output.ndim == 4:
+            rows.append((name, output.amax((0, 2, 3)) <= 0))
 
     for name, module in model.named_modules():
         if isinstance(module, (nn.ReLU, nn.ReLU6)):
             hooks.append(module.register_forward_hook(lambda _, __, output, name=name: noted(name, output)))
     try:
-        model(pixels)
+        for part in pixels.split(batch_size):
+            model(part)
+            parts.append(rows.copy())
+            rows.clear()
     finally:
         for hook in hooks:
             hook.remove()
+    found = []
+    for calls in zip(*parts):
+        silent = torch.stack([mask for _, mask in calls]).all(0)
+        found.append((calls[0][0], int(silent.sum()), len(silent)))
     return found
 
 

@@ -58,19 +58,18 @@ def meaning(words):
     return found
 
 
-def same(recorded, words):
-    """Whether a recorded command line asks for what the words ask for, but for folders and device."""
-    return meaning(shlex.split(recorded)) == meaning(shlex.split(shown(words)))
+def same(recorded, words, aside=()):
+    """Whether a recorded command line asks for what the words ask for, but for folders, device, and the
+    (stage, flag) pairs in `aside`.
+    """
+    first, second = meaning(shlex.split(recorded)), meaning(shlex.split(shown(words)))
+    return all(first.get(flag, "") == second.get(flag, "") for flag in {*first, *second} - set(aside))
 
 
-def as_planned(run, scale):
+def as_planned(run):
     """Whether a recorded run was asked for all that the plan asks of it, attacks and their images aside."""
-    planned, recorded = shown(command_of(run, scale, root="", output="")), run.command
-    asked = [meaning(shlex.split(line)) for line in (planned, recorded)]
-    for flags in asked:
-        for chosen in ("--protocol", "--images"):
-            flags.pop(("train", chosen), None)
-    return asked[0] == asked[1]
+    words = command_of(run, run.scale, root="", output="")
+    return same(run.command, words, aside=[("train", "--protocol"), ("train", "--images")])
 
 
 def last(words, flag):

@@ -20,7 +20,7 @@ def missing(table, scale, groups):
     for run in plan.runs_of(table, scale):
         size = scale, run.dataset, run.images_per_class
         runs = made.get((size, run.images_from, run.labels_from), ())
-        is_done = any(commands.as_planned(one, scale) for one in runs)
+        is_done = any(commands.as_planned(one) for one in runs)
         whole[run.dataset] = whole.get(run.dataset, True) and not is_done
         if not is_done:
             lacking.setdefault(run.dataset, {})[run.arm] = None

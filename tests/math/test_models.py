@@ -143,3 +143,12 @@ def test_channels_that_a_relu_leaves_at_zero_are_counted(network, batch):
     with torch.no_grad():
         norm.bias[[1, 3]] = 0.0
     assert models.silent_channels(model, pixels) == [("network.5", 0, 5)]
+
+
+def test_a_channel_that_speaks_once_is_not_silent():
+    """In the second mini-batch; a ReLU behind the feature maps is no channel's."""
+    layers = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.ReLU())
+    pixels = torch.zeros(40, 3, 8, 8)
+    pixels[39, 1, 2, 2] = 1.0
+    model = models.PixelModel(layers, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 8)
+    assert models.silent_channels(model, pixels) == [("network.0", 2, 3)]
