@@ -127,7 +127,8 @@ def evaluate_network(network, judgement, log, shared=False):
 def curve_of(network, judgement, log):
     """Accuracy under PGD100 against epsilon, a tuple in the settings: curve.json and curve.png beside `log`.
 
-    Returns the curve. An interrupted one goes on after its last epsilon.
+    Returns the curve. An interrupted one goes on after its last epsilon. What `log` tells of this network
+    under that attack, on the same images by the same seed, is taken from there.
     """
     settings = judgement.settings
     source, held = judgement.images_for(network)
@@ -152,6 +153,7 @@ def curve_of(network, judgement, log):
     if work.look_up(ledger, key):  # without parts, which a finished curve does not list
         return processes.of_the_first(ledger.contents)
     work.finished_or_begin(ledger, key, epsilons)
+    attacked = {} if judgement.force else _attacked(log, network.role, {**key, "dataset": judgement.dataset})
     found = robustness.curve(
         judgement.build(network),
         held,
@@ -162,7 +164,7 @@ def curve_of(network, judgement, log):
         seed=judgement.seed,
         workers=judgement.workers,
         device=judgement.device,
-        finished=processes.of_the_first(ledger.parts),
+        finished=processes.of_the_first({**attacked, **ledger.parts}),
         save=ledger.save if processes.rank() == 0 else None,
     )
     found["images"] = len(held)
@@ -172,6 +174,18 @@ def curve_of(network, judgement, log):
         ledger.write({"key": key, **found, **of_run, "environment": records.environment(judgement.device)})
     processes.barrier()
     return found
+
+
+def _attacked(log, role, key):
+    """{text of epsilon: numbers of the broken images} of the evaluation of a network of this role in `log`,
+    if it is one by the curve's attack at one of the curve's epsilons, and all else is as in `key`.
+    """
+    entry = records.read(log).get(f"evaluate {role}", {})
+    found, its_key = entry.get("attacks", {}).get(CURVE_ATTACK), entry.get("key", {})
+    epsilon = its_key.get("epsilon")
+    if not found or epsilon not in key["epsilon"] or its_key != {**key, "epsilon": epsilon}:
+        return {}
+    return {str(epsilon): found["broken"]}
 
 
 def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, distilled):

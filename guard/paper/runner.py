@@ -73,12 +73,13 @@ class Runner:
 
     def _curve_words(self, run, words):
         """The command that draws the student's accuracy against epsilon, on the images that run.sh
-        attacks.
+        attacks. It goes by the experiment's record, so what that has of an epsilon is not found again.
         """
-        student = self.folder(run) / "student"
+        folder = self.folder(run)
         after = words[words.index("train") :] if "train" in words else []
         command = [sys.executable, "-m", "train.evaluate", "--epsilon", self.curve]
-        command += ["--checkpoint", str(student / "checkpoint.pt"), "--record", str(student / "log.json")]
+        command += ["--checkpoint", str(folder / "student" / "checkpoint.pt")]
+        command += ["--record", str(folder / "log.json")]
         command += ["--dataset", commands.last(words, "-d"), "--root", commands.last(words, "-r")]
         command += ["--images", commands.last(after, "--images")] if "--images" in after else []
         command += ["--device", commands.last(words, "-u")] if "-u" in words else []
@@ -93,7 +94,7 @@ class Runner:
         record = records.trimmed(storage.read_sealed(folder / "log.json", "record"))
         curve = None
         if self.curve:
-            curve = records.trimmed_entry(storage.read_sealed(folder / "student" / "curve.json", "curve"))
+            curve = records.trimmed_entry(storage.read_sealed(folder / "curve.json", "curve"))
         contents = records.contents_of(run, self.scale, commands.shown(words), record, curve)
         records.add(contents, self.results, self.table)
 

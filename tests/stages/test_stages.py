@@ -301,6 +301,27 @@ def test_several_epsilons_draw_a_curve_that_says_whether_it_reaches_zero(toy, tm
     assert str(tmp_path / "curve.png") in printed and "zero" in printed
 
 
+@pytest.mark.parametrize(
+    "flags, attacked",
+    [((), 1), (("--seed", 1), 2), (("--images", 1), 2), (("--force",), 2)],
+    ids=["the same", "another seed", "other images", "force"],
+)
+def test_a_curve_takes_from_the_record_what_an_evaluation_found(flags, attacked, toy, tmp_path, capsys):
+    words = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy"]
+    words += ["--root", toy, "--workers", 0, "--record"]
+    assert command(*words, tmp_path / "log.json", "--attacks", "pgd100", "--epsilon", "1/255") == 0
+    curve = [*flags, "--epsilon", "0,1/255,1"]
+    assert command(*words, tmp_path / "from scratch" / "log.json", *curve) == 0
+    capsys.readouterr()
+    assert command(*words, tmp_path / "log.json", *curve) == 0
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("attack pgd100: accuracy") == attacked
+    taken, measured = (
+        storage.read_sealed(tmp_path / folder / "curve.json", "curve") for folder in (".", "from scratch")
+    )
+    assert taken["accuracy"] == measured["accuracy"]
+
+
 def test_evaluate_takes_a_plain_state_dict(toy, tmp_path):
     """The same network, as our checkpoint and as bare weights of a named architecture: the same images
     fall.
