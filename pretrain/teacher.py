@@ -43,10 +43,10 @@ class Data:
     workers: int
     device: torch.device
 
-    def accuracy(self, model):
-        """Percent of the validation images that `model` gets right."""
-        size = model.image_size
-        return robustness.accuracy(model, self.val, size, workers=self.workers, device=self.device)
+    def accuracy(self, model, precision="fp32"):
+        """Percent of the validation images that `model` gets right, computing in `precision`."""
+        size, where = model.image_size, {"workers": self.workers, "device": self.device}
+        return robustness.accuracy(model, self.val, size, precision, **where)
 
     def checked(self, size):
         """(pixels, labels) of CHECKED_IMAGES images of val, spread evenly."""
@@ -199,7 +199,7 @@ def _train(settings, data, seed, key, training):
     with Progress("teacher", settings.epochs * steps, "step", done * steps, about=about) as progress:
         for epoch in range(done, settings.epochs):
             row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
-            row["val accuracy"] = data.accuracy(model)
+            row["val accuracy"] = data.accuracy(model, settings.precision)
             if settings.adversarial in ONE_STEP_KINDS:
                 row["pgd10 accuracy"] = data.pgd10_accuracy(model, settings.epsilon)
                 _warn_of_overfitting(history, row["pgd10 accuracy"], epoch + 1)

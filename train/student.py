@@ -141,9 +141,16 @@ def _train(settings, inputs, val, key, training, workers, device):
             if averaged:
                 averaged.copy_buffers()
             row = {"epoch": epoch + 1, "loss": loss}
-            if (epoch + 1) % every == 0 or epoch + 1 == epochs:
-                size = shape.image_size
-                row["val accuracy"] = robustness.accuracy(student, val, size, workers=workers, device=device)
+            last = epoch + 1 == epochs
+            if (epoch + 1) % every == 0 or last:
+                row["val accuracy"] = robustness.accuracy(
+                    student,
+                    val,
+                    shape.image_size,
+                    precision="fp32" if last else settings.precision,  # the last one is the result
+                    workers=workers,
+                    device=device,
+                )
             history.append(row)
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))

@@ -11,7 +11,7 @@ from guard.attacks.checks import check_model, check_results
 from guard.data.loading import ValidationBatches, batches
 from guard.errors import UserError
 from guard.networks import memory
-from guard.run import processes
+from guard.run import devices, processes
 from guard.run.progress import Progress
 
 MOST_IMAGES = 512  # that an attack works on at a time
@@ -19,18 +19,20 @@ CHUNK = 4  # mini-batches of an attack that are held in memory at a time
 
 
 @torch.no_grad()
-def accuracy(model, held, size, *, workers, device, batch_size=256):
+def accuracy(model, held, size, precision="fp32", *, workers, device, batch_size=256):
     """Percent of the images that `model` gets right, in eval mode, after which it is in its mode again.
 
     held: Packed, Mapped or Streamed of guard.data.images, seen in the validation view of `size` pixels.
+    precision: 'fp32' for a number that is reported; how a training goes is measured in its own, in less time.
     workers: processes that decode files.
     """
     training = model.training
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     views = ValidationBatches(held, batch_size=batch_size, size=size)
-    for pixels, labels in batches(views, workers, device):
-        right += (model(pixels).argmax(1) == labels).sum()
+    with devices.computing(precision, device):
+        for pixels, labels in batches(views, workers, device):
+            right += (model(pixels).argmax(1) == labels).sum()
     model.train(training)
     return 100 * right.item() / len(held)
 

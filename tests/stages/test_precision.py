@@ -7,8 +7,9 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TOY, command
+from conftest import TOY, command, toy_student
 
+from guard.attacks import robustness
 from guard.method import regularizers
 from guard.networks import checkpoint, layout, models
 from guard.recipes import recipe
@@ -168,3 +169,23 @@ def test_evaluation_is_in_float32_whatever_the_network_was_trained_in(toy, tmp_p
     words = ["--dataset", "toy", "--root", toy, "--checkpoint", tmp_path / "t/checkpoint.pt", "--workers", 0]
     assert command("train.evaluate", *words, "--protocol", "quick") == 0
     assert seen and not any(seen)
+
+
+def test_a_training_is_measured_in_its_precision_and_its_result_in_float32(toy, tmp_path, monkeypatch):
+    """Whether autocast is on when a network computes logits for an accuracy."""
+    seen, accuracy = [], robustness.accuracy
+
+    def watched(model, *settings, **more):
+        hook = model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        try:
+            return accuracy(model, *settings, **more)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(robustness, "accuracy", watched)
+    assert command(*pretrain(toy, tmp_path / "t", "--precision", "bf16")) == 0
+    assert seen == [True, True, False]  # two epochs, the result
+    seen.clear()
+    words = toy_student(toy, "--precision", "bf16", "--evaluate-every", 1, "--output", tmp_path / "s")
+    assert command(*words) == 0
+    assert seen == [True, False]
