@@ -120,15 +120,15 @@ def _does_it_help(groups):
 def _images_or_labels(groups):
     """The main effects of the swap, for every regularizer."""
     rows, of_images, of_labels = [], [], []
-    for size, arm, square in swap.squares(groups):
-        attack = gathered.robust_attack(square.values())
-        found = swap.effects(square, arm, attack)
+    for square in swap.squares(groups):
+        found = square.effects(square.attack)
         if found is None:
             continue
         images, labels = changed(found[0], found[2]), changed(found[1], found[2])
         of_images.append(images)
         of_labels.append(labels)
-        row = [_where(size), attack, arm, str(images), images.verdict, str(labels), labels.verdict]
+        first = [_where(square.size), square.attack, square.arm]
+        row = [*first, str(images), images.verdict, str(labels), labels.verdict]
         rows.append([*row, str(images.seeds)])
     if not rows:
         return []

@@ -118,13 +118,16 @@ TABLES = {
     },
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
+    "images-or-labels": {"cifar10": ((10,), ("sre2l/plain", "sre2l/guard", "sre2l/nfgsm"))},
 }
+# table -> its arm of a plain teacher: to its images go the labels of each other arm, and the other way round
+SWAPS = {"swap": "sre2l", "images-or-labels": "sre2l/plain"}
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
     "recipe": ("digits",),
     "full-cpu": (
         *("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
-        *("methods", "curvature"),
+        *("methods", "curvature", "images-or-labels"),
     ),
 }
 # tables that are not about the published sizes: they keep their images per class at every scale
@@ -180,9 +183,9 @@ class PlannedRun:
 
 
 def runs_of(table, scale, *, datasets=None, images_per_class=None, arms=None, seeds=(0,)):
-    """The runs of a table at a scale, those first whose teachers others need. In the swap an arm's images
-    also get the plain teacher's labels, and the other way round. Raises UserError for what the table does
-    not have.
+    """The runs of a table at a scale, those first whose teachers others need. In a table of SWAPS an arm's
+    images also get the plain teacher's labels, and the other way round. Raises UserError for what the table
+    does not have.
     """
     if scale not in scales_of(table):
         raise UserError(
@@ -202,9 +205,9 @@ def runs_of(table, scale, *, datasets=None, images_per_class=None, arms=None, se
             continue
         own = () if table in OWN_SIZE else SCALES[scale][name].images_per_class
         pairs = [(arm, arm) for arm in of_row if not arms or arm in arms]
-        if table == "swap":
+        if plain := SWAPS.get(table):
             for arm, _ in pairs[:]:
-                pairs += [(arm, "sre2l"), ("sre2l", arm)] if arm != "sre2l" else []
+                pairs += [(arm, plain), (plain, arm)] if arm != plain else []
         for seed in seeds:
             for count in images_per_class or own or published:
                 found += [PlannedRun(name, count, images, labels, seed) for images, labels in pairs]

@@ -81,13 +81,15 @@ def _parser():
         choices=(*TABLES, OVERHEAD),
         help="a published table; regularizers: each form of the regularizer; swap: images and labels of"
         " different teachers; variations: GUARD with one setting changed; digits: the embedded digits by"
-        " their own recipe",
+        " their own recipe. Of all of CIFAR-10: frontier: methods of images, teachers and views;"
+        " student-settings, label-bytes, curvature: one of its arms with settings changed; images-or-labels:"
+        " as swap; methods: the published ones; goal-1, goal-10, goal-50: as far as it goes",
     )
     parser.add_argument(
         "--scale",
         choices=SCALES,
-        help="the paper's settings, the data set's own recipe, or small ones for a CPU [paper; recipe for"
-        " digits]",
+        help="the paper's settings, the data set's own recipe, small ones for a CPU, or all of CIFAR-10 on a"
+        " CPU [the first of these that the table has]",
     )
     for flag, (kind, default, metavar, text) in OF_RUNS.items():
         names = (flag, SHORT[flag]) if flag in SHORT else (flag,)

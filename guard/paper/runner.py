@@ -81,6 +81,7 @@ class Runner:
         command += ["--checkpoint", str(folder / "student" / "checkpoint.pt")]
         command += ["--record", str(folder / "log.json")]
         command += ["--dataset", commands.last(words, "-d"), "--root", commands.last(words, "-r")]
+        command += ["--seed", commands.last(words, "-s")]
         command += ["--images", commands.last(after, "--images")] if "--images" in after else []
         command += ["--device", commands.last(words, "-u")] if "-u" in words else []
         return command

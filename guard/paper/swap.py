@@ -1,25 +1,25 @@
 """Images from one teacher, soft labels from another: which of the two carries the robustness.
 
-For a regularizer R the four combinations of images from sre2l or R with labels from sre2l or R are four
-students, a square; the average change that comes with R's images, and with R's labels, are the main
-effects of the two.
+The four combinations of images and labels from a plain or from a regularized teacher are four students, a
+square; the average change that comes with the regularized teacher's images, and with its labels, are the
+main effects of the two.
 """
 
+from dataclasses import dataclass
 from math import sqrt
 
 from guard.paper import arms, not_run, plan, published, settings
 from guard.paper import groups as gathered
-from guard.paper.groups import PLAIN
 from guard.paper.markdown import heading, number, scale_text, table
-from guard.report.statistics import average
+from guard.report.statistics import average, standard_error
 
 TITLE = "Images from one teacher, labels from another"
 INTRODUCTION = """\
 Accuracy of the student in percent, mean ± standard deviation over seeds (of a single run ± the standard
 error that its images leave), number of runs in brackets; beside it the accuracy and the curvature of the
 teacher whose images a row has (curvature per squared normalized-image unit). The effect of the images is
-the change from sre2l's to the regularizer's, averaged over both kinds of labels; the effect of the labels
-likewise; both over the seeds that all four students have.
+the change from the plain teacher's to the regularized one's, averaged over both kinds of labels; the effect
+of the labels likewise; both over the seeds that all four students have.
 """
 CURVATURE = {
     "gradient_change": "gradient change",
@@ -28,90 +28,133 @@ CURVATURE = {
 }
 
 
+@dataclass(frozen=True)
+class Square:
+    """The students of images and labels from a plain teacher or from that of another arm.
+
+    size: as of a Group. plain, arm: names. groups: {(images from, labels from): Group}, of those that have
+    been run.
+    """
+
+    size: tuple
+    plain: str
+    arm: str
+    groups: dict
+
+    @property
+    def attack(self):
+        """The attack that stands for robustness."""
+        return gathered.robust_attack(self.groups.values())
+
+    @property
+    def shown(self):
+        """What is shown of a student: 'clean', the attack's name, and twice its epsilon, where all of them
+        have been measured at that.
+        """
+        runs = [run for group in self.groups.values() for run in group.runs]
+        twice = 2 * runs[0].record["evaluate student"].get("epsilon", 0.0)
+        met = twice and all(run.curve and twice in run.curve["epsilon"] for run in runs)
+        return ["clean", self.attack, *([twice] if met else [])]
+
+    def effects(self, what):
+        """((mean, uncertainty) of the effect of the images, of the labels, number of seeds), over the seeds
+        that all four students have; None where a student is missing. The uncertainty of a single seed is
+        that of four independent accuracies. what: one of `shown`.
+        """
+        pairs = _pairs(self.plain, self.arm)
+        if not all(pair in self.groups for pair in pairs):
+            return None
+        students = [_by_seed(self.groups[pair], what) for pair in pairs]
+        of_images, of_labels, errors = [], [], []
+        for seed in students[0]:
+            if not all(seed in student for student in students):
+                continue
+            plain, labels, images, both = (student[seed][0] for student in students)
+            of_images.append((images - plain + both - labels) / 2)
+            of_labels.append((labels - plain + both - images) / 2)
+            errors.append(sqrt(sum(student[seed][1] ** 2 for student in students)) / 2)
+        if not errors:
+            return None
+        return average(of_images, errors[0]), average(of_labels, errors[0]), len(errors)
+
+
 def section(groups, results):
     """Markdown lines. groups: those of the plain and of the swapped runs."""
     lines = [heading(2, TITLE), INTRODUCTION]
-    for (scale, dataset, size), arm, square in squares(groups):
-        lines += [heading(3, f"{published.place(dataset, size, arm)}, {scale_text(scale)}")]
-        lines += [*_square(square, arm), ""]
+    for square in squares(groups):
+        scale, dataset, size = square.size
+        lines += [heading(3, f"{published.place(dataset, size, square.arm)}, {scale_text(scale)}")]
+        lines += [*_table(square), ""]
     return lines + not_run.lines(["swap"], plan.SCALES, groups, results)
 
 
 def squares(groups):
-    """(size, regularizer's arm, {(images from, labels from): group}) for every regularizer that was
-    swapped with sre2l.
-    """
+    """The Square of every arm that was swapped with one of a plain teacher."""
     found = []
     for size, here in gathered.by_size(groups).items():
         held = {(group.images_from, group.labels_from): group for group in here}
-        swapped = {arm for pair in held if pair[0] != pair[1] and PLAIN in pair for arm in pair}
-        for arm in sorted(swapped - {PLAIN}, key=arms.rank):
-            found.append((size, arm, {pair: held[pair] for pair in _pairs(arm) if pair in held}))
+        for plain in plan.SWAPS.values():
+            swapped = {arm for pair in held if pair[0] != pair[1] and plain in pair for arm in pair}
+            for arm in sorted(swapped - {plain}, key=arms.rank):
+                of_arm = {pair: held[pair] for pair in _pairs(plain, arm) if pair in held}
+                found.append(Square(size, plain, arm, of_arm))
     return found
 
 
-def _pairs(arm):
+def _pairs(plain, arm):
     """(images from, labels from) of the four students."""
-    return [(PLAIN, PLAIN), (PLAIN, arm), (arm, PLAIN), (arm, arm)]
+    return [(plain, plain), (plain, arm), (arm, plain), (arm, arm)]
 
 
-# ---- the main effects ----------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
-def effects(square, arm, attack):
-    """((mean, uncertainty) of the effect of the images, of the labels, number of seeds), over the seeds
-    that all four students have; None where a student is missing. The uncertainty of a single seed is that
-    of four independent accuracies.
-    """
-    if not all(pair in square for pair in _pairs(arm)):
-        return None
-    students = [_by_seed(square[pair], attack) for pair in _pairs(arm)]
-    of_images, of_labels, errors = [], [], []
-    for seed in students[0]:
-        if not all(seed in student for student in students):
-            continue
-        plain, labels, images, both = (student[seed][0] for student in students)
-        of_images.append((images - plain + both - labels) / 2)
-        of_labels.append((labels - plain + both - images) / 2)
-        errors.append(sqrt(sum(student[seed][1] ** 2 for student in students)) / 2)
-    if not errors:
-        return None
-    return average(of_images, errors[0]), average(of_labels, errors[0]), len(errors)
-
-
-def _by_seed(group, attack):
-    """seed -> (accuracy, its standard error) of the runs that have it."""
+def _by_seed(group, what):
+    """seed -> (accuracy, its standard error) of the students that have it. what: of Square.shown."""
     found = {}
     for run in group.runs:
-        accuracy = gathered.accuracy(run.record, "student", attack)
+        if isinstance(what, str):
+            accuracy = gathered.accuracy(run.record, "student", what)
+            error = gathered.error_of(run.record, "student", what)
+        else:
+            accuracy = run.curve["accuracy"][run.curve["epsilon"].index(what)]
+            error = standard_error(accuracy, run.curve["images"])
         if accuracy is not None:
-            found[run.seed] = accuracy, gathered.error_of(run.record, "student", attack)
+            found[run.seed] = accuracy, error
     return found
+
+
+def _name(what, attack):
+    return what if isinstance(what, str) else f"{attack} at {what * 255:.3g}/255"
 
 
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def _square(square, arm):
-    shown = "clean", gathered.robust_attack(square.values())
+def _table(square):
+    shown, both = square.shown, (square.plain, square.arm)
+    names = [_name(what, square.attack) for what in shown]
     header = [
         "images from",
-        *(f"labels from {labels}: {attack}" for labels in (PLAIN, arm) for attack in shown),
-        *(f"teacher: {attack}" for attack in shown),
+        *(f"labels from {labels}: {name}" for labels in both for name in names),
+        *(f"teacher: {name}" for name in names[:2]),
         *CURVATURE.values(),
     ]
     rows = []
-    for images in (PLAIN, arm):
+    for images in both:
         row = [images]
-        for labels in (PLAIN, arm):
-            row += [_student(square.get((images, labels)), attack) for attack in shown]
-        rows.append([*row, *_teacher(square.get((images, images)), shown)])
-    return [*table(header, rows, left=1), "", *_effects(square, arm, shown), *_notes(square)]
+        for labels in both:
+            row += [_student(square.groups.get((images, labels)), what) for what in shown]
+        rows.append([*row, *_teacher(square.groups.get((images, images)), shown[:2])])
+    return [*table(header, rows, left=1), "", *_effects(square, names), *_notes(square)]
 
 
-def _student(group, attack):
-    found = group and gathered.accuracies(group.records, "student", attack)
-    return f"{number(found)} [{len(group.runs)}]" if found else number(None)
+def _student(group, what):
+    found = list(_by_seed(group, what).values()) if group else []
+    if not found or len(found) < len(group.runs):
+        return number(None)
+    shown = average([accuracy for accuracy, _ in found], found[0][1])
+    return f"{number(shown)} [{len(group.runs)}]"
 
 
 def _teacher(group, shown):
@@ -121,30 +164,31 @@ def _teacher(group, shown):
     return accuracies + [number(gathered.curvatures(records, name), ".3g") for name in CURVATURE]
 
 
-def _effects(square, arm, shown):
+def _effects(square, names):
     rows = []
-    for attack in shown:
-        images, labels, seeds = effects(square, arm, attack) or (None, None, number(None))
-        rows.append([attack, number(images, "+.2f"), number(labels, "+.2f"), str(seeds)])
-    header = ["change of the student, points", f"images from {arm}", f"labels from {arm}", "seeds"]
+    for what, name in zip(square.shown, names):
+        images, labels, seeds = square.effects(what) or (None, None, number(None))
+        rows.append([name, number(images, "+.2f"), number(labels, "+.2f"), str(seeds)])
+    of_arm = [f"{part} from {square.arm}" for part in ("images", "labels")]
+    header = ["change of the student, points", *of_arm, "seeds"]
     return table(header, rows, left=1)
 
 
 def _notes(square):
-    told = settings.lines(square.values())
-    for group in square.values():
-        told += [*settings.warnings([group]), *_other_teachers(square, group)]
+    told = settings.lines(square.groups.values())
+    for group in square.groups.values():
+        told += [*settings.warnings([group]), *_other_teachers(square.groups, group)]
     return [f"\n{line}" for line in told]
 
 
-def _other_teachers(square, group):
+def _other_teachers(groups, group):
     """A warning where a run with swapped labels is not made from the teachers of the runs that it stands
     beside.
     """
     told = []
     for run in group.runs if group.swapped else ():
         for stage, arm in (("recover", run.images_from), ("relabel", run.labels_from)):
-            beside = square[arm, arm].runs if (arm, arm) in square else ()
+            beside = groups[arm, arm].runs if (arm, arm) in groups else ()
             teachers = {other.record[stage].get("teacher") for other in beside if other.seed == run.seed}
             if teachers and run.record[stage].get("teacher") not in teachers:
                 wrong = f"its {stage} did not use the teacher of {arm} with seed {run.seed}"

@@ -153,3 +153,28 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
     assert "--curvature-statistics batch" in words["curvature-batch/guard"]
     assert len(set(teachers)) == 2 + 4 + 12  # of methods, of the frontier, of the settings
+
+
+def test_a_swap_at_full_size_has_its_own_plain_arm_and_a_second_epsilon(results):
+    of_plain, of_nfgsm = "sre2l/plain", "sre2l/nfgsm"
+    found = {
+        (of_plain, of_plain): (60, 48, 30),
+        (of_plain, of_nfgsm): (59, 52, 41),
+        (of_nfgsm, of_plain): (61, 47, 31),
+        (of_nfgsm, of_nfgsm): (58, 53, 44),
+    }
+    for (images, labels), (clean, pgd, further) in found.items():
+        arm = images if images == labels else f"images {images}, labels {labels}"
+        accuracy = [float(clean), float(pgd), float(further)]
+        curve = {"attack": "pgd100", "epsilon": [0.0, 1 / 255, 2 / 255], "accuracy": accuracy, "images": 1000}
+        record = whole({"clean": float(clean), "pgd100": float(pgd)})
+        record["evaluate student"]["images"] = 1000
+        place = {"scale": "full-cpu", "table": "images-or-labels", "curve": curve}
+        add(results, record, arm=arm, images=images, labels=labels, **place)
+    text = text_of(results).split("labels from another")[1]
+    # images: (31 - 30 + 44 - 41) / 2 = 2, labels: (41 - 30 + 44 - 31) / 2 = 12; of one seed the standard
+    # error of four shares of 1,000 images, sqrt(30 * 70 + 41 * 59 + 31 * 69 + 44 * 56) / sqrt(1000) / 2
+    assert "| pgd100 at 2/255 | +2.00 ± 1.51 | +12.00 ± 1.51 | 1 |" in text
+    assert f"| images from {of_nfgsm} | labels from {of_nfgsm} |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {of_nfgsm} |")]
+    assert row.split(" | ")[4:7] == ["58.00 ± 1.56 [1]", "53.00 ± 1.58 [1]", "44.00 ± 1.57 [1]"]

@@ -234,6 +234,8 @@ def test_a_failed_run_stops_no_other_and_finished_ones_are_skipped(tmp_path, mon
         2,
         "--images",
         1,
+        "--seeds",
+        1,
         "--curve",
         "0,1/255",
     ]
@@ -255,8 +257,9 @@ def test_a_failed_run_stops_no_other_and_finished_ones_are_skipped(tmp_path, mon
         and record["command"].startswith("bash run.sh -d digits")
     )
     assert record["curve"]["epsilon"] == pytest.approx([0, 1 / 255]) and record["curve"]["images"] == 10
+    assert record["curve"]["seed"] == record["record"]["evaluate student"]["seed"] == 1
     (run,) = records.read(tmp_path / "results")
-    assert run.name == "digits-ipc10-sre2l-seed0"
+    assert run.name == "digits-ipc10-sre2l-seed1"
     assert command(*words, "--arms", "sre2l") == 0
     assert "1 of 1 runs are finished" in capsys.readouterr().out
 
