@@ -87,11 +87,6 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
             "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
             " --regularizer loss"
         )
-    if settings.sync_batch_norm and settings.curvature_statistics == "batch":
-        raise UserError(
-            "--sync-batch-norm cannot be differentiated twice, which --curvature-statistics batch needs;"
-            " leave one of them out"
-        )
     sources = [find.find(dataset, root, split) for split in ("train", "val")]
     find.check_pair(*sources)
     key = {"dataset": dataset, "data": sources[0].fingerprint, "seed": seed}

@@ -209,6 +209,8 @@ def training_step(settings, model, optimizer, device, averaged=None):
                 processes.share_of(loss, len(pixels), whole).backward()
             if len(pixels):  # of none it is not a number
                 of_share = loss.detach() * len(pixels)
+        elif settings.gradient_weight:  # the others add up inside the loss, and would wait for ever
+            processes.sum_over_processes(of_share.clone())
         processes.add_gradients(model)
         optimizer.step()
         if averaged:

@@ -8,6 +8,8 @@ labels, mixed in the proportion in which its pixels are.
 import torch
 import torch.nn.functional as F
 
+from guard.run import processes
+
 CROSS_ENTROPY_SHARE = 0.025  # of `squared_error`, as in EDC's code
 
 
@@ -37,10 +39,17 @@ def gradient_distance(pixels, student_logits, teacher_gradient, targets):
 
     g_s: gradient of each image's CE(s, targets) by its pixels. teacher_gradient: g_t, the teacher's, (N, 3,
     S, S). pixels: (N, 3, S, S), with a graph to student_logits. IKDIGA's code weighs it by 1000.
+
+    Of several processes each has its share of the mini-batch, and all have to call. The shares' values, each
+    weighted by its part of the images, add up to that of the whole, and so do their gradients.
     """
     cross_entropy = F.cross_entropy(student_logits, targets, reduction="sum")
     (gradient,) = torch.autograd.grad(cross_entropy, pixels, create_graph=True)
-    return (gradient - teacher_gradient).flatten().norm() / len(pixels)
+    distance = (gradient - teacher_gradient).flatten().norm()
+    if processes.world_size() > 1:
+        whole = processes.sum_over_processes(distance.detach().square()).sqrt()
+        distance = distance * (distance.detach() / whole.clamp(min=torch.finfo(whole.dtype).tiny))
+    return distance / len(pixels)
 
 
 def hard_cross_entropy(student_logits, teacher_logits, targets, temperature):

@@ -16,16 +16,14 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor):
         del ctx
-        summed = tensor.clone()
+        summed = tensor.contiguous().clone()
         distributed.all_reduce(summed)
         return summed
 
     @staticmethod
     def backward(ctx, gradient):
         del ctx
-        gradient = gradient.contiguous().clone()
-        distributed.all_reduce(gradient)
-        return gradient
+        return _Sum.apply(gradient)  # which is differentiable again
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -44,16 +42,20 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         mean = _Sum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            factor = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_(mean, factor)
-            unbiased_variance = variance * count / (count - 1)
-            self.running_var.lerp_(unbiased_variance, factor)
+        if self.track_running_stats:
+            self._follow(mean, variance * count / (count - 1))
         normalized = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         if self.affine:
             normalized = normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         return normalized.to(activations.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean, unbiased_variance):
+        """The running statistics move towards those of a mini-batch."""
+        self.num_batches_tracked += 1
+        factor = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean, factor)
+        self.running_var.lerp_(unbiased_variance, factor)
 
 
 def synchronize(network):

@@ -323,8 +323,11 @@ SHORT = [
 
 
 @WITHOUT_A_GPU
-def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(toy, tmp_path):
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_with_synchronized_batch_norm_two_processes_train_the_teacher_of_one(statistics, toy, tmp_path):
+    """By statistics of the mini-batch the regularizer differentiates their sums over processes twice."""
     words = ["pretrain", "--dataset", "toy", "--root", toy, *TOY["pretrain"], *SHORT]
+    words += ["--curvature-statistics", statistics]
     both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
     assert command(*words, "--output", tmp_path / "one") == 0
     states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")]
@@ -406,6 +409,22 @@ def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy
     assert any(
         (states[0][name] - states[1][name]).abs().max() > 1e-3 for name in states[0]
     )  # each half has statistics of its own
+
+
+@WITHOUT_A_GPU
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_distance_of_input_gradients_is_that_of_the_whole_mini_batch(count, toy, tmp_path):
+    """Of three processes one has no image of a last mini-batch of two."""
+    recipe = [*TOY["relabel"], "--input-gradients", "values", "--batch-size", 3 if count == 2 else 2]
+    made_from = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
+    assert command("relabel", *made_from, *recipe, "--output", tmp_path / "labels") == 0
+    plain = ["--optimizer", "sgd", "--learning-rate", 0.01]  # AdamW would make much of rounding
+    words = toy_student(toy, "--labels", tmp_path / "labels", "--gradient-weight", 10, "--images", 1, *plain)
+    both(tmp_path, *words, "--output", tmp_path / "several", "--sync-batch-norm", processes=count)
+    assert command(*words, "--output", tmp_path / "one") == 0
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "several")]
+    assert_close(*states, 1e-3)
+    both(tmp_path, *words, "--output", tmp_path / "off", processes=count)  # ends, too
 
 
 @WITHOUT_A_GPU

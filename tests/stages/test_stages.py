@@ -731,8 +731,3 @@ def test_a_compiled_student_does_not_learn_from_input_gradients(toy, tmp_path, r
     words = toy_student(toy, "--output", tmp_path / "x", "--gradient-weight", 1)
     assert "--compile" in refused(*words, "--compile")
     assert "--input-gradients" in refused(*words)
-
-
-def test_synchronized_batch_norm_is_not_differentiated_twice(toy, tmp_path, refused):
-    words = pretrain(toy, tmp_path / "x", "--curvature", "--curvature-statistics", "batch")
-    assert "--curvature-statistics" in refused(*words, "--sync-batch-norm")
