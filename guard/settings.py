@@ -87,7 +87,8 @@ class Pretrain:
     sync_batch_norm: bool = synced_norm()
     curvature_images: int = setting(
         256,
-        "validation images on which the teacher's curvature is measured at the end; 0 for none",
+        "validation images on which the teacher's curvature is measured at the end, by the recipe's h; 0 for"
+        " none",
         unit="images",
         low=0,
     )

@@ -327,7 +327,8 @@ def _finish(work, settings, model, data, key, seed, history):
             if history:  # else it was not trained here
                 _warn_of_silence(*worst)
         if settings.curvature_images:
-            results["curvature"] = measure_curvature(model, data, settings.curvature_images, settings.h)
+            yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another
+            results["curvature"] = measure_curvature(model, data, settings.curvature_images, yardstick)
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}
         entry |= {"checkpoint": str(work.ledger.path), "fingerprint": teacher.fingerprint}

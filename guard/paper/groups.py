@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from guard.recipes import recipe
 from guard.report.statistics import average, standard_error
 
 PLAIN, ROBUST = "sre2l", "guard"  # the arms that all others are compared with
@@ -61,8 +62,16 @@ def error_of(record, network, attack):
 
 
 def curvature(record, name):
-    """Of the teacher, per squared normalized-image unit, or None."""
-    return record["pretrain"].get("results", {}).get("curvature", {}).get(name)
+    """Of the teacher, per squared normalized-image unit, or None.
+
+    The change of the gradient falls as its step grows, so there is none where a record has it of another step
+    than its data set's recipe.
+    """
+    pretrain = record["pretrain"]
+    measured, dataset = pretrain.get("results", {}).get("curvature", {}), pretrain["settings"].get("dataset")
+    if name == "gradient_change" and dataset and measured.get("h") != recipe(dataset).pretrain.h:
+        return None
+    return measured.get(name)
 
 
 # ---- numbers of several runs ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ INTRODUCTION = """\
 Accuracy in percent, mean ± standard deviation over seeds (of a single run ± the standard error that its
 images leave). The columns "against guard" are the change of the student against the student of guard as it
 stands, seed by seed, over the seeds that both have; the last column is what differs from guard by the
-records. The teacher's gradient change is measured with its own h.
+records. A teacher's gradient change is over a step of the recipe's h.
 """
 
 

@@ -334,6 +334,15 @@ def test_the_main_effects_of_images_and_labels(results):
     )
 
 
+def test_a_change_of_the_gradient_over_another_step_is_not_shown(results):
+    for h, shown in ((1.0, None), (3.0, 1.0)):  # of the recipe of CIFAR-10
+        record = run({"clean": 50.0})
+        record["pretrain"]["settings"]["dataset"] = "cifar10"
+        record["pretrain"]["results"]["curvature"]["h"] = h
+        assert groups.curvature(record, "gradient_change") == shown
+        assert groups.curvature(record, "along_z") == 2.0
+
+
 def test_swapped_runs_stand_in_no_other_table(results):
     squares(results, {("sre2l", "guard"): (52, 20)})
     text = text_of(results)

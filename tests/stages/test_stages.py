@@ -722,6 +722,14 @@ def test_compiled_networks_compute_the_same(toy, tmp_path):
     )
 
 
+def test_curvature_is_measured_by_the_same_h_whatever_the_teacher_was_trained_with(toy, tmp_path):
+    for h in (1, 3):
+        assert command(*pretrain(toy, tmp_path / f"{h}", "--h", h)) == 0
+    one, other = (records.read(tmp_path / name / "log.json")["pretrain"] for name in "13")
+    assert one["settings"]["h"] != other["settings"]["h"]
+    assert one["results"]["curvature"] == other["results"]["curvature"]  # neither was regularized by it
+
+
 def test_compile_and_second_order_regularizers_are_not_combined(toy, tmp_path, refused):
     assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--curvature", "--compile"))
     assert "--compile" in refused(*pretrain(toy, tmp_path / "x", "--gradient-regularization", "--compile"))

@@ -35,10 +35,11 @@ def rows(results):
 
 
 def _run(run, results):
+    from guard.paper import groups
+
     path, line = run.place.rsplit(", line ", 1)
     path = Path(path).relative_to(results).as_posix()
     student = run.record["evaluate student"]
-    curvature = run.record["pretrain"].get("results", {}).get("curvature", {})
     return {
         "seed": run.seed,
         "file": path,
@@ -47,7 +48,7 @@ def _run(run, results):
         "epsilon": student["epsilon"],
         "student": _accuracies(student),
         "teacher": _accuracies(run.record.get("evaluate teacher", {})),
-        "gradient change": curvature.get("gradient_change"),
+        "gradient change": groups.curvature(run.record, "gradient_change"),
         "curve": run.curve,
     }
 
