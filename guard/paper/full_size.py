@@ -6,7 +6,7 @@ A student is attacked within two epsilons: the second is a point of its accuracy
 
 from math import isclose
 
-from guard.paper import arms, not_run, our_tables, plan, published, settings
+from guard.paper import arms, commands, not_run, our_tables, plan, published, settings
 from guard.paper import groups as gathered
 from guard.paper.markdown import MISSING, heading, number, table
 
@@ -34,8 +34,9 @@ again. The last row is what as many bytes of real images with hard labels are wo
 3,072 values of one byte.
 """
 OF_GOALS = """\
-As good as it gets here: some 6,000 steps. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR
-are two of the four parts of AutoAttack, whose accuracy is no higher than the lower of them.
+As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The attacks are at 2/255 on
+630 test images; APGD-CE and APGD-DLR are two of the four parts of AutoAttack, whose accuracy is no higher than
+the lower of them. Zeta: the cosine of the student's learning rate ends after zeta times its steps.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own
@@ -65,12 +66,24 @@ def section(groups, results):
         here = _of_tables([name], ours)
         own = [group for group in here if name == "frontier" or group.arm not in arms.FRONTIER]
         if own:  # else all of its rows stand in the frontier's
-            lines += [heading(3, name), introduction, *drawn(here), "", *our_tables.notes(here[:1])]
+            lines += [heading(3, name), introduction, *drawn(here), "", *_notes(here)]
     tables = plan.OWN_TABLES[SCALE]
     if here := _of_tables([name for name in tables if name.startswith("goal-")], ours):
         lines += [heading(3, "goals"), OF_GOALS, *_goals(here), ""]
     lines += [line + "\n" for line in settings.warnings(ours)]
     return lines + not_run.lines(tables, [SCALE], groups, results)
+
+
+def _notes(groups):
+    """What was set, in Markdown: all of the plan's rows, then of those of other settings."""
+    planned = [group for group in groups if all(commands.as_planned(run) for run in group.runs)]
+    others = [group for group in groups if group not in planned]
+    lines = our_tables.notes(planned)
+    if others:
+        names = ", ".join(group.arm for group in others)
+        lines.append(f"With other settings than the plan's: {names}.\n")
+        lines += our_tables.notes(others)
+    return lines
 
 
 def _of_tables(names, groups):
@@ -230,9 +243,10 @@ def _goals(groups):
                 GOALS[group.images_per_class],
                 str(len(group.runs)),
                 *reached,
+                f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}",
                 _trained(group),
                 *teacher,
             ]
         )
-    header = ["images per class", "arm", "goal: clean / AutoAttack", "runs", *attacks]
+    header = ["images per class", "arm", "goal: clean / AutoAttack", "runs", *attacks, "zeta"]
     return table([*header, "teacher: trained", "teacher: clean", "teacher: apgd-dlr"], rows, left=3)

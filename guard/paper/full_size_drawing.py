@@ -1,16 +1,18 @@
 """The figures of the runs on all of CIFAR-10: the frontier of clean and robust accuracy with the published
 points, and accuracy against the bytes of images and labels.
 
-Marks say where images come from, colours the teacher; a student that trains adversarially is filled.
+Marks say where images come from, colours the teacher; a student that trains adversarially is filled. What was
+run with other settings than the plan's is pale.
 """
 
-from guard.paper import arms, full_size, plan
+from guard.paper import arms, commands, full_size, plan
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
 
 MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
 PUBLISHED = "#8c6d31"
+PALE = 0.25  # opacity of what is not as planned
 TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 
@@ -141,8 +143,12 @@ def _point(axes, group, epsilon):
         markersize=8,
         linestyle="none",
         elinewidth=0.7,
-        alpha=0.9,
+        alpha=0.9 if _as_planned(group) else PALE,
     )
+
+
+def _as_planned(group):
+    return all(commands.as_planned(run) for run in group.runs)
 
 
 def _published(axes, point, name):
@@ -179,5 +185,7 @@ def _legend(figure, axes, groups):
             linestyle="none",
             label=f"student: {words}",
         )
+    if not all(_as_planned(group) for group in groups):
+        axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
     axes.plot([], [], color=PUBLISHED, marker="X", linestyle="none", label="published")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)

@@ -29,7 +29,10 @@ def described(record):
     )
     if recover.get("method", "sre2l") != "sre2l":
         recovery = f"images by {recover['method']}"
-    student = f"student {train['model']}, {relabel['epochs']} epochs, temperature {train['temperature']:.4g}"
+    epochs = f"{train.get('epochs', relabel['epochs'])} epochs"
+    if epochs != f"{relabel['epochs']} epochs":
+        epochs += f" by the labels of {relabel['epochs']}"
+    student = f"student {train['model']}, {epochs}, temperature {train['temperature']:.4g}"
     return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
 
 
