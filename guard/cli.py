@@ -171,7 +171,7 @@ def _add_setting(group, stage, row, dataset):
             help=text + _choices_text(limits["choices"]),
         )
     else:
-        kind = number(row.type, limits["low"], limits["high"], limits["above"])
+        kind = number(row.type, *(limits[name] for name in ("low", "high", "above", "below")))
         kind = _one_or_several(kind) if limits["several"] else kind
         group.add_argument(
             _flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text
@@ -207,7 +207,7 @@ def _named_dataset(argv):
     return None
 
 
-def number(kind, low=None, high=None, above=None):
+def number(kind, low=None, high=None, above=None, below=None):
     """A parser of one number, within its limits; a fraction such as 8/255 is a number, too."""
 
     def parse(text):
@@ -222,12 +222,14 @@ def number(kind, low=None, high=None, above=None):
             [f"at least {low}"] * (low is not None)
             + [f"above {above}"] * (above is not None)
             + [f"at most {high}"] * (high is not None)
+            + [f"below {below}"] * (below is not None)
         )
         fine = (
             math.isfinite(value)
             and (low is None or value >= low)
             and (high is None or value <= high)
             and (above is None or value > above)
+            and (below is None or value < below)
         )
         if not fine:
             raise argparse.ArgumentTypeError(

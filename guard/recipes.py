@@ -100,6 +100,7 @@ def recipe(dataset):
 
 
 BY_SGD = {
+    "loss": "cross-entropy",  # with the images' own labels
     "optimizer": "sgd",
     "momentum": 0.9,
     "learning_rate": 0.01,

@@ -14,6 +14,7 @@ def setting(
     low=None,
     high=None,
     above=None,
+    below=None,
     flag=None,
     several=False,
     of=None,
@@ -21,7 +22,7 @@ def setting(
 ):
     """A field: its default, help text and unit, and what is allowed.
 
-    Allowed is a closed set (`choices`), or low <= value <= high, or above < value. With `several`,
+    Allowed is a closed set (`choices`), or low <= value <= high, or above < value < below. With `several`,
     numbers with commas between them make a tuple. of: the image method that reads it, or a
     tuple of them; None where it counts for all. before: what artifacts count as made with that are older
     than the field; where it is None they count as made with the field's default, and a family's row may have
@@ -34,6 +35,7 @@ def setting(
         "low": low,
         "high": high,
         "above": above,
+        "below": below,
         "flag": flag,
         "several": several,
         "of": (of,) if isinstance(of, str) else of,

@@ -43,7 +43,7 @@ class Pretrain:
         "of the learning rate: cosine, from it to 0 by epoch; one-cycle, up to it and down to 0 by step",
         choices=("cosine", "one-cycle"),
     )
-    momentum: float = setting(0.9, "SGD's momentum", low=0.0, high=1.0)
+    momentum: float = setting(0.9, "SGD's momentum", low=0.0, below=1.0)
     weight_decay: float = setting(1e-4, "SGD's weight decay", low=0.0)
     clip_grad_norm: float = setting(
         0.0, "largest norm of the gradient of all weights together; 0 for no clipping", low=0.0
@@ -122,8 +122,8 @@ class Recover:
     step_size: float = setting(
         0.25, "Adam's step size on normalized images, cosine to 0 by iteration", above=0.0, of="sre2l"
     )
-    beta1: float = setting(0.5, "Adam's decay of the gradient's mean", low=0.0, high=1.0, of="sre2l")
-    beta2: float = setting(0.9, "Adam's decay of the gradient's square", low=0.0, high=1.0, of="sre2l")
+    beta1: float = setting(0.5, "Adam's decay of the gradient's mean", low=0.0, below=1.0, of="sre2l")
+    beta2: float = setting(0.9, "Adam's decay of the gradient's square", low=0.0, below=1.0, of="sre2l")
     first_layer_weight: float = setting(
         10.0, "weight of the first batch-norm layer; the others have 1", low=0.0, of="sre2l"
     )
@@ -189,9 +189,9 @@ class Recover:
         256, "dc: training images in each class's mini-batch", unit="images", low=1, of="dc"
     )
     image_rate: float = setting(0.1, "dc: SGD's learning rate of normalized images", above=0.0, of="dc")
-    image_momentum: float = setting(0.5, "dc: SGD's momentum of the images", low=0.0, high=1.0, of="dc")
+    image_momentum: float = setting(0.5, "dc: SGD's momentum of the images", low=0.0, below=1.0, of="dc")
     network_rate: float = setting(0.01, "dc: SGD's learning rate of the networks", above=0.0, of="dc")
-    network_momentum: float = setting(0.0, "dc: SGD's momentum of the networks", low=0.0, high=1.0, of="dc")
+    network_momentum: float = setting(0.0, "dc: SGD's momentum of the networks", low=0.0, below=1.0, of="dc")
     image_format: str = setting(
         "png", "png, rounded; jpg is the original's way: truncated, then lossy", choices=("png", "jpg")
     )
@@ -270,7 +270,7 @@ class Train:
         " labels with --input-gradients values",
         low=0.0,
     )
-    squared_temperature: bool = setting(False, "multiply kl by the square of the temperature")
+    squared_temperature: bool = setting(False, "multiply the divergence by the square of the temperature")
     adversarial_share: float = setting(
         0.0,
         "share of the loss on adversarial views, one step away from the teacher's logits: 0 for none, 5/6 is"
@@ -290,7 +290,7 @@ class Train:
     optimizer: str = setting(
         "adamw", "adamw; or sgd, by which DC and MTT judge images", choices=("adamw", "sgd")
     )
-    momentum: float = setting(0.9, "SGD's momentum", low=0.0, high=1.0)
+    momentum: float = setting(0.9, "SGD's momentum", low=0.0, below=1.0)
     learning_rate: float = setting(1e-3, "the optimizer's learning rate", above=0.0)
     schedule: str = setting(
         "cosine",
@@ -301,7 +301,10 @@ class Train:
         1.0, "epochs until the cosine would reach 0, as a multiple of the epochs: EDC's is 2", low=1.0
     )
     weight_average: float = setting(
-        0.0, "decay of an average of the weights over the steps, which is then the student", low=0.0, high=1.0
+        0.0,
+        "decay of an average of the weights over the steps, which is then the student",
+        low=0.0,
+        below=1.0,
     )
     weight_decay: float = setting(
         0.01, "weight decay: AdamW's on weights with more than one dimension, SGD's on all", low=0.0

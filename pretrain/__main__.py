@@ -26,6 +26,11 @@ def main(argv):
     )
     options = parser.parse_args(argv)
     settings = cli.resolve(options, options.dataset, "pretrain")
+    if settings.adversarial == "n" and settings.epsilon > 1:  # with f it may be run.sh's -h, as published
+        parser.error(
+            f"--epsilon is in [0,1] pixels, and {settings.epsilon:g} is more than all of them; perhaps"
+            f" {settings.epsilon:g}/255 is meant"
+        )
     if options.check:
         return
 

@@ -48,6 +48,9 @@ def _check_labels(parser, options):
     if options.image_size or options.clamp:
         parser.error(f"{'--image-size' if options.image_size else '--clamp'} goes with --labels hard")
     for_views = [flag for flag in cli.given_flags(parser, options, "relabel") if flag != "--epochs"]
+    stored = [flag for flag in for_views if flag in ("--label-format", "--top-classes")]
+    if stored and options.labels == "online":
+        parser.error(f"{stored[0]} is of labels that are stored; make them with python -m relabel")
     if for_views and options.labels != "online":
         parser.error(f"{for_views[0]} goes with --labels online or hard; a folder of labels has its own")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import math
 from dataclasses import asdict, replace
 
@@ -13,7 +14,7 @@ from guard.data import images
 from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
 from guard.errors import UserError
 from guard.method import schedules
-from guard.method.losses import gradient_distance
+from guard.method.losses import SQUARED, gradient_distance
 from guard.method.views import adversarial_views, views_against_teacher
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
@@ -169,6 +170,8 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
     """
     share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
+    if settings.squared_temperature and settings.loss in SQUARED:
+        loss_of = functools.partial(loss_of, squared=True)
     if share < 1 or weight:
         seen = pixels.detach().requires_grad_(weight > 0)
         with twice_differentiable(model) if weight else contextlib.nullcontext():
@@ -186,8 +189,6 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
         student_logits = devices.widened(model(moved))
         adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
         total = (1 - share) * total + share * adversarial
-    if settings.squared_temperature and settings.loss == "kl":  # the others have no temperature of their own
-        total = total * settings.temperature**2
     return total + extra
 
 

@@ -113,7 +113,7 @@ def seconds_of(words, teachers, size=None):
     elif recover.method == "dc":
         total += recover.iterations * _condensation(recover, shape, train.dataset, classes, device)
     # the other methods take next to no time
-    total += relabel.epochs * distilled * (of_labels + of_student)
+    total += distilled * (relabel.epochs * of_labels + (train.epochs or relabel.epochs) * of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
     passes = [PASSES[name] for name in robustness.names_of(evaluate)]
     total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)

@@ -3,6 +3,7 @@
 The manifest says which teacher, which images and which recipe the labels belong to.
 """
 
+from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -68,11 +69,22 @@ class LabelStore:
                     " python -m relabel"
                 )
         recipe, self.files = self._recipe(manifest), manifest.get("files")
-        for path in map(self._path, range(recipe.epochs)):
+        paths = [self._path(epoch) for epoch in range(recipe.epochs)]
+        for path in paths:
             if not isinstance(self.files, dict) or path.name not in self.files or not path.exists():
                 raise UserError(
                     f"{path} is missing or not in the manifest beside it; run python -m relabel again, with"
                     " --force if it says that the labels are finished"
+                )
+        # All epochs take as many bytes. A file that was cut off would else be told when its epoch is reached.
+        sizes = [path.stat().st_size for path in paths]
+        counted = Counter(sizes)
+        usual = max(counted, key=lambda size: (counted[size], size))
+        for path, size in zip(paths, sizes):
+            if size != usual:
+                raise UserError(
+                    f"{path} is damaged: it has {size} bytes, the others {usual}; remove it and run python -m"
+                    " relabel again"
                 )
         return recipe
 

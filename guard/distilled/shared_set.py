@@ -112,7 +112,7 @@ def load_images(path):
 
     Raises UserError for a file of another format, and for one that is damaged.
     """
-    return _images(path, _contents(path))
+    return images_of(path, _contents(path))
 
 
 def unpack_labels(path, folder):
@@ -122,7 +122,7 @@ def unpack_labels(path, folder):
     something already.
     """
     contents, folder = _contents(path), Path(folder)
-    images, labels = _images(path, contents), contents.get("soft_labels")
+    images, labels = images_of(path, contents), contents.get("soft_labels")
     if labels is None:
         raise UserError(f"{path} holds no soft labels; make some with python -m relabel")
     if not (_are_labels(labels) and labels["manifest"].get("images") == images.fingerprint):
@@ -143,7 +143,7 @@ def unpack_labels(path, folder):
 
 def _contents(path):
     contents = tensor_files.read(path, REMEDY, what="file of tensors")
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    if not is_shared(contents):
         raise UserError(
             f"{path} was not made by python -m guard.export; others' files are read by python -m train"
             " --labels hard"
@@ -151,8 +151,13 @@ def _contents(path):
     return contents
 
 
-def _images(path, contents):
-    """The images as Packed, which are just those that the file's fingerprint is of."""
+def is_shared(contents):
+    """Whether the contents of a file of tensors are such a file's."""
+    return isinstance(contents, dict) and contents.get("format") == FORMAT
+
+
+def images_of(path, contents):
+    """`load_images` of a file that has been read."""
     if _are_images(contents):
         images, labels = contents["data"][0]
         pixels = augment.unnormalized(images, contents["mean"], contents["std"]).clamp(0, 1)

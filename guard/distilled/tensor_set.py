@@ -9,6 +9,7 @@ import torch
 
 from guard.data import augment
 from guard.data.images import Packed
+from guard.distilled import shared_set
 from guard.errors import UserError
 from guard.run import tensor_files
 
@@ -22,14 +23,18 @@ WHOLE_NUMBERS = (torch.uint8, torch.int32, torch.int64)
 
 
 def read(path, classes, *, mean, std, clamp=False):
-    """The images of a file, as Packed with float32 pixels in [0,1], of which nothing is rounded.
+    """The images of a file, as Packed with float32 pixels in [0,1], of which nothing is rounded; or as they
+    were exported, where guard.distilled.shared_set wrote the file, which then tells all of this itself.
 
     classes: names of the data set's classes, in label order. mean, std: of each channel, by which the images
     were normalized. clamp: cut off what lies outside [0,1], instead of refusing it. Raises UserError that
     names what does not fit.
     """
     path = Path(path)
-    images, labels, path_of_labels = _tensors_in(path)
+    contents = _contents(path)
+    if shared_set.is_shared(contents):
+        return shared_set.images_of(path, contents)
+    images, labels, path_of_labels = _tensors_in(path, contents)
     pixels = _unnormalized(path, images, mean, std)
     if not clamp:
         _check_range(path, pixels, mean, std)
@@ -37,11 +42,10 @@ def read(path, classes, *, mean, std, clamp=False):
     return Packed(pixels.clamp(0, 1), labels, tuple(classes))
 
 
-def _tensors_in(path):
+def _tensors_in(path, contents):
     """(images, labels, path of the labels), unchecked: of the first set in a file of DC's layout, or of two
-    files in MTT's.
+    files in MTT's. contents: of the file at `path`.
     """
-    contents = _contents(path)
     if isinstance(contents, torch.Tensor):
         beside = path.with_name(path.name.replace("images", "labels"))
         if beside == path or not beside.is_file():
@@ -72,6 +76,11 @@ def _unnormalized(path, images, mean, std):
     if not images.isfinite().all():
         raise UserError(f"{path} holds images that are not finite; get the file again")
     pixels = augment.unnormalized(images.detach().float(), mean, std)
+    if images.min() >= 0:
+        raise UserError(
+            f"{path} holds images without a value below 0, so they are not normalized; save their pixels as"
+            " PNG in class folders"
+        )
     if pixels.std() < LOWEST_CONTRAST:
         raise UserError(
             f"{path} holds images with less contrast than normalized ones have, so they are ZCA-whitened,"
@@ -123,6 +132,8 @@ def _shape(found):
     """What was found in place of a tensor that fits, in a few words."""
     if not isinstance(found, torch.Tensor):
         return f"a {type(found).__name__}"
+    if found.is_nested:
+        return "a nested tensor"
     return f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}"
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from guard.networks.models import frozen_eval
 from guard.run import seeds
+from guard.run.devices import widened
 
 STEP, STEPS = 0.007, 10  # size of a step, in [0,1] pixels, and number of steps
 TRADES_EPSILON, TRADES_NOISE = 0.031, 0.001  # in [0,1] pixels
@@ -26,7 +27,7 @@ def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS)
     with frozen_eval(model):
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
-            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
+            loss = F.cross_entropy(widened(model(adversarial)), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, adversarial)
             adversarial = (adversarial.detach() + step * gradient.sign()).maximum(low).minimum(high)
     return adversarial.detach()
@@ -39,7 +40,7 @@ def sign_steps_loss(model, pixels, labels, *, settings, draws):
     """
     del draws  # it starts at the images themselves
     adversarial = sign_steps(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
-    logits = model(adversarial)
+    logits = widened(model(adversarial))
     return F.cross_entropy(logits, labels), logits
 
 
@@ -53,8 +54,8 @@ def trades(model, pixels, labels, *, settings, draws):
     there = {"generator": seeds.on_device(draws, pixels.device), "device": pixels.device}
     start = pixels + TRADES_NOISE * torch.randn(pixels.shape, **there)
     adversarial = sign_steps(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
-    logits = model(adversarial)
-    clean, moved = F.log_softmax(model(pixels), 1), F.log_softmax(logits, 1)
+    logits = widened(model(adversarial))
+    clean, moved = F.log_softmax(widened(model(pixels)), 1), F.log_softmax(logits, 1)
     distance = F.kl_div(moved, clean, reduction="batchmean", log_target=True)
     loss = F.cross_entropy(logits, labels) + settings.trades_beta * KAPPA * distance
     return loss, logits

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from guard.run import processes
 
 CROSS_ENTROPY_SHARE = 0.025  # of `squared_error`, as in EDC's code
+SQUARED = ("kl", "kl+cross-entropy")  # losses with a divergence, which takes `squared`
 
 
-def kullback_leibler(student_logits, teacher_logits, targets, temperature):
-    """KL(softmax(teacher / T) || softmax(student / T)), without a factor T^2 (SRe2L, Yin et al. 2023)."""
+def kullback_leibler(student_logits, teacher_logits, targets, temperature, squared=False):
+    """KL(softmax(teacher / T) || softmax(student / T)), without a factor T^2 (SRe2L, Yin et al. 2023), or
+    with it (Hinton et al. 2015) where `squared` is true.
+    """
     del targets
     student = F.log_softmax(student_logits / temperature, 1)
     teacher = F.log_softmax(teacher_logits / temperature, 1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence if squared else divergence
 
 
 def squared_error(student_logits, teacher_logits, targets, temperature):
@@ -28,9 +32,9 @@ def squared_error(student_logits, teacher_logits, targets, temperature):
     return F.mse_loss(student_logits, teacher_logits) + CROSS_ENTROPY_SHARE * cross_entropy
 
 
-def half_cross_entropy(student_logits, teacher_logits, targets, temperature):
+def half_cross_entropy(student_logits, teacher_logits, targets, temperature, squared=False):
     """0.5 KL + 0.5 CE(s, targets), to which IKDIGA adds the distance of the input gradients."""
-    divergence = kullback_leibler(student_logits, teacher_logits, targets, temperature)
+    divergence = kullback_leibler(student_logits, teacher_logits, targets, temperature, squared)
     return 0.5 * divergence + 0.5 * F.cross_entropy(student_logits, targets)
 
 

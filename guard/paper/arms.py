@@ -120,8 +120,8 @@ LABEL_BYTES = {
 }
 ARMS |= LABEL_BYTES
 
-# As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best arm
-# and of random images; then a teacher, and of 50 images per class a student, of more steps
+# As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
+# arm and of random images; then a teacher, and of 50 images per class a student, of more steps
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
@@ -155,8 +155,8 @@ METHODS = {
         )
     },
     **{
-        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags}-R {recipe}", f"{_ATTACKED} {labels}".strip())
-        for recipe, labels in (("dc", "--loss cross-entropy"), ("modern", ""))
+        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags}-R {recipe}", _ATTACKED)
+        for recipe in ("dc", "modern")
         for method, teacher, flags in (("dc", "plain-20", ""), ("dc+guard", "guard-20", "-C "))
     },
 }

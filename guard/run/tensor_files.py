@@ -99,6 +99,7 @@ def is_plain(value):
     """
     plain = (
         isinstance(value, torch.Tensor)
+        and not value.is_nested
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in DTYPES

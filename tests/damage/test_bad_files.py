@@ -397,6 +397,11 @@ CASES |= {
         lambda: shutil.copy("labels/epoch_0000.npy", EPOCH),
         f"{EPOCH} is damaged",
     ),
+    "a later epoch is cut": (  # told before the first is trained on
+        "train --output new",
+        lambda: cut(Path("labels/epoch_0001.npy"), 0.9),
+        "epoch_0001.npy is damaged: it has",
+    ),
     "epoch is gone": ("train --output new", EPOCH.unlink, f"{EPOCH} is missing"),
     "epoch of an unfinished store cut": (
         "relabel",

@@ -6,6 +6,7 @@ from conftest import pixel_model
 
 from guard.bench import reference
 from guard.method import adversarial
+from guard.run import devices
 from guard.run.seeds import generator
 from guard.settings import Pretrain
 from pretrain import teacher
@@ -53,6 +54,17 @@ def test_losses_are_the_formulas_and_reach_the_weights(network, pixels):
         torch.nn.functional.cross_entropy(model(example), labels).item(), rel=1e-9
     )
     assert logits.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", ["trades", "sign_steps_loss"])
+def test_losses_are_taken_in_float32_of_logits_in_bf16(kind, network, pixels):
+    model, (images, labels) = pixel_model(network).float(), pixels
+    settings = Pretrain(epsilon=2 / 255, trades_beta=0.5)
+    with devices.computing("bf16", torch.device("cpu")):
+        loss, logits = getattr(adversarial, kind)(
+            model, images.float(), labels, settings=settings, draws=generator("t")
+        )
+    assert loss.dtype == logits.dtype == torch.float32
 
 
 def test_making_examples_moves_no_statistics_and_no_gradients(network, pixels):

@@ -93,6 +93,8 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
     assert loss(squared_temperature=True) == pytest.approx(4 * clean)
     for name in ("mse", "cross-entropy"):  # which have no temperature
         assert loss(loss=name, squared_temperature=True) == loss(loss=name)
+    half = (4 * clean + loss(loss="cross-entropy")) / 2  # of both losses the divergence alone has it
+    assert loss(loss="kl+cross-entropy", squared_temperature=True) == pytest.approx(half)
 
 
 def test_the_average_of_weights_is_the_recursion(network):

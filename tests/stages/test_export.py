@@ -13,7 +13,7 @@ from spoiling import Malicious, cut
 import guard
 from guard import recipes
 from guard.data import augment
-from guard.distilled import image_folder, shared_set
+from guard.distilled import image_folder, shared_set, tensor_set
 from guard.distilled.label_store import LabelStore
 from guard.errors import UserError
 from guard.run import records, storage
@@ -158,6 +158,19 @@ def test_the_judge_trains_from_it(toy, file, tmp_path):
     made = ["--distilled", file, "--output", tmp_path / "student"]
     assert command("train", *words, *made, *TOY["train"]) == 0
     assert "evaluate student" in records.read(tmp_path / "student/log.json")
+
+
+def test_the_judge_goes_by_what_the_file_says_of_itself(toy, file, tmp_path, refused):
+    """Its normalization, and its classes, whose order is that of the labels."""
+    found = tensor_set.read(file, ["one", "other"], mean=[0.1] * 3, std=[0.9] * 3)
+    assert torch.equal(found.pixels, image_folder.load_distilled(toy / "images").pixels)
+    classes = loaded(file)["classes"]
+    shutil.copytree(toy / "toy", root := tmp_path / "root" / "toy")
+    for split in ("train", "val"):
+        (root / split / classes[0]).rename(root / split / "zebra")
+    words = ["--dataset", "toy", "--root", tmp_path / "root", "--labels", "hard", "--image-size", 16]
+    line = refused("train", *words, "--distilled", file, "--output", tmp_path / "new", *TOY["train"])
+    assert "classes" in line and "zebra" in line and not (tmp_path / "new" / "checkpoint.pt").exists()
 
 
 # ---- what is refused -----------------------------------------------------------------------------

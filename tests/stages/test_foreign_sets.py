@@ -165,9 +165,8 @@ def test_whitened_images_are_refused_although_they_lie_where_normalized_ones_cou
     pixels = F.interpolate(coarse, size=(16, 16), mode="bilinear")
     labels = torch.arange(300) % 3
     check_same(read(mtt(tmp_path, normalized(pixels), labels, "normalized")), (pixels, labels))
-    for name, images in (("whitened", whitened(pixels)), ("raw", pixels)):
-        with pytest.raises(UserError, match=r"ZCA-whitened.*not normalized at all; .*PNG in class folders"):
-            read(mtt(tmp_path, images, labels, name), clamp=True)
+    with pytest.raises(UserError, match=r"ZCA-whitened.*not normalized at all; .*PNG in class folders"):
+        read(mtt(tmp_path, whitened(pixels), labels, "whitened"), clamp=True)
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -200,6 +199,11 @@ BAD = {
     "no images": (lambda at, x, y: dc(at / "x.pt", x[:0], y[:0]), "float32 (0, 3, 16, 16) for images"),
     "not square": (lambda at, x, y: dc(at / "x.pt", x[..., 1:], y), "(100, 3, 16, 15) for images"),
     "whole pixels": (lambda at, x, y: dc(at / "x.pt", x.to(torch.uint8), y), "uint8 (100, 3, 16, 16)"),
+    "not normalized": (lambda at, x, y: dc(at / "x.pt", (x + 1) / 2, y), "value below 0, so they are not"),
+    "nested": (
+        lambda at, x, y: dc(at / "x.pt", torch.nested.nested_tensor([x[0], x[1]]), y[:2]),
+        "holds a nested tensor for images",
+    ),
     "no numbers": (lambda at, x, y: dc(at / "x.pt", x / 0, y), "not finite"),
     "a bomb": (
         lambda at, x, y: dc(at / "x.pt", zeros(1, 3, 1, 1).expand(9, 3, 10**6, 10**6), y),
@@ -253,6 +257,8 @@ def test_what_is_bad_is_named_in_one_line(case, digits, tmp_path, monkeypatch, r
         (["--labels", "online"], "required: --teacher"),
         (["--labels", "online", "--teacher", "t.pt", "--clamp"], "--clamp goes with --labels hard"),
         (["--labels", "online", "--teacher", "t.pt", "--image-size", 32], "--image-size goes with"),
+        (["--labels", "online", "--teacher", "t.pt", "--top-classes", 3], "--top-classes is of labels that"),
+        (["--labels", "online", "--teacher", "t.pt", "--label-format", "int8"], "--label-format is of"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(flags, expected, refused):

@@ -1,8 +1,9 @@
 """The defaults against the published recipes, as literals."""
 
 import pytest
+from conftest import command
 
-from guard.recipes import recipe, relabel_batch_size
+from guard.recipes import recipe, relabel_batch_size, resolve
 from guard.settings import as_dict
 
 IMAGENET_FAMILY = {
@@ -136,3 +137,36 @@ def test_label_batches():
         100,
         100,
     ] and relabel_batch_size(128, 1) == 128
+
+
+NEEDED = {
+    "pretrain": ["--dataset", "digits", "--output", "new"],
+    "recover": ["--teacher", "t.pt", "--output", "new"],
+    "train": ["--dataset", "digits", "--teacher", "t.pt", "--distilled", "images", "--labels", "labels"],
+}
+NEEDED["train"] += ["--output", "new"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pretrain", "--adversarial", "n", "--epsilon", 2], "perhaps 2/255 is meant"),
+        (["pretrain", "--adversarial", "n", "--epsilon", 0], "above 0.0"),
+        (["pretrain", "--momentum", 1], "below 1.0"),
+        (["recover", "--beta1", 1], "below 1.0"),
+        (["train", "--weight-average", 1], "below 1.0"),  # which would keep the first weights
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(words, expected, refused):
+    stage, *flags = words
+    assert expected in refused(stage, *NEEDED[stage], *flags, "--check")
+
+
+def test_ten_sign_steps_take_the_published_epsilon():
+    """run.sh's -h, 3, which is the whole range of pixels."""
+    assert command("pretrain", *NEEDED["pretrain"], "--adversarial", "f", "--epsilon", 3, "--check") == 0
+
+
+@pytest.mark.parametrize("name", ["dc", "mtt"])
+def test_students_by_others_recipes_learn_the_images_own_labels(name):
+    assert resolve("cifar10", "train", {}, name).loss == "cross-entropy"
