@@ -44,9 +44,9 @@ def comparable(stage, key):
         elif isinstance(made.get(name), dict):
             made[name] = as_now(settings_of, made[name])
     if stage == "recover" and isinstance(made.get("settings"), dict):
-        made["settings"] = _of_its_method(made["settings"])
+        made["settings"] = read_by_stage(stage, made["settings"])
     if stage == "pretrain":
-        made = _of_its_loss(made)
+        made = read_by_stage(stage, made)
     made.pop("evaluate_every", None)  # of stage train: it decides what is told of the student alone
     return made
 
@@ -74,14 +74,18 @@ READ_WITH = {
 }
 
 
-def _of_its_loss(found):
-    """The settings of stage pretrain that its loss reads."""
-    return {name: value for name, value in found.items() if name not in READ_WITH or READ_WITH[name](found)}
-
-
-def _of_its_method(found):
-    """The settings of stage recover that the methods in them read."""
-    reading = registry.methods_of(found)
-    limited = [row for row in fields(STAGES["recover"]) if row.metadata["of"]]
-    others = [row.name for row in limited if not set(row.metadata["of"]) & set(reading)]
-    return {name: value for name, value in found.items() if name not in others}
+def read_by_stage(stage, found):
+    """Those of a stage's settings that count beside the others: of pretrain what its loss reads, of recover
+    what its image method reads. found: a dict of settings, under today's names.
+    """
+    if stage == "pretrain":
+        return {
+            name: value for name, value in found.items() if name not in READ_WITH or READ_WITH[name](found)
+        }
+    if stage == "recover" and "method" in found:
+        reading = set(registry.methods_of(found))
+        limits = {row.name: row.metadata["of"] for row in fields(STAGES["recover"])}
+        return {
+            name: value for name, value in found.items() if not limits.get(name) or reading & {*limits[name]}
+        }
+    return found

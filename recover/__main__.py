@@ -13,6 +13,22 @@ writes  OUTPUT/CLASS/CLASS_N.png
         OUTPUT/manifest.json    the teacher's fingerprint, settings, seed, what each image hashes to"""
 
 
+def _tell_unread(flags, settings):
+    """A warning of those of the flags that the image method does not read, such as the iterations of
+    random images.
+    """
+    from guard import earlier
+    from guard.run import processes
+    from guard.settings import as_dict
+
+    read = earlier.read_by_stage("recover", as_dict(settings))
+    unread = [
+        flag for flag in flags if flag.removeprefix("--").removeprefix("no-").replace("-", "_") not in read
+    ]
+    if unread and processes.rank() == 0:
+        print(f"warning: {', '.join(unread)}: not read by image method {settings.method}", file=sys.stderr)
+
+
 def main(argv):
     parser = cli.stage_parser("recover", DESCRIPTION, "recover", argv=argv)
     cli.add_family(parser)
@@ -31,6 +47,7 @@ def main(argv):
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
         data = {"dataset": options.dataset, "root": options.root}
         recovery.recover(settings, teacher, **data, **cli.run_of(options))
+        _tell_unread(cli.given_flags(parser, options, "recover"), settings)
 
     ending.run(work)
 

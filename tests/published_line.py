@@ -18,7 +18,7 @@ from guard.attacks import PROTOCOLS
 from guard.bench import estimate, measure, precisions
 from guard.bench.doctor import IMAGENETTE
 from guard.networks import models
-from guard.recipes import recipe
+from guard.recipes import recipe, relabel_batch_size
 from tests import device_steps
 
 TABLE = Path(__file__).resolve().parent.parent / "results" / "published_line.json"
@@ -57,7 +57,7 @@ def line():
     """stage -> steps, images of a step, operations and starts of a step; captured: one start for each."""
     train, relabel = CHOSEN.pretrain, CHOSEN.relabel
     batches = -(-IMAGENETTE.train // train.batch_size)
-    labelled = relabel.batch_size or precisions.LABELLED
+    labelled = relabel_batch_size(relabel.batch_size, IMAGES // IMAGENETTE.classes)
     epochs = relabel.epochs * -(-IMAGES // labelled)
     passes = [estimate.PASSES[name] for name in PROTOCOLS["paper"]]
     forward, both = (sum(column) for column in zip(*passes))

@@ -168,7 +168,8 @@ def _attack_all(name, measurement, known, done=()):
     if not batch_size:  # the same in all processes, since it decides who attacks which images
         fitting = memory.images_that_fit(measurement.model, measurement.size, device, most=MOST_IMAGES)
         batch_size = processes.least_of(fitting, device)
-    chunks = ValidationBatches(images, batch_size=CHUNK * batch_size, size=measurement.size)
+    share = -(-len(images) // processes.world_size())  # or a process would be left without
+    chunks = ValidationBatches(images, batch_size=min(CHUNK * batch_size, share), size=measurement.size)
     broken = torch.zeros(len(images), dtype=torch.int64, device=device)
     extremes = torch.zeros(3, device=device)
     started, begin = time.time(), 0

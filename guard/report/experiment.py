@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from guard import earlier
 from guard.errors import UserError
 from guard.report import text
 from guard.report.pictures import bars, curves, image_grid
@@ -75,7 +76,7 @@ def _folded(stage, entry):
         "",
         "| setting | value |",
         "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in entry["settings"].items()),
+        *(f"| {name} | {value} |" for name, value in earlier.read_by_stage(stage, entry["settings"]).items()),
         "",
         "</details>",
         "",

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import TOY, command
 
+from guard import earlier
 from guard.data import find, images
 from guard.distilled import image_folder
-from guard.run import storage
+from guard.run import records, storage
 
 
 def words(toy, output, *more):
@@ -161,3 +162,14 @@ def test_a_start_that_there_is_not_is_named(toy, tmp_path, refused):
     assert "no data set 'toy'" in refused(*started(toy, tmp_path / "x", "rded", *nowhere))
     too_many = ["--images-per-class", 4, "--stitch", 2]
     assert "crops are needed" in refused(*started(toy, tmp_path / "x", "rded", *too_many))
+
+
+def test_settings_of_another_method_are_warned_of_and_not_reported(toy, tmp_path, capsys):
+    """The record keeps them, since they were asked for."""
+    assert command(*words(toy, tmp_path / "images", "--cda", "--start", "rded", "--iterations", 3)) == 0
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "warning" in each]
+    assert line == "warning: --start, --iterations, --cda: not read by image method random"
+    settings = records.read(tmp_path / "images/log.json")["recover"]["settings"]
+    read = earlier.read_by_stage("recover", settings)
+    assert settings["cda"] and not {"cda", "start", "iterations", "r_bn"} & set(read)
+    assert {"method", "images_per_class", "precision"} <= set(read)

@@ -499,7 +499,7 @@ BAD_FLAGS = [
     ),
     ("pretrain", ["--dataset", "digits", "--output", "x", "--regularizer", "nosuch"], "invalid choice"),
     ("pretrain", ["--dataset", "digits", "--output", "x", "--epoch", "3"], "unrecognized arguments: --epoch"),
-    ("pretrain", ["--dataset", "digits", "--output", "x", "--momentum", "1.5"], "at most 1.0"),
+    ("pretrain", ["--dataset", "digits", "--output", "x", "--momentum", "1.5"], "below 1.0"),
     ("recover", ["--teacher", "x"], "--output"),
     ("recover", ["--teacher", "x", "--output", "y", "--image-format", "gif"], "invalid choice"),
     ("relabel", ["--teacher", "x", "--distilled", "y", "--output", "z", "--mix-alpha", "0"], "above 0"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from guard import attacks
+from guard import attacks, earlier
 from guard.distilled import image_folder
 from guard.errors import printable
 from guard.report import experiment, text
@@ -269,14 +269,11 @@ def _settings(entries):
         entry = entries.get(name)
         if not entry:
             continue
+        shown = {**entry, "settings": earlier.read_by_stage(name, entry.get("settings", {}))}
         parts = [
-            table(
-                [title, ""],
-                [[key, _value(value)] for key, value in _flat(entry.get(title, {}))],
-                words=(0, 1),
-            )
+            table([title, ""], [[key, _value(value)] for key, value in _flat(shown[title])], words=(0, 1))
             for title in ("settings", "key", "results", "environment")
-            if entry.get(title)
+            if shown.get(title)
         ]
         took = f"{entry['seconds']:.1f} seconds" if "seconds" in entry else None
         yield details([name, element("small", took)], element("div", *parts, class_="columns"))
