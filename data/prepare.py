@@ -223,7 +223,7 @@ def _sort_tiny_imagenet(folder):
 
 
 def main(argv=None):
-    """The command: ends through guard.cli.run, with status 2 and one line for what the user can mend."""
+    """The command: ends through guard.ending.run, with status 2 and one line for what the user can mend."""
     parser = cli.Parser(prog="python -m data.prepare", description=__doc__)
     commands = parser.add_subparsers(
         dest="name",

@@ -4,7 +4,7 @@
 class UserError(ValueError):
     """Something the user can mend: its text says what is wrong and, after a semicolon, what to do.
 
-    Every stage turns it into one line on stderr and exit status 2 (guard.cli.run).
+    Every stage turns it into one line on stderr and exit status 2 (guard.ending.run).
     """
 
 

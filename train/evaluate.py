@@ -43,6 +43,8 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.weights and not options.model:
         parser.error("--weights needs --model, the architecture that they are of")
+    if options.weights and not options.record and not Path(options.weights).is_file():
+        parser.error("weights by name have no folder for their record; name a file with --record")
     if options.checkpoint and (options.model or options.image_size or options.stem):
         parser.error("--model, --image-size and --stem go with --weights; a checkpoint knows its own")
     if options.check:

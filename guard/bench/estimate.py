@@ -36,6 +36,7 @@ PASSES = {
     "autoattack-paper": (0, 280),
     "autoattack": (0, 2800),
 }
+UNKNOWN = PASSES["pgd100"]  # an attack that is not among them
 
 
 class Size(NamedTuple):
@@ -115,7 +116,7 @@ def seconds_of(words, teachers, size=None):
     # the other methods take next to no time
     total += distilled * (relabel.epochs * of_labels + (train.epochs or relabel.epochs) * of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
-    passes = [PASSES[name] for name in robustness.names_of(evaluate)]
+    passes = [PASSES.get(name, UNKNOWN) for name in robustness.names_of(evaluate)]
     total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
     return total
 

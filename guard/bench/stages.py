@@ -1,7 +1,7 @@
 """Steady-state speed of each stage beside the plain way of guard.bench.reference, which shares no pass and
 decodes image by image.
 
-The one part of guard that imports stages: it times them.
+Of guard, the benchmarks alone import stages: they time them.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ TRADES_EPSILON, TRADES_NOISE = 0.031, 0.001  # in [0,1] pixels
 KAPPA = 1.0
 
 
-def sign_steps(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
+def climbed(model, pixels, labels, *, start, epsilon, step=STEP, steps=STEPS):
     """Images (B, 3, S, S) after `steps` sign steps up the cross-entropy from `start`.
 
     pixels, start: (B, 3, S, S). labels: (B,). The result stays within epsilon (L-inf) of `pixels` and in
@@ -39,7 +39,7 @@ def sign_steps_loss(model, pixels, labels, *, settings, draws):
     Returns (loss, logits of x_adv), both with the model in the mode that it is in.
     """
     del draws  # it starts at the images themselves
-    adversarial = sign_steps(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
+    adversarial = climbed(model, pixels, labels, start=pixels, epsilon=settings.epsilon)
     logits = widened(model(adversarial))
     return F.cross_entropy(logits, labels), logits
 
@@ -53,7 +53,7 @@ def trades(model, pixels, labels, *, settings, draws):
     """
     there = {"generator": seeds.on_device(draws, pixels.device), "device": pixels.device}
     start = pixels + TRADES_NOISE * torch.randn(pixels.shape, **there)
-    adversarial = sign_steps(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
+    adversarial = climbed(model, pixels, labels, start=start, epsilon=TRADES_EPSILON)
     logits = widened(model(adversarial))
     clean, moved = F.log_softmax(widened(model(pixels)), 1), F.log_softmax(logits, 1)
     distance = F.kl_div(moved, clean, reduction="batchmean", log_target=True)

@@ -68,7 +68,8 @@ def read(path, remedy=REMEDY, *, what="checkpoint", skipped=()):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}; train one first, or name another file")
+        made = "train one first, or " if what == "checkpoint" else ""
+        raise UserError(f"no {what} at {path}; {made}name another file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a second line, about the file that the one line is about

@@ -23,7 +23,7 @@ def test_sign_steps_are_the_naive_ones(network, pixels):
     model = pixel_model(network)
     images, labels = pixels
     noise = 0.001 * torch.randn(images.shape, generator=generator("noise"), dtype=torch.float64)
-    found = adversarial.sign_steps(model, images, labels, start=images + noise, epsilon=0.031)
+    found = adversarial.climbed(model, images, labels, start=images + noise, epsilon=0.031)
     expected = reference.adversarial_example(model, images, labels, 0.007, 10, 0.031, noise)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert 0.02 < (found - images).abs().max() <= 0.031 + 1e-9 and 0 <= found.min() and found.max() <= 1
@@ -36,7 +36,7 @@ def test_losses_are_the_formulas_and_reach_the_weights(network, pixels):
         model, images, labels, settings=Pretrain(epsilon=3.0, trades_beta=0.5), draws=generator("t")
     )
     noise = 0.001 * torch.randn(images.shape, generator=generator("t")).to(images)
-    found = adversarial.sign_steps(model, images, labels, start=images + noise, epsilon=0.031)
+    found = adversarial.climbed(model, images, labels, start=images + noise, epsilon=0.031)
     expected = reference.trades_loss(model, found, images, labels, 0.5)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for one, other in zip(
@@ -70,7 +70,7 @@ def test_losses_are_taken_in_float32_of_logits_in_bf16(kind, network, pixels):
 def test_making_examples_moves_no_statistics_and_no_gradients(network, pixels):
     model = pixel_model(network).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adversarial.sign_steps(model, *pixels, start=pixels[0], epsilon=0.03)
+    adversarial.climbed(model, *pixels, start=pixels[0], epsilon=0.03)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training and all(p.grad is None for p in model.parameters())
 

@@ -739,3 +739,12 @@ def test_a_compiled_student_does_not_learn_from_input_gradients(toy, tmp_path, r
     words = toy_student(toy, "--output", tmp_path / "x", "--gradient-weight", 1)
     assert "--compile" in refused(*words, "--compile")
     assert "--input-gradients" in refused(*words)
+
+
+def test_weights_by_name_are_evaluated_into_a_named_record(toy, tmp_path, refused, monkeypatch):
+    """Not into whatever folder the command is called in."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--dataset", "toy", "--root", toy, "--weights", "IMAGENET1K_V1", "--model", "resnet18"]
+    assert "--record" in refused("train.evaluate", *words, "--check")
+    assert not list(tmp_path.iterdir())
+    assert command("train.evaluate", *words, "--record", tmp_path / "log.json", "--check") == 0

@@ -11,7 +11,6 @@ from guard.report.page.numbers import (
     STRONGEST,
     UNCERTAIN,
     accuracy,
-    average,
     link,
     per_class,
     percent,
@@ -19,7 +18,7 @@ from guard.report.page.numbers import (
     told,
 )
 from guard.report.page.recorded import scale_text
-from guard.report.statistics import standard_error
+from guard.report.statistics import average, standard_error
 
 # legend of the kinds of rows that share a colour, grey
 TOGETHER = {"variation": "guard with one setting changed", "swapped": "images and labels of two teachers"}

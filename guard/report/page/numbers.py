@@ -1,11 +1,10 @@
 """Numbers of recorded runs (rows as of guard.report.page.recorded), and the words around them."""
 
-from statistics import mean, stdev
 from urllib.parse import quote
 
 from guard.report.page.markup import Cell
 from guard.report.page.recorded import scale_text
-from guard.report.statistics import standard_error
+from guard.report.statistics import average, standard_error
 
 STRONGEST = ("pgd100", "pgd20")  # the first of these that a size's runs met stands for robustness
 UNCERTAIN = (
@@ -23,13 +22,6 @@ def strongest(rows):
     """The attack that stands for robustness among rows of one size."""
     met = {name for row in rows for run in row["runs"] for name in run["student"]}
     return next((name for name in STRONGEST if name in met), STRONGEST[-1])
-
-
-def average(values, error=None):
-    """(mean, standard deviation, or `error` where there is one value); None where one is missing."""
-    if not values or any(value is None for value in values):
-        return None
-    return mean(values), stdev(values) if len(values) > 1 else error
 
 
 def accuracy(row, attack, network="student"):

@@ -7,13 +7,13 @@ from guard.report.page.markup import data_uri, details, element, note, page, sec
 from guard.report.page.numbers import (
     UNCERTAIN,
     accuracy,
-    average,
     link,
     number,
     size,
     strongest,
 )
 from guard.report.page.recorded import scale_text
+from guard.report.statistics import average
 
 PICTURES = "docs/pictures/distilled-*.png"  # beside the folder of results
 
