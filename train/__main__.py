@@ -45,8 +45,9 @@ def _check_labels(parser, options):
         return
     if not options.teacher:
         parser.error("the following arguments are required: --teacher")
-    if options.image_size or options.clamp:
-        parser.error(f"{'--image-size' if options.image_size else '--clamp'} goes with --labels hard")
+    for name, given in hard_labels.of_images(options).items():
+        if given:
+            parser.error(f"--{name.replace('_', '-')} goes with --labels hard")
     for_views = [flag for flag in cli.given_flags(parser, options, "relabel") if flag != "--epochs"]
     stored = [flag for flag in for_views if flag in ("--label-format", "--top-classes")]
     if stored and options.labels == "online":

@@ -1,4 +1,4 @@
-"""Flags of students on hard labels, which have no teacher and one loss."""
+"""Flags of students without a teacher, on the images' own labels, hard ones as a rule; they have one loss."""
 
 from dataclasses import replace
 
@@ -25,11 +25,17 @@ def add_flags(parser, when=""):
         action="store_true",
         help=f"{when}cut off what lies outside [0,1] in a file, instead of refusing it",
     )
+    parser.add_argument(
+        "--soft-labels",
+        action="store_true",
+        help=f"{when}learn a file's own soft labels, instead of the largest of each",
+    )
 
 
 def of_images(options):
     """What was given by these flags, by the names of train.inputs.without_teacher."""
-    return {"image_size": options.image_size, "clamp": options.clamp}
+    given = {"image_size": options.image_size, "clamp": options.clamp}
+    return {**given, "soft_labels": options.soft_labels}
 
 
 def as_settings(settings):

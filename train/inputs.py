@@ -153,13 +153,13 @@ def _check_gradients(settings, stored):
         )
 
 
-def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp):
-    """The Inputs of a student on hard labels, of views by `label_settings` (settings.Relabel).
+def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp, soft_labels):
+    """The Inputs of a student on labels without a teacher, of views by `label_settings` (settings.Relabel).
 
     distilled: class folders, or a file of tensors; or the number of images of each class that are drawn from
     the training images, by `seed`, in their places. image_size: side of the images in pixels, or None for the
-    recipe's. clamp: as of tensor_set.read. Raises UserError for images that are not of the data set's classes
-    or of that size.
+    recipe's. clamp, soft_labels: as of tensor_set.read; random images have hard ones. Raises UserError for
+    images that are not of the data set's classes or of that size, and for soft labels of folders.
     """
     given = {"image_size": image_size} if image_size else {}
     recipe, pretrain = recipes.recipe(dataset), recipes.resolve(dataset, "pretrain", given)
@@ -170,7 +170,10 @@ def without_teacher(*, dataset, root, distilled, label_settings, seed, image_siz
         training = images.load(find.find(dataset, root, "train"), shape.image_size)
         held = random_set.draw(training, distilled, shape.image_size, seed)
     elif Path(distilled).is_file():
-        held = tensor_set.read(distilled, source.classes, mean=mean, std=std, clamp=clamp)
+        asked = {"clamp": clamp, "soft_labels": soft_labels}
+        held = tensor_set.read(distilled, source.classes, mean=mean, std=std, **asked)
+    elif soft_labels:
+        raise UserError(f"{distilled} is a folder, whose images have hard labels; leave --soft-labels out")
     else:
         held = image_folder.load_distilled(distilled)
     check_classes(shape, held, distilled, whose="the data set", remedy=", or name theirs with --image-size")

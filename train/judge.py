@@ -53,6 +53,8 @@ def main(argv):
         parser.error("--model is one network; name them with --networks")
     for flag in hard_labels.unread(parser, options):
         parser.error(f"{flag} goes with soft labels, which a judge does not read")
+    if options.full is not None and options.soft_labels:
+        parser.error("--full is for HLR, which is of hard labels; leave --soft-labels out")
     if options.full is not None and not 0 <= options.full <= 100:
         parser.error("--full is an accuracy in percent, from 0 to 100")
     if options.check:

@@ -224,7 +224,8 @@ def _text(rows, request):
     several = len(request.seeds) > 1
     spread = "the deviation over the seeds" if several else "the standard error of these images"
     said = (
-        f"Students on hard labels of {request.dataset}, recipe {request.recipe}, seeds: {len(request.seeds)}."
+        f"Students on {'soft' if request.of_images['soft_labels'] else 'hard'} labels of {request.dataset},"
+        f" recipe {request.recipe}, seeds: {len(request.seeds)}."
         f" Accuracy in percent ± {spread}, on {rows[0]['images']} validation images, epsilon"
         f" {rows[0]['epsilon'] * 255:.4g}/255."
     )

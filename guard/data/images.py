@@ -22,11 +22,12 @@ class Packed:
 
     pixels: (N, 3, H, W), on the device where they fit; uint8, or float32 in [0,1] where others distilled them
     so. labels: (N,) int64 on the CPU. classes: names in label order. device: where views are made, by default
-    that of the pixels.
+    that of the pixels. shares: (N, classes) float32 on the CPU, where an image is more than its label: the
+    share of each class in it; else None.
     """
 
-    def __init__(self, pixels, labels, classes, device=None):
-        self.pixels, self.labels, self.classes = pixels, labels, classes
+    def __init__(self, pixels, labels, classes, device=None, shares=None):
+        self.pixels, self.labels, self.classes, self.shares = pixels, labels, classes, shares
         self.device = device or pixels.device
 
     def __len__(self):
@@ -34,16 +35,19 @@ class Packed:
 
     @property
     def fingerprint(self):
-        """sha256 of pixels, labels and class names, however they are stored."""
-        return fingerprints.of_tensors({"pixels": self.pixels, "labels": self.labels}, list(self.classes))
+        """sha256 of pixels, labels, shares and class names, however they are stored."""
+        held = {"pixels": self.pixels, "labels": self.labels}
+        held |= {} if self.shares is None else {"shares": self.shares}
+        return fingerprints.of_tensors(held, list(self.classes))
 
     def subset(self, indices):
         """The images at `indices` (k,) alone."""
-        return Packed(self.pixels[indices], self.labels[indices], self.classes)
+        shares = None if self.shares is None else self.shares[indices]
+        return Packed(self.pixels[indices], self.labels[indices], self.classes, shares=shares)
 
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
-        return Packed(_moved(self.pixels, device), self.labels, self.classes, device)
+        return Packed(_moved(self.pixels, device), self.labels, self.classes, device, self.shares)
 
     def _at(self, indices):
         return self.pixels[indices.to(self.pixels.device)].to(self.device)

@@ -237,10 +237,14 @@ def look_beside(images, batch, *beside):
 def targets_of(images, batch):
     """(N, classes) float32 on the CPU: the share of each class in each image of a mini-batch.
 
-    These are the hard labels, mixed in the proportion of the pixels: by MixUp's share, or by the area of
-    CutMix's box.
+    These are the hard labels, or the images' shares where they have some, mixed in the proportion of the
+    pixels: by MixUp's share, or by the area of CutMix's box.
     """
-    own = F.one_hot(images.labels[_whole_numbers(batch["image"])], len(images.classes)).float()
+    shown = _whole_numbers(batch["image"])
+    if images.shares is None:
+        own = F.one_hot(images.labels[shown], len(images.classes)).float()
+    else:
+        own = images.shares[shown]
     partner = own[_whole_numbers(batch["partner"])]
     share = float(batch["share"][0])
     if share == 1:

@@ -19,27 +19,31 @@ TOLERANCE = 1 / 255  # by which pixels may leave [0,1]: one step of 8 bits
 # Standard deviation of all pixels in [0,1]. CIFAR-10 has 0.25. Whitened by ZCA as MTT does it, and then taken
 # for normalized, it has 0.05, most of it within [0,1]; not normalized, and taken for it, 0.05 as well.
 LOWEST_CONTRAST = 0.1
+SUM_TOLERANCE = 1e-2  # by which an image's shares of all classes may miss 1, such as those in half precision
 WHOLE_NUMBERS = (torch.uint8, torch.int32, torch.int64)
 
 
-def read(path, classes, *, mean, std, clamp=False):
+def read(path, classes, *, mean, std, clamp=False, soft_labels=False):
     """The images of a file, as Packed with float32 pixels in [0,1], of which nothing is rounded; or as they
     were exported, where guard.distilled.shared_set wrote the file, which then tells all of this itself.
 
     classes: names of the data set's classes, in label order. mean, std: of each channel, by which the images
-    were normalized. clamp: cut off what lies outside [0,1], instead of refusing it. Raises UserError that
-    names what does not fit.
+    were normalized. clamp: cut off what lies outside [0,1], instead of refusing it. soft_labels: keep those
+    of the file, as shares; else the largest of each counts. Raises UserError that names what does not fit.
     """
     path = Path(path)
     contents = _contents(path)
     if shared_set.is_shared(contents):
+        if soft_labels:
+            raise UserError(f"{path} has labels for each view, not for each image; leave --soft-labels out")
         return shared_set.images_of(path, contents)
     images, labels, path_of_labels = _tensors_in(path, contents)
     pixels = _unnormalized(path, images, mean, std)
     if not clamp:
         _check_range(path, pixels, mean, std)
-    labels = _hard_labels(path_of_labels, labels, len(pixels), len(classes))
-    return Packed(pixels.clamp(0, 1), labels, tuple(classes))
+    hard = _hard_labels(path_of_labels, labels, len(pixels), len(classes))
+    shares = _shares(path_of_labels, labels) if soft_labels else None
+    return Packed(pixels.clamp(0, 1), hard, tuple(classes), shares=shares)
 
 
 def _tensors_in(path, contents):
@@ -126,6 +130,15 @@ def _hard_labels(path, labels, count, classes):
             f"{path} has no image of class {missing[0]}; name the data set that it was distilled from"
         )
     return hard
+
+
+def _shares(path, labels):
+    """(N, classes) float32: soft labels that add up to 1 as they are; others are logits, by softmax."""
+    if labels.ndim != 2:
+        raise UserError(f"{path} holds whole numbers for labels; leave --soft-labels out")
+    soft = labels.detach().float()
+    are_shares = soft.min() >= 0 and (soft.sum(1) - 1).abs().max() < SUM_TOLERANCE
+    return soft if are_shares else soft.softmax(1)
 
 
 def _shape(found):

@@ -11,7 +11,7 @@ from spoiling import Malicious, cut, pickled
 import guard
 from guard import recipes
 from guard.data import augment
-from guard.distilled import image_folder, tensor_set
+from guard.distilled import image_folder, soft_labels, tensor_set
 from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.run import records
@@ -100,6 +100,25 @@ def test_of_soft_labels_the_largest_counts(save, original, tmp_path):
     check_same(read(save(tmp_path, normalized(pixels), soft)), original)
 
 
+@pytest.mark.parametrize("kind", ["shares", "logits"])
+def test_soft_labels_are_kept_where_that_is_asked_for(kind, original, tmp_path):
+    """By hand: a view mixed by CutMix has both images' shares in the proportion of their pixels."""
+    pixels, labels = original
+    shares = 0.4 * F.one_hot(labels, 3) + 0.2
+    saved = shares.half() if kind == "shares" else shares.log() + 5
+    path = mtt(tmp_path, normalized(pixels), saved)
+    found = tensor_set.read(path, CLASSES, mean=MEAN, std=STD, soft_labels=True)
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.shares, shares, rtol=0, atol=1e-3)
+    assert found.fingerprint != read(path).fingerprint
+    assert torch.equal(found.subset([4, 0]).shares, found.shares[[4, 0]])
+    batch = numpy.zeros(2, soft_labels.row_type(3))
+    batch["image"], batch["partner"], batch["share"] = [0, 5], [1, 0], 1.0
+    batch["mix_box"] = [0, 0, 8, 8]  # a quarter of 16 x 16
+    expected = 0.75 * found.shares[[0, 5]] + 0.25 * found.shares[[5, 0]]
+    torch.testing.assert_close(soft_labels.targets_of(found, batch), expected)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_folder_holds_the_pixels_that_its_files_hold(suffix, digits, tmp_path):
     pixels, labels = augment.as_bytes(digits[0]), digits[1]
@@ -120,7 +139,7 @@ def test_a_folder_of_this_project_is_taken_without_its_soft_labels(toy):
     assert found.teacher is None and found.shape.mean == list(recipes.IMAGENET.mean)
 
 
-def made_of(dataset, distilled, root="data/raw", image_size=None, **changes):
+def made_of(dataset, distilled, root="data/raw", image_size=None, soft_labels=False, **changes):
     settings = recipes.resolve(dataset, "relabel", changes)
     return inputs.without_teacher(
         dataset=dataset,
@@ -130,6 +149,7 @@ def made_of(dataset, distilled, root="data/raw", image_size=None, **changes):
         seed=0,
         image_size=image_size,
         clamp=False,
+        soft_labels=soft_labels,
     )
 
 
@@ -315,6 +335,40 @@ def test_what_the_labels_say_is_what_is_learnt(judged, digits):
     found = [records.read(each / "log.json")["train"] for each in (judged("one"), shifted)]
     right, wrong = (entry["results"]["val accuracy"] for entry in found)
     assert right > 60 and wrong < 15
+
+
+def test_soft_labels_are_what_is_learnt(digits, tmp_path, refused, capsys):
+    """They name each image's class first, but nearly as much the next one: the largest alone would do."""
+    images, labels = normalized(digits[0], [0.5] * 3, [0.5] * 3), digits[1]
+    soft = 0.51 * F.one_hot(labels, 10) + 0.49 * F.one_hot((labels + 1) % 10, 10)
+    path = mtt(tmp_path, images, soft)
+    words = [*FLAGS, "--distilled", path, "--epochs", 40, "--batch-size", 25, "--learning-rate", 0.01]
+    words += ["--mix", "none", "--augmentation", "none"]
+    losses = {}
+    for name, more in {"hard": [], "soft": ["--soft-labels"]}.items():
+        assert command("train", *words, *more, "--output", tmp_path / name) == 0
+        losses[name] = records.read(tmp_path / name / "log.json")["train"]["history"][-1]["loss"]
+    # The entropy of 0.51 and 0.49 is what is left at best.
+    assert losses["soft"] > 0.69 > losses["hard"]
+    whole = mtt(tmp_path, images, labels, "5000")
+    for given in (whole, folder_of(tmp_path / "f", "0123456789", 16)):
+        flags = [*FLAGS, "--soft-labels", "--distilled", given, "--output", tmp_path / "no"]
+        assert "leave --soft-labels out" in refused("train", *flags)
+    capsys.readouterr()
+    judged = [
+        "train.judge",
+        "--dataset",
+        "digits",
+        *TOY["train"][2:],
+        "--images",
+        1,
+        "--networks",
+        "convnet-32",
+    ]
+    judged += ["--epochs", 1, "--distilled", path, "--soft-labels", "--output", tmp_path / "judged"]
+    assert command(*judged, "--random") == 0
+    assert "Students on soft labels of digits" in capsys.readouterr().out
+    assert "HLR" in refused(*judged, "--full", 90)
 
 
 def test_each_epoch_has_its_views_and_the_images_labels(digits, tmp_path):
