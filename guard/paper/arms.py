@@ -131,10 +131,12 @@ GOALS = {
         f"goal-random-epochs-{epochs}": Arm(_RANDOM.teacher, f"{_RANDOM.flags} -z {epochs}", _LONG)
         for epochs in ("600", "3000", "6000")
     },
-    "goal-random-teacher-40": Arm("nfgsm-40", f"{_RANDOM.flags} -z 3000", f"{_LONG} pretrain --epochs 40"),
-    "goal-random-teacher-40-epochs-2400": Arm(
-        "nfgsm-40", f"{_RANDOM.flags} -z 2400", f"{_LONG} pretrain --epochs 40"
-    ),
+    **{
+        f"goal-random-teacher-40-epochs-{epochs}": Arm(
+            "nfgsm-40", f"{_RANDOM.flags} -z {epochs}", f"{_LONG} pretrain --epochs 40"
+        )
+        for epochs in ("2400", "3000", "6000")
+    },
 }
 ARMS |= GOALS
 

@@ -11,7 +11,7 @@ from guard.paper import groups as gathered
 from guard.paper.markdown import MISSING, heading, number, table
 
 SCALE = "full-cpu"
-TITLE = "All of CIFAR-10 on a CPU"
+TITLE = "All of CIFAR-10"
 EPSILONS = {"1/255": 1 / 255, "2/255": 2 / 255}
 INTRODUCTION = """\
 Teachers of all 50,000 training images and students of few, all of them ConvNet-3. Images come from three
@@ -45,8 +45,8 @@ ConvNet-3. The attacks are protocol paper's, within 1/255.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
-change of the teacher's gradient, per squared normalized-image unit. The first rows have none, and the
-recipe's.
+change of the teacher's gradient, per squared normalized-image unit. The first rows have no regularizer, or
+the recipe's.
 """
 GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
 
@@ -76,7 +76,7 @@ def section(groups, results):
 
 def _notes(groups):
     """What was set, in Markdown: all of the plan's rows, then of those of other settings."""
-    planned = [group for group in groups if all(commands.as_planned(run) for run in group.runs)]
+    planned = [group for group in groups if as_planned(group)]
     others = [group for group in groups if group not in planned]
     lines = our_tables.notes(planned)
     if others:
@@ -84,6 +84,11 @@ def _notes(groups):
         lines.append(f"With other settings than the plan's: {names}.\n")
         lines += our_tables.notes(others)
     return lines
+
+
+def as_planned(group):
+    """Whether all runs of a group were asked for what the plan asks of them."""
+    return all(commands.as_planned(run) for run in group.runs)
 
 
 def _of_tables(names, groups):

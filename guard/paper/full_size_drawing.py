@@ -5,7 +5,7 @@ Marks say where images come from, colours the teacher; a student that trains adv
 run with other settings than the plan's is pale.
 """
 
-from guard.paper import arms, commands, full_size, plan
+from guard.paper import arms, full_size, plan
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
@@ -96,7 +96,7 @@ def curvature(groups, title, path, _):
                 colour = colour_of(group.arm)
                 axes.errorbar([bent], [found[0]], yerr=[found[1] or 0], color=colour, marker="o", capsize=3)
                 at = {"fontsize": 8, "textcoords": "offset points", "xytext": (4, 4)}
-                axes.annotate(group.arm.split("/")[0].removeprefix("curvature-"), (bent, found[0]), **at)
+                axes.annotate(_bent_by(group), (bent, found[0]), **at)
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.15)
         axes.set_xlabel("curvature of the teacher's loss", fontsize=11)
@@ -112,6 +112,14 @@ def curvature(groups, title, path, _):
 
 
 # ---- parts ---------------------------------------------------------------------------------------
+
+
+def _bent_by(group):
+    """The curvature regularizer's setting that an arm is about: the recipe's, another, or none."""
+    first, teacher = group.arm.split("/")
+    if group.arm in arms.CURVATURE:
+        return first.removeprefix("curvature-")
+    return "recipe's" if "guard" in teacher else ""
 
 
 def _kilobytes(group):
@@ -143,12 +151,8 @@ def _point(axes, group, epsilon):
         markersize=8,
         linestyle="none",
         elinewidth=0.7,
-        alpha=0.9 if _as_planned(group) else PALE,
+        alpha=0.9 if full_size.as_planned(group) else PALE,
     )
-
-
-def _as_planned(group):
-    return all(commands.as_planned(run) for run in group.runs)
 
 
 def _published(axes, point, name):
@@ -185,7 +189,7 @@ def _legend(figure, axes, groups):
             linestyle="none",
             label=f"student: {words}",
         )
-    if not all(_as_planned(group) for group in groups):
+    if not all(full_size.as_planned(group) for group in groups):
         axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
     axes.plot([], [], color=PUBLISHED, marker="X", linestyle="none", label="published")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)

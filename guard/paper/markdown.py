@@ -5,7 +5,7 @@ SCALES = {
     "paper": "published size",
     "recipe": "the recipe's size",
     "cpu": "CPU size",
-    "full-cpu": "all of CIFAR-10 on a CPU",
+    "full-cpu": "all of CIFAR-10",
 }
 
 

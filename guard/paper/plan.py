@@ -79,6 +79,10 @@ def _varied(settings):
     return ("guard", *(f"guard-{setting}" for setting in settings.split()), "guard-jpg", "guard-train-mode")
 
 
+def _goals(names):
+    return tuple(f"goal-{name}" for name in names.split())
+
+
 # table -> {data set: (images per class, arms)}
 TABLES = {
     "main": {
@@ -106,16 +110,9 @@ TABLES = {
     "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
     "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
     "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
-    "goal-1": {"cifar10": ((1,), ("goal-epochs-6000", "goal-random-epochs-6000"))},
-    "goal-10": {
-        "cifar10": ((10,), ("goal-epochs-3000", "goal-random-epochs-3000", "goal-random-teacher-40"))
-    },
-    "goal-50": {
-        "cifar10": (
-            (50,),
-            ("goal-epochs-600", "goal-random-epochs-600", "goal-random-teacher-40-epochs-2400"),
-        )
-    },
+    "goal-1": {"cifar10": ((1,), _goals("epochs-6000 random-epochs-6000 random-teacher-40-epochs-6000"))},
+    "goal-10": {"cifar10": ((10,), _goals("epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"))},
+    "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
     "images-or-labels": {"cifar10": ((10,), ("sre2l/plain", "sre2l/guard", "sre2l/nfgsm"))},

@@ -157,8 +157,8 @@ def contents_of(run, scale, command, record, curve=None):
 
 
 def trimmed(entries):
-    """The entries of a log.json without what is long and can be had again, and without the stages' commands,
-    which name folders of the machine: that of run.sh stands for all. Raises UserError where the student's
+    """The entries of a log.json without what is long and can be had again, and without what names folders of
+    the machine: checkpoints, and the stages' commands, for which that of run.sh stands. Raises UserError where the student's
     evaluation isn't finished.
     """
     if not entries.get("evaluate student", {}).get("complete"):
@@ -168,7 +168,7 @@ def trimmed(entries):
 
 def trimmed_entry(entry):
     """One entry, or a curve, without that."""
-    kept = _without(entry, "history")
+    kept = {name: value for name, value in entry.items() if name not in ("history", "checkpoint")}
     if "environment" in entry:
         kept["environment"] = _without(entry["environment"], "command")
     if "attacks" in entry:

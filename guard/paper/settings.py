@@ -103,7 +103,21 @@ def lines(groups):
     for text, held in settings.items():
         whose = "" if len(settings) == 1 else " of " + _named(held)
         told.append(f"Setting{whose}: {text}.")
+    told += _computed_on(groups)
     return [*told, *([f"Added to the loss or the recovery: {'. '.join(added)}."] if added else [])]
+
+
+def _computed_on(groups):
+    """A line about whose teachers were trained, and students attacked, on what; none where all were on one
+    kind of device.
+    """
+    held = {}
+    for group in groups:
+        stages = [record[stage] for record in group.records for stage in ("pretrain", "evaluate student")]
+        devices = {entry["environment"]["device"].split(",")[0] for entry in stages}  # not its threads
+        held.setdefault(" and ".join(sorted(devices)), []).append(group)
+    named = [f"{device}: {_named(of_device)}" for device, of_device in held.items()]
+    return [f"Computed on {'; on '.join(named)}."] if len(held) > 1 else []
 
 
 def _named(groups):
