@@ -139,13 +139,13 @@ def resolve(options, dataset, stage):
 
 
 def given_flags(parser, options, stage):
-    """The flags that the user gave and that set this stage's recipe alone."""
+    """{flag: name of its setting} of the flags that the user gave and that set this stage's recipe alone."""
     rows = fields(STAGES[stage])
-    return [
-        _flag(row)
+    return {
+        _flag(row): row.name
         for row in rows
         if getattr(options, row.name, None) is not None and parser.settings[_flag(row)] == stage
-    ]
+    }
 
 
 def _flag(row):

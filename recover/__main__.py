@@ -14,7 +14,7 @@ writes  OUTPUT/CLASS/CLASS_N.png
 
 
 def _tell_unread(flags, settings):
-    """A warning of those of the flags that the image method does not read, such as the iterations of
+    """A warning of those of the flags ({flag: name of its setting}) that the image method does not read, such as the iterations of
     random images.
     """
     from guard import earlier
@@ -22,9 +22,7 @@ def _tell_unread(flags, settings):
     from guard.settings import as_dict
 
     read = earlier.read_by_stage("recover", as_dict(settings))
-    unread = [
-        flag for flag in flags if flag.removeprefix("--").removeprefix("no-").replace("-", "_") not in read
-    ]
+    unread = [flag for flag, name in flags.items() if name not in read]
     if unread and processes.rank() == 0:
         print(f"warning: {', '.join(unread)}: not read by image method {settings.method}", file=sys.stderr)
 

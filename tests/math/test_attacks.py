@@ -219,6 +219,28 @@ def cheap(monkeypatch):
     monkeypatch.setitem(attacks.PROTOCOLS, "standard", ("pgd100", "cw", "mim"))
 
 
+def test_every_process_gets_images_to_attack(model, cheap, monkeypatch):
+    """Also of fewer images than one process alone would take at a time."""
+    for name in ("sum_over_processes", "maximum_over_processes"):
+        monkeypatch.setattr(robustness.processes, name, lambda tensor: tensor)
+    monkeypatch.setattr(robustness.processes, "world_size", lambda: 4)
+    whole = attacks.run
+    seen = []
+    for rank in range(4):
+        attacked = 0
+
+        def counted(name, network, pixels, *given, **named):
+            nonlocal attacked
+            attacked += len(pixels)
+            return whole(name, network, pixels, *given, **named)
+
+        monkeypatch.setattr(robustness.processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(attacks, "run", counted)
+        evaluated(model, names=["mim"], attack_batch=1000)
+        seen.append(attacked)
+    assert all(seen) and sum(seen) == 30
+
+
 def test_evaluation_counts_survivors(model, cheap):
     found = evaluated(model)
     clean, attacked = found["attacks"]["clean"]["accuracy"], found["attacks"]["pgd100"]["accuracy"]

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
-from recorded import RESULTS, add, empty, gathered, run, text_of
+from recorded import RESULTS, add, contents, empty, gathered, run, text_of
 
 from guard.distilled import label_format
 from guard.distilled.soft_labels import LabelRecipe, draw_epoch
-from guard.paper import arms, commands, figures, full_size, plan
+from guard.paper import arms, commands, figures, full_size, plan, records
 from guard.settings import Relabel
 
 
@@ -133,8 +133,47 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
     figures.write(gathered(results), results / "figures")
     of_teachers, of_students = getattr(drawn, "curvature-full-cpu-cifar10").axes
     named = {text.get_text() for text in of_students.texts}
-    assert named == {"random", "h-6", "lambda-1"}
-    assert {text.get_text() for text in of_teachers.texts} == {"random", "h-6"}  # the third's has no epsilon
+    assert named == {"", "h-6", "lambda-1"}  # the first has no regularizer
+    assert {text.get_text() for text in of_teachers.texts} == {"", "h-6"}  # the third's has no epsilon
+
+
+def test_what_was_not_run_as_planned_is_named_and_pale(results, monkeypatch):
+    from guard.report import plots
+
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    attacks = {"clean": 60.0, "pgd100": 50.0}
+    add(results, whole(attacks), scale="full-cpu", arm="random/plain", curve=curve)
+    other = contents(
+        whole(attacks), scale="full-cpu", dataset="cifar10", size=10, arm="rded/guard", seed=0, curve=curve
+    )
+    other["command"] = other["command"].replace("--epochs 8", "--epochs 16")
+    records.add(other, results, "frontier")
+    text = text_of(results)
+    assert "With other settings than the plan's: rded/guard.\n" in text
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures")
+    axes = getattr(drawn, "frontier-full-cpu-cifar10").axes[0]
+    points = {line.get_marker(): line.get_alpha() for line in axes.get_lines() if line.get_xdata().size == 1}
+    assert points["s"] < points["o"]
+
+
+def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results):
+    """Runs of a CPU differ in their threads, which change nothing."""
+    for arm, device in (("random/plain", "one GPU"), ("rded/plain", "a CPU, 1 threads")):
+        record = whole({"clean": 60.0, "pgd100": 50.0})
+        for entry in record.values():
+            entry["environment"] = {**entry["environment"], "device": device}
+        add(results, record, scale="full-cpu", arm=arm)
+    told = "Computed on one GPU: random/plain at 10 images per class; on a CPU: rded/plain at 10 images per class."
+    assert told in text_of(results)
+
+
+def test_the_goals_tell_how_long_the_learning_rate_goes_down(results):
+    record = whole({"clean": 60.0, "pgd100": 50.0}, epsilon=2 / 255)
+    record["train"]["settings"]["zeta"] = 2.0
+    add(results, record, scale="full-cpu", arm="goal-epochs-3000")
+    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | 2 |" in text_of(results)
 
 
 def test_the_commands_of_the_published_methods_and_of_curvature():

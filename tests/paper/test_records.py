@@ -296,6 +296,7 @@ def test_no_record_names_a_folder_of_the_machine():
     assert files and not [path.name for path in files if absolute.search(path.read_text())]
     environment = {"command": "python -m train --root /home/user/data", "device": "a machine"}
     entry = {"environment": environment, "attacks": {"mim": {"accuracy": 1.0, "broken": "x"}}, "history": [1]}
+    entry["checkpoint"] = "/home/user/runs/teachers/1/checkpoint.pt"
     kept = {"environment": {"device": "a machine"}, "attacks": {"mim": {"accuracy": 1.0}}}
     assert records.trimmed_entry(entry) == kept
 

@@ -318,6 +318,15 @@ def test_an_estimate_counts_a_teacher_once_and_every_image_of_every_epoch(monkey
     assert second == pytest.approx(starts + distilled + attacked)
 
 
+def test_an_estimate_counts_labels_once_where_they_are_gone_through_again(monkeypatch):
+    pieces = {"step": 0.5, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.0, "both": 0.0}
+    know_the_seconds(monkeypatch, pieces)
+    words = "bash run.sh -d digits -x 1 -y 1 -c 2 -i 30 -z 40 -- train --attacks fgsm"
+    once = estimate.seconds_of(words.split(), set())
+    again = estimate.seconds_of([*words.split(), "--epochs", "100", "--reuse-labels"], set())
+    assert again - once == pytest.approx(60 * pieces["student"])
+
+
 def test_an_estimate_of_dc_counts_steps_and_epochs_on_every_network(monkeypatch):
     words = "bash run.sh -d digits -x 1 -y 1 -m convnet-in -e convnet-in -c 2 -I dc -i 30 -z 40 -- train"
     words += " --attacks fgsm recover --matchings 3 --network-epochs 5"

@@ -9,6 +9,7 @@ from conftest import TOY, command
 from guard import earlier
 from guard.data import find, images
 from guard.distilled import image_folder
+from guard.report import experiment
 from guard.run import records, storage
 
 
@@ -29,6 +30,14 @@ def test_random_images_are_training_images_of_their_class_and_the_manifest_says_
     expected = (train.validation(chosen, 16) * 255).round().to(torch.uint8)
     assert torch.equal(made.pixels, expected)
     assert manifest["data"] == source.fingerprint and "losses" not in manifest
+
+
+def test_a_report_leaves_out_what_the_method_does_not_read(toy, tmp_path):
+    assert command(*words(toy, tmp_path / "images")) == 0
+    entry = storage.read_sealed(tmp_path / "images/log.json", "record")["recover"]
+    assert "iterations" in entry["settings"]
+    shown = "\n".join(experiment._folded("recover", entry))
+    assert "| images_per_class | 3 |" in shown and "| iterations |" not in shown
 
 
 def test_another_seed_draws_others_and_is_refused_in_the_same_folder(toy, tmp_path, refused):
