@@ -14,8 +14,8 @@ writes  OUTPUT/CLASS/CLASS_N.png
 
 
 def _tell_unread(flags, settings):
-    """A warning of those of the flags ({flag: name of its setting}) that the image method does not read, such as the iterations of
-    random images.
+    """A warning of those of the flags that the image method does not read, such as the iterations of
+    random images. flags: {flag: name of its setting}.
     """
     from guard import earlier
     from guard.run import processes

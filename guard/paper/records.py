@@ -158,8 +158,8 @@ def contents_of(run, scale, command, record, curve=None):
 
 def trimmed(entries):
     """The entries of a log.json without what is long and can be had again, and without what names folders of
-    the machine: checkpoints, and the stages' commands, for which that of run.sh stands. Raises UserError where the student's
-    evaluation isn't finished.
+    the machine: checkpoints, and the stages' commands, for which that of run.sh stands. Raises UserError
+    where the student's evaluation isn't finished.
     """
     if not entries.get("evaluate student", {}).get("complete"):
         raise UserError("a record has no finished evaluation of its student; let bash run.sh finish first")

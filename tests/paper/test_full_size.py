@@ -165,7 +165,8 @@ def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results)
         for entry in record.values():
             entry["environment"] = {**entry["environment"], "device": device}
         add(results, record, scale="full-cpu", arm=arm)
-    told = "Computed on one GPU: random/plain at 10 images per class; on a CPU: rded/plain at 10 images per class."
+    size = "at 10 images per class"
+    told = f"Computed on one GPU: random/plain {size}; on a CPU: rded/plain {size}."
     assert told in text_of(results)
 
 
@@ -173,7 +174,9 @@ def test_the_goals_tell_how_long_the_learning_rate_goes_down(results):
     record = whole({"clean": 60.0, "pgd100": 50.0}, epsilon=2 / 255)
     record["train"]["settings"]["zeta"] = 2.0
     add(results, record, scale="full-cpu", arm="goal-epochs-3000")
-    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | 2 |" in text_of(results)
+    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | 2 |" in text_of(
+        results
+    )
 
 
 def test_the_commands_of_the_published_methods_and_of_curvature():
