@@ -168,7 +168,7 @@ def trimmed(entries):
 
 def trimmed_entry(entry):
     """One entry, or a curve, without that."""
-    kept = {name: value for name, value in entry.items() if name not in ("history", "checkpoint")}
+    kept = _without(entry, "history", "checkpoint")
     if "environment" in entry:
         kept["environment"] = _without(entry["environment"], "command")
     if "attacks" in entry:
@@ -176,8 +176,8 @@ def trimmed_entry(entry):
     return kept
 
 
-def _without(entry, left_out):
-    return {name: value for name, value in entry.items() if name != left_out}
+def _without(entry, *left_out):
+    return {name: value for name, value in entry.items() if name not in left_out}
 
 
 def add(contents, results, table):

@@ -224,21 +224,17 @@ def test_every_process_gets_images_to_attack(model, cheap, monkeypatch):
     for name in ("sum_over_processes", "maximum_over_processes"):
         monkeypatch.setattr(robustness.processes, name, lambda tensor: tensor)
     monkeypatch.setattr(robustness.processes, "world_size", lambda: 4)
-    whole = attacks.run
-    seen = []
+    attacked, run = [0] * 4, attacks.run
+
+    def counted(name, network, pixels, *given, **named):
+        attacked[robustness.processes.rank()] += len(pixels)
+        return run(name, network, pixels, *given, **named)
+
+    monkeypatch.setattr(attacks, "run", counted)
     for rank in range(4):
-        attacked = 0
-
-        def counted(name, network, pixels, *given, **named):
-            nonlocal attacked
-            attacked += len(pixels)
-            return whole(name, network, pixels, *given, **named)
-
         monkeypatch.setattr(robustness.processes, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(attacks, "run", counted)
         evaluated(model, names=["mim"], attack_batch=1000)
-        seen.append(attacked)
-    assert all(seen) and sum(seen) == 30
+    assert all(attacked) and sum(attacked) == 30
 
 
 def test_evaluation_counts_survivors(model, cheap):
