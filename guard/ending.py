@@ -46,11 +46,12 @@ def _reader_left(file):
 
 def _end(status, line):
     """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose
-    came first, in the file that torchrun has for it.
+    came first, in the file that torchrun has for it; with the status, since torchrun may stop it by a signal
+    before it is gone.
     """
     if group := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with open(group, "w") as file:
-            json.dump({"message": line, "timestamp": int(time.time())}, file)
+            json.dump({"message": line, "timestamp": int(time.time()), "status": status}, file)
     else:
         print(("\n" if line == INTERRUPTED else "") + line, file=sys.stderr)
     sys.exit(status)

@@ -38,17 +38,16 @@ def launch(processes, stage, *flags):
 
 def _report_failure(rank, failure, processes):
     """A line on stderr about the process that failed first, torchrun's `failure`; returns the exit status."""
-    status = failure.exitcode  # negative: the number of a signal
-    own_line = failure.error_file_data["message"]
-    if own_line != "<NONE>":  # written by guard.ending
+    if "status" in failure.error_file_data:  # written by guard.ending
         print(failure.message, file=sys.stderr)
-    else:
-        end = f"signal {-status}" if status < 0 else f"exit status {status}"
-        print(
-            f"error: process {rank} of {processes} ended with {end}, so the others were stopped; give the"
-            " same command again to go on",
-            file=sys.stderr,
-        )
+        return failure.error_file_data["status"]
+    status = failure.exitcode  # negative: the number of a signal
+    end = f"signal {-status}" if status < 0 else f"exit status {status}"
+    print(
+        f"error: process {rank} of {processes} ended with {end}, so the others were stopped; give the"
+        " same command again to go on",
+        file=sys.stderr,
+    )
     return status if status > 0 else 128 - status
 
 

@@ -142,21 +142,40 @@ def test_processes_with_unlike_memory_divide_the_work_in_one_way(toy, tmp_path):
     assert one == two_made
 
 
+def without_a_teacher(toy, tmp_path):
+    """A stage of two processes that both find their mistake at once; and the line that says it."""
+    teacher = tmp_path / "none.pt"
+    words = ["--teacher", teacher, "--distilled", toy / "images", "--output", tmp_path / "labels"]
+    done = two("relabel", *words, *TOY["relabel"])
+    return done, f"error: no checkpoint at {teacher}; train one first, or name another file"
+
+
 def test_an_error_of_several_processes_is_one_line(toy, tmp_path):
-    done = two(
-        "relabel",
-        "--teacher",
-        tmp_path / "none.pt",
-        "--distilled",
-        toy / "images",
-        "--output",
-        tmp_path / "labels",
-        *TOY["relabel"],
-    )
+    done, line = without_a_teacher(toy, tmp_path)
+    assert done.stderr.strip().splitlines() == [line]
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        f"error: no checkpoint at {tmp_path / 'none.pt'}; train one first, or name another file"
-    ]
+
+
+SLOW_TO_END = """
+import atexit, os, pathlib, time
+ends = pathlib.Path(__file__).with_name("ends")
+if os.environ.get("RANK") == "0":
+    atexit.register(time.sleep, 60)
+    atexit.register(ends.touch)
+elif "RANK" in os.environ:
+    while not ends.exists():
+        time.sleep(0.1)
+"""
+
+
+def test_a_process_stopped_while_it_ends_keeps_its_status(toy, tmp_path, monkeypatch):
+    """The second one fails later and is gone sooner, so torchrun stops the first by SIGTERM."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_END)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done, line = without_a_teacher(toy, tmp_path)
+    assert (tmp_path / "ends").exists()
+    assert done.stderr.strip().splitlines() == [line]
+    assert done.returncode == 2
 
 
 def long_training(toy, tmp_path):
