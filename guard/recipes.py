@@ -125,14 +125,14 @@ STUDENT_RECIPES = {
         "train": {"temperature": 4.0, "squared_temperature": True, "learning_rate": 2e-3},
     },
     # How those who distil by gradients (Zhao et al., ICLR 2021) and by trajectories (Cazenavette et al., CVPR
-    # 2022) train on their images. Of MTT's augmentation (DSA) it has crops and flips.
+    # 2022) train on their images.
     "dc": {
         "relabel": {"epochs": 300, "batch_size": 256, "augmentation": "none", "mix": "none"},
         "train": BY_SGD,
     },
     "mtt": {
-        "relabel": {"epochs": 1000, "batch_size": 256, "augmentation": "pad-crop", "mix": "none"},
-        "train": BY_SGD,
+        "relabel": {"epochs": 1000, "batch_size": 256, "augmentation": "none", "mix": "none"},
+        "train": {**BY_SGD, "dsa": True},
     },
 }
 

@@ -140,11 +140,7 @@ class Recover:
         of="sre2l",
     )
     roll: int = setting(32, "largest roll of the view along each axis", unit="pixels", low=0, of="sre2l")
-    cda: bool = setting(
-        False,
-        "CDA: the smallest crop falls from the whole image to the crop scale during the iterations",
-        of="sre2l",
-    )
+    cda: bool = setting(False, "CDA: the smallest crop falls from all of it to the crop scale", of="sre2l")
     cda_schedule: str = setting(
         "cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step"), of="sre2l"
     )
@@ -286,6 +282,9 @@ class Train:
     )
     view_epsilon: float = setting(
         2 / 255, "epsilon of the adversarial views", unit="[0,1] pixels", above=0.0, high=1.0
+    )
+    dsa: bool = setting(
+        False, "a kind of differentiable siamese augmentation for each mini-batch (DSA, MTT); for hard labels"
     )
     optimizer: str = setting(
         "adamw", "adamw; or sgd, by which DC and MTT judge images", choices=("adamw", "sgd")

@@ -247,6 +247,7 @@ STUDENTS = {
     },
     "student, averaged": {"weight_average": 0.9},
     "student, sgd": {"optimizer": "sgd"},
+    "student, dsa": {"dsa": True, "loss": "cross-entropy"},
 }
 # Those of one part whose number of steps is not another's alone.
 ATTACK_NAMES = ("fgsm", "pgd100", "pgd100-l2", "mim", "cw", "square", "apgd-ce", "apgd-dlr", "fab")

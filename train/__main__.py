@@ -54,6 +54,12 @@ def _check_labels(parser, options):
         parser.error(f"{stored[0]} is of labels that are stored; make them with python -m relabel")
     if for_views and options.labels != "online":
         parser.error(f"{for_views[0]} goes with --labels online or hard; a folder of labels has its own")
+    settings = cli.resolve(options, options.dataset, "train")
+    reads_teacher = settings.loss != "cross-entropy" or settings.adversarial_share or settings.gradient_weight
+    if settings.dsa and reads_teacher:
+        parser.error(
+            "--dsa shows what the teacher has not seen, so it goes with the loss cross-entropy alone"
+        )
 
 
 def _inputs(options, settings, label_settings):

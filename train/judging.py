@@ -59,17 +59,16 @@ def judge(request):
     robustness.check_names(robustness.names_of(settings["evaluate"]))
     for network in request.networks:
         models.check_name(network)
-    views = {AS_SET: settings["relabel"]}
+    by_views = {AS_SET: settings}
     if request.unaugmented:
-        views[NONE] = replace(settings["relabel"], augmentation="none", mix="none")
+        relabel = replace(settings["relabel"], augmentation="none", mix="none")
+        by_views[NONE] = {**settings, "relabel": relabel, "train": replace(settings["train"], dsa=False)}
     rows = []
     for name, (what, per_class) in sets.items():
-        for network, (kind, label_settings) in itertools.product(request.networks, views.items()):
-            place = request.output / name.replace(",", "").replace(" ", "-") / kind.replace(" ", "-")
-            results = [
-                _evaluation(request, what, label_settings, network, seed, place) for seed in request.seeds
-            ]
-            about = {"set": name, "images per class": per_class, "network": network, "views": kind}
+        for network, (views, chosen) in itertools.product(request.networks, by_views.items()):
+            place = request.output / name.replace(",", "").replace(" ", "-") / views.replace(" ", "-")
+            results = [_evaluation(request, what, chosen, network, seed, place) for seed in request.seeds]
+            about = {"set": name, "images per class": per_class, "network": network, "views": views}
             rows.append({**about, **_accuracies(results)})
     for row in rows:
         row |= _scores(row, rows, request.full)
@@ -135,12 +134,12 @@ def _inputs(request, label_settings, what, seed):
 # ---- students ------------------------------------------------------------------------------------
 
 
-def _evaluation(request, what, label_settings, network, seed, place):
-    """The evaluation of one student, trained in a folder of its own below `place`."""
+def _evaluation(request, what, settings, network, seed, place):
+    """The evaluation of one student by `settings`, trained in a folder of its own below `place`."""
     return experiment.run(
-        replace(hard_labels.as_settings(request.settings["train"]), model=network),
-        request.settings["evaluate"],
-        functools.partial(_inputs, request, label_settings, what, seed),
+        replace(hard_labels.as_settings(settings["train"]), model=network),
+        settings["evaluate"],
+        functools.partial(_inputs, request, settings["relabel"], what, seed),
         dataset=request.dataset,
         root=request.root,
         where={"output": place / f"{network}-seed{seed}", "log": None, **request.where},

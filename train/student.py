@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from guard.attacks import robustness
-from guard.data import images
+from guard.data import images, siamese
 from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
 from guard.errors import UserError
 from guard.method import schedules
@@ -235,10 +235,15 @@ def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device
     draws = seeds.generator(*seed_key, rank, "views")
     noisy = settings.adversarial_share > 0 and settings.views_against == "student"
     total = torch.zeros((), device=device, dtype=torch.float64)
-    for batch in batches_of(rows, recipe.batch_size):
+    for number, batch in enumerate(batches_of(rows, recipe.batch_size)):
         logits = torch.from_numpy(batch["logits"].astype("float32"))
         targets, gradient = targets_of(distilled, batch), gradient_of(batch, distilled.pixels.shape[2])
-        whole = look_beside(distilled, batch, logits, targets, gradient)
+        numbers = None
+        if settings.dsa:
+            kind, numbers = siamese.draw(seeds.generator(*seed_key, number, "dsa"), len(batch))
+        *whole, numbers = look_beside(distilled, batch, logits, targets, gradient, numbers)
+        if settings.dsa:
+            whole[0] = model.denormalize(siamese.apply(model.normalize(whole[0]), kind, numbers))
         share = [each if each is None else each.tensor_split(size)[rank] for each in whole]
         noise = None
         if noisy:

@@ -279,6 +279,11 @@ def test_what_is_bad_is_named_in_one_line(case, digits, tmp_path, monkeypatch, r
         (["--labels", "online", "--teacher", "t.pt", "--image-size", 32], "--image-size goes with"),
         (["--labels", "online", "--teacher", "t.pt", "--top-classes", 3], "--top-classes is of labels that"),
         (["--labels", "online", "--teacher", "t.pt", "--label-format", "int8"], "--label-format is of"),
+        (["--labels", "online", "--teacher", "t.pt", "--dsa"], "--dsa shows what the teacher has not seen"),
+        (
+            ["--labels", "x", "--teacher", "t.pt", "--recipe", "mtt", "--adversarial-share", 1],
+            "--dsa shows what the teacher has not seen",
+        ),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(flags, expected, refused):

@@ -88,6 +88,17 @@ def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
     assert made.settings["optimizer"] == "sgd" and made.settings["labels"]["augmentation"] == "none"
 
 
+def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
+    words = ["--networks", "convnet-32", "--recipe", "mtt", "--unaugmented"]
+    assert judge(sets / "res_DC.pt", tmp_path, *words) == 0
+    made = {
+        views: checkpoint.load(tmp_path / "res_DC" / views / "convnet-32-seed0" / "checkpoint.pt", "student")
+        for views in ("as-set", "unaugmented")
+    }
+    assert made["as-set"].settings["dsa"] and not made["unaugmented"].settings["dsa"]
+    assert made["as-set"].fingerprint != made["unaugmented"].fingerprint
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
@@ -126,6 +137,7 @@ def test_dc_and_mtt_train_by_sgd_with_a_step():
         assert (settings.schedule, settings.weight_decay) == ("step", 5e-4)
         labels = recipes.resolve("cifar10", "relabel", {}, name)
         assert (labels.epochs, labels.batch_size, labels.mix) == (epochs, 256, "none")
+        assert (labels.augmentation, settings.dsa) == ("none", name == "mtt")
     factors = [schedules.step(epoch, 300) for epoch in range(300)]
     assert factors == [1.0] * 152 + [0.1] * 148
 

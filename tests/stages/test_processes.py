@@ -431,6 +431,15 @@ def test_with_synchronized_batch_norm_two_processes_train_the_student_of_one(toy
 
 
 @WITHOUT_A_GPU
+def test_two_processes_see_their_shares_through_one_siamese_augmentation(toy, tmp_path):
+    sgd = ["--optimizer", "sgd", "--learning-rate", 0.01]  # AdamW would make much of rounding
+    words = toy_student(toy, "--images", 1, "--dsa", "--loss", "cross-entropy", *sgd)
+    both(tmp_path, *words, "--output", tmp_path / "two", "--sync-batch-norm")
+    assert command(*words, "--output", tmp_path / "one") == 0
+    assert_close(*(checkpoint.load(tmp_path / name / "checkpoint.pt").state for name in ("one", "two")), 1e-3)
+
+
+@WITHOUT_A_GPU
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_distance_of_input_gradients_is_that_of_the_whole_mini_batch(count, toy, tmp_path):
     """Of three processes one has no image of a last mini-batch of two."""
