@@ -143,7 +143,8 @@ ARMS |= GOALS
 # The published methods of CIFAR-10 with all of it, METHOD/RECIPE. The student of DC's own recipe learns from
 # hard labels; DC's networks have instance norm.
 _AS_PUBLISHED = "-i 2000 -z 300"
-_ATTACKED = "pretrain --epochs 20 train --attacks pgd100,square,autoattack-paper,cw,mim"
+_BY_THE_PAPER = "train --attacks pgd100,square,autoattack-paper,cw,mim"
+_ATTACKED = f"pretrain --epochs 20 {_BY_THE_PAPER}"
 _DC = "-I dc -m convnet-in -e convnet-in -i 1000 -z 300"
 METHODS = {
     **{
@@ -163,6 +164,18 @@ METHODS = {
     },
 }
 ARMS |= METHODS
+
+# Two of them by the paper's network, of whose teacher an epoch takes as long as seven of ConvNet-3's
+RESNET18 = {
+    f"{method}-resnet18/{recipe}": Arm(
+        teacher,
+        f"-m resnet18 -e resnet18 {flags}{_AS_PUBLISHED} -R {recipe}",
+        f"pretrain --epochs 10 {_BY_THE_PAPER}",
+    )
+    for recipe in ("paper", "modern")
+    for method, teacher, flags in (("sre2l", "plain-10", ""), ("guard", "guard-10", "-C "))
+}
+ARMS |= RESNET18
 
 # Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
 _BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}

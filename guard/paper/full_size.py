@@ -14,11 +14,12 @@ SCALE = "full-cpu"
 TITLE = "All of CIFAR-10"
 EPSILONS = {"1/255": 1 / 255, "2/255": 2 / 255}
 INTRODUCTION = """\
-Teachers of all 50,000 training images and students of few, all of them ConvNet-3. Images come from three
-methods, real ones drawn at random among them. Students learn by the recipe `modern`; "adversarial views"
-says that the student is trained adversarially, by one step against itself. PGD is PGD100 on 1,000 test
-images, 100 of each class. All come from a JPEG copy of the data set. The published points come from the
-original and from other recipes of the student: much of what lies between them and ours is the recipe.
+Teachers of all 50,000 training images and students of few, ConvNet-3 where a row does not say otherwise.
+Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
+"adversarial views" says that the student is trained adversarially, by one step against itself. PGD is PGD100
+on 1,000 test images, 100 of each class. All come from a JPEG copy of the data set. The published points come
+from the original and from other recipes of the student: much of what lies between them and ours is the
+recipe.
 """
 OF_THE_FRONTIER = """\
 Where images come from, times the teacher of images and labels, times what the student sees; "labels" are the
@@ -41,7 +42,8 @@ than the lower of them. Zeta: the cosine of the student's learning rate ends aft
 OF_METHODS = """\
 The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own
 from hard labels, or by `modern`. Shorter than published: the teacher has 20 epochs, and the network is
-ConvNet-3. The attacks are protocol paper's, within 1/255.
+ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10. The attacks are protocol paper's, within
+1/255.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
@@ -63,7 +65,7 @@ def section(groups, results):
         "curvature": (OF_CURVATURE, _curvature),
     }
     for name, (introduction, drawn) in parts.items():
-        here = _of_tables([name], ours)
+        here = _of_tables(["methods", "methods-resnet18"] if name == "methods" else [name], ours)
         own = [group for group in here if name == "frontier" or group.arm not in arms.FRONTIER]
         if own:  # else all of its rows stand in the frontier's
             lines += [heading(3, name), introduction, *drawn(here), "", *_notes(here)]

@@ -6,7 +6,16 @@ A new table is one row of TABLES. Flags are written as one would type them.
 from dataclasses import dataclass
 
 from guard.errors import UserError
-from guard.paper.arms import BEST, CURVATURE, FRONTIER, LABEL_BYTES, METHODS, STUDENT_SETTINGS, TRIED
+from guard.paper.arms import (
+    BEST,
+    CURVATURE,
+    FRONTIER,
+    LABEL_BYTES,
+    METHODS,
+    RESNET18,
+    STUDENT_SETTINGS,
+    TRIED,
+)
 
 # ---- scales --------------------------------------------------------------------------------------
 
@@ -114,6 +123,7 @@ TABLES = {
     "goal-10": {"cifar10": ((10,), _goals("epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"))},
     "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
+    "methods-resnet18": {"cifar10": ((10,), tuple(RESNET18))},
     "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
     "images-or-labels": {"cifar10": ((10,), ("sre2l/plain", "sre2l/guard", "sre2l/nfgsm"))},
 }
@@ -124,7 +134,7 @@ OWN_TABLES = {
     "recipe": ("digits",),
     "full-cpu": (
         *("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
-        *("methods", "curvature", "images-or-labels"),
+        *("methods", "methods-resnet18", "curvature", "images-or-labels"),
     ),
 }
 # tables that are not about the published sizes: they keep their images per class at every scale

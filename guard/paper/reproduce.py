@@ -83,7 +83,8 @@ def _parser():
         " different teachers; variations: GUARD with one setting changed; digits: the embedded digits by"
         " their own recipe. Of all of CIFAR-10: frontier: methods of images, teachers and views;"
         " student-settings, label-bytes, curvature: one of its arms with settings changed; images-or-labels:"
-        " as swap; methods: the published ones; goal-1, goal-10, goal-50: as far as it goes",
+        " as swap; methods, methods-resnet18: the published ones, by either network; goal-1, goal-10,"
+        " goal-50: as far as it goes",
     )
     parser.add_argument(
         "--scale",

@@ -114,7 +114,7 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
         "cw": 55.0,
         "mim": 51.0,
     }
-    for arm in ("sre2l/paper", "cda+guard/modern", "dc/dc"):
+    for arm in ("sre2l/paper", "cda+guard/modern", "dc/dc", "guard-resnet18/paper"):
         add(results, whole(attacks), scale="full-cpu", arm=arm)
     for arm, change in (("random/plain", 90.0), ("random/guard", 8.0), ("curvature-h-6/guard", 7.0)):
         record = whole(attacks)
@@ -124,7 +124,7 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
     add(results, whole(attacks), scale="full-cpu", arm="curvature-lambda-1/nfgsm+guard")
     text = text_of(results)
     cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 52.00 ± 5.00 | 49.00 ± 5.00 | 55.00 ± 4.97 | 51.00 ± 5.00"
-    for row in ("sre2l | paper", "cda+guard | modern", "dc | dc"):
+    for row in ("sre2l | paper", "cda+guard | modern", "dc | dc", "guard-resnet18 | paper"):
         assert f"| {row} | 10 | 1 | {cells} |" in text
     student = "60.00 ± 4.90 | 50.00 ± 5.00 | -"
     assert f"| curvature-h-6/guard | 1 | {student} | 4 epochs, cosine | 7.00e+00 |" in text
@@ -183,18 +183,24 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     """DC with its own recipe is judged by hard labels; CDA, curvature and N-FGSM reach their stages."""
     words = {
         name: " ".join(commands.command_of(run, "full-cpu", root="data/raw", output="runs"))
-        for table in ("methods", "curvature")
+        for table in ("methods", "methods-resnet18", "curvature")
         for run in plan.runs_of(table, "full-cpu", images_per_class=[10])
         for name in [run.arm]
     }
     assert " -I dc " in words["dc/dc"]
     assert words["dc/dc"].index("-R modern") < words["dc/dc"].index("-R dc")  # the later one counts
     assert " -A -C " in words["cda+guard/paper"] and "--epochs 20" in words["cda+guard/paper"]
+    by_the_paper = commands.meaning(words["guard-resnet18/paper"].split())
+    asked = {("run.sh", "-m"): "resnet18", ("run.sh", "-e"): "resnet18", ("run.sh", "-R"): "paper"}
+    asked |= {("run.sh", "-C"): None, ("pretrain", "--epochs"): "10"}
+    assert asked.items() <= by_the_paper.items()
     bent = words["curvature-lambda-1000/nfgsm+guard"]
     assert " -v n -C -l 1000 " in bent and "-I random" in bent
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
     assert "--curvature-statistics batch" in words["curvature-batch/guard"]
-    assert len(set(teachers)) == 2 + 4 + 12  # of methods, of the frontier, of the settings
+    assert (
+        len(set(teachers)) == 2 + 2 + 4 + 12
+    )  # of methods, those of ResNet-18, of the frontier, of the settings
 
 
 def test_a_swap_at_full_size_has_its_own_plain_arm_and_a_second_epsilon(results):

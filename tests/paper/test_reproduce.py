@@ -335,11 +335,12 @@ def test_an_estimate_of_dc_counts_steps_and_epochs_on_every_network(monkeypatch)
     assert estimate.seconds_of(words.split(), set()) == pytest.approx(4 * 4.0 + 30 * (3 * 2.0 + 2 * 5 * 0.7))
 
 
-def test_every_arm_of_the_paper_has_an_estimate(monkeypatch):
+@pytest.mark.parametrize("table", ["methods", "methods-resnet18"])
+def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
     """The pieces are made at their true sizes, as they would be timed, and not run."""
     monkeypatch.setattr(units, "seconds", lambda steps, *_: dict.fromkeys(steps, 1.0))
     size = estimate.Size(50_000, 10_000, 10)
-    for run in plan.runs_of("methods", "full-cpu", images_per_class=[10]):
+    for run in plan.runs_of(table, "full-cpu", images_per_class=[10]):
         words = commands.command_of(run, "full-cpu", root="data", output="runs")
         assert estimate.seconds_of(words, set(), size) > 0
 
