@@ -177,7 +177,8 @@ RESNET18 = {
 }
 ARMS |= RESNET18
 
-# Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER
+# Curvature on trial: its settings, alone and beside a one-step adversarial teacher, CURVATURE/TEACHER; and
+# what a regularizer of the first derivative gains by the mini-batch's statistics
 _BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
 _BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
 _BATCH = "pretrain --curvature-statistics batch"
@@ -188,8 +189,9 @@ CURVATURE = {
     for teacher, kind in (("guard", "-C"), ("nfgsm+guard", "-v n -C"))
     for name, flags, stages in (*((*bent, "") for bent in _BENT.items()), ("batch", "", _BATCH))
 }
+CURVATURE["curvature-batch/gr"] = Arm("gr-batch", f"-I random {TEACHERS['gr']}", _BATCH)
 ARMS |= CURVATURE
-TRIED = ("plain", "guard", "nfgsm", "nfgsm+guard")
+TRIED = ("plain", "guard", "gr", "nfgsm", "nfgsm+guard")
 
 
 def rank(arm):

@@ -48,7 +48,8 @@ ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10. The attacks a
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
 change of the teacher's gradient, per squared normalized-image unit. The first rows have no regularizer, or
-the recipe's.
+the recipe's. "batch": by the mini-batch's statistics in place of the running ones (`--curvature-statistics
+batch`), for gradient regularization (gr) as well.
 """
 GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
 

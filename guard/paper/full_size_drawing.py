@@ -115,11 +115,11 @@ def curvature(groups, title, path, _):
 
 
 def _bent_by(group):
-    """The curvature regularizer's setting that an arm is about: the recipe's, another, or none."""
+    """The regularizer's setting that an arm is about: the recipe's, another, or none."""
     first, teacher = group.arm.split("/")
     if group.arm in arms.CURVATURE:
         return first.removeprefix("curvature-")
-    return "recipe's" if "guard" in teacher else ""
+    return "recipe's" if "guard" in teacher or teacher == "gr" else ""
 
 
 def _kilobytes(group):

@@ -198,8 +198,10 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     assert " -v n -C -l 1000 " in bent and "-I random" in bent
     teachers = [line[line.index("-y ") :].split()[1] for line in words.values()]
     assert "--curvature-statistics batch" in words["curvature-batch/guard"]
+    assert " -G -B 30 " in words["curvature-batch/gr"]
+    assert "--curvature-statistics batch" in words["curvature-batch/gr"]
     assert (
-        len(set(teachers)) == 2 + 2 + 4 + 12
+        len(set(teachers)) == 2 + 2 + 5 + 13
     )  # of methods, those of ResNet-18, of the frontier, of the settings
 
 
