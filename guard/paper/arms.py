@@ -28,6 +28,7 @@ def _arms_of(name, flag, *values):
 ARMS = {
     "sre2l": Arm("plain"),
     "guard": Arm("guard", "-C"),
+    "guard-batch": Arm("guard-batch", "-C", "pretrain --curvature-statistics batch"),
     "guard-squared": Arm("guard-squared", "-C", "pretrain --regularizer gradient-squared --lambda 0.03"),
     "guard-loss": Arm("guard-loss", "-C -B 1", "pretrain --regularizer loss"),
     **{

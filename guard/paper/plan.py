@@ -115,7 +115,7 @@ TABLES = {
             _varied("lambda-3 lambda-10 lambda-100 h-0.5 h-3 r_bn-0.01 r_bn-1 r_bn-10 epochs-10 epochs-100"),
         ),
     },
-    "digits": {"digits": ((10,), ("sre2l", "guard", "nfgsm"))},
+    "digits": {"digits": ((10,), ("sre2l", "guard", "guard-batch", "nfgsm"))},
     "frontier": {"cifar10": ((10,), tuple(FRONTIER))},
     "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
     "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
