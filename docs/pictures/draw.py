@@ -17,15 +17,22 @@ from guard.report import plots
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
-ARMS = {"sre2l": "plain", "guard": "GUARD", "nfgsm": "N-FGSM"}
-COLOURS = {"plain": "black", "GUARD": "#d62728", "N-FGSM": "#1f77b4"}
+ARMS = {"sre2l": "plain", "guard": "GUARD", "guard-batch": "GUARD, batch statistics", "nfgsm": "N-FGSM"}
+COLOURS = {
+    "plain": "black",
+    "GUARD": "#d62728",
+    "GUARD, batch statistics": "#8b0000",
+    "N-FGSM": "#1f77b4",
+}
 MARKS = {"student": "o", "teacher": "^"}
 NAMES = {
     ("student", "plain"): "student, SRe2L",
     ("student", "GUARD"): "student, SRe2L with GUARD",
+    ("student", "GUARD, batch statistics"): "student, the same by batch statistics",
     ("student", "N-FGSM"): "student, SRe2L of N-FGSM teacher",
     ("teacher", "plain"): "teacher, plain",
     ("teacher", "GUARD"): "teacher, GUARD",
+    ("teacher", "GUARD, batch statistics"): "teacher, GUARD by batch statistics",
     ("teacher", "N-FGSM"): "teacher, N-FGSM",
 }
 ATTACK = "pgd100"
@@ -48,11 +55,17 @@ def clean_against_robust():
     axes.set(xlim=(88, 100), ylim=(0, 95))
     axes.set_xlabel("clean accuracy, %", fontsize=12)
     axes.set_ylabel(f"accuracy under {ATTACK.upper()}, %", fontsize=12)
-    axes.set_title(f"Handwritten digits, epsilon {epsilon}, {len(arms['GUARD'])} seeds", fontsize=13)
+    axes.set_title(f"Handwritten digits, epsilon {epsilon}, {_seeds(arms)} seeds", fontsize=13)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)
     plots.save(figure, HERE / "clean-against-robust.png")
+
+
+def _seeds(arms):
+    """How many runs the arms have: a number, or two where they differ. arms: name -> records."""
+    counts = sorted({len(found) for found in arms.values()})
+    return " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
 
 
 def _runs(axes, arm, network, evaluations):

@@ -13,6 +13,7 @@ from guard.report import plots
 STYLES = {
     "sre2l": ("black", "o"),
     "guard": ("#d62728", "s"),
+    "guard-batch": ("#8b0000", "H"),
     "guard-squared": ("#ff7f0e", "D"),
     "guard-loss": ("#e8a0a0", "d"),
     "gr-1e-4": ("#d4b9da", "v"),
