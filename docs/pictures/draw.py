@@ -64,8 +64,9 @@ def clean_against_robust():
 
 def _seeds(arms):
     """How many runs the arms have: a number, or two where they differ. arms: name -> records."""
-    counts = sorted({len(found) for found in arms.values()})
-    return " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
+    counts = [len(found) for found in arms.values()]
+    fewest, most = min(counts), max(counts)
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def _runs(axes, arm, network, evaluations):

@@ -228,28 +228,39 @@ class _Copier:
     """
 
     def __init__(self, views, source_size, size):
-        height, width = source_size
         along = torch.arange(size)
         rows = views.boxes[:, :1] + along  # (N, size) row of the image for each row of the result
         flipped_along = torch.where(views.flips.view(-1, 1), size - 1 - along, along)
         columns = views.boxes[:, 1:2] + flipped_along
-        row_inside = (rows >= 0) & (rows < height)
-        column_inside = (columns >= 0) & (columns < width)
-        first_of_row = rows.clamp(0, height - 1) * width  # in the flat image
-        self.parts = [first_of_row, columns.clamp(0, width - 1), row_inside, column_inside]
+        self.parts = places_of(rows, columns, source_size)
 
     def __call__(self, images, parts):
-        first_of_row, columns, row_inside, column_inside = parts
-        count, channels, _, _ = images.shape
-        size = first_of_row.shape[1]
-        places = first_of_row.unsqueeze(2) + columns.unsqueeze(1)
-        inside = row_inside.unsqueeze(2) & column_inside.unsqueeze(1)  # (N, size, size)
+        return copied(images, *parts)
 
-        def for_all_channels(values):
-            return values.view(count, 1, -1).expand(-1, channels, -1)
 
-        copied = images.flatten(2).gather(2, for_all_channels(places)) * for_all_channels(inside)
-        return copied.view(count, channels, size, size)
+def places_of(rows, columns, source_size):
+    """What `copied` needs, on the device of rows and columns, (N, size): those of the source (H, W) that are
+    each row and column of the result; some may lie outside.
+    """
+    height, width = source_size
+    row_inside = (rows >= 0) & (rows < height)
+    column_inside = (columns >= 0) & (columns < width)
+    first_of_row = rows.clamp(0, height - 1) * width  # in the flat image
+    return [first_of_row, columns.clamp(0, width - 1), row_inside, column_inside]
+
+
+def copied(images, first_of_row, columns, row_inside, column_inside):
+    """The pixels of images (N, C, H, W) at `places_of`, 0 outside: (N, C, size, size)."""
+    count, channels, _, _ = images.shape
+    size = first_of_row.shape[1]
+    places = first_of_row.unsqueeze(2) + columns.unsqueeze(1)
+    inside = row_inside.unsqueeze(2) & column_inside.unsqueeze(1)  # (N, size, size)
+
+    def for_all_channels(values):
+        return values.view(count, 1, -1).expand(-1, channels, -1)
+
+    found = images.flatten(2).gather(2, for_all_channels(places)) * for_all_channels(inside)
+    return found.view(count, channels, size, size)
 
 
 def as_float(pixels):

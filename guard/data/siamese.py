@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from guard.data.augment import copied, places_of
+
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP = 0.125  # furthest shift, as a share of the side
 CUTOUT = 0.5  # side of what is cut out, as a share of the side
@@ -56,10 +58,7 @@ def _crop(images, for_row, for_column, _):
     rows, columns = (
         along + _whole(uniform, -furthest, furthest).view(-1, 1) for uniform in (for_row, for_column)
     )
-    inside = _within(rows, size).unsqueeze(2) & _within(columns, size).unsqueeze(1)
-    places = rows.clamp(0, size - 1).unsqueeze(2) * size + columns.clamp(0, size - 1).unsqueeze(1)
-    places = places.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, places).view_as(images) * inside.unsqueeze(1)
+    return copied(images, *places_of(rows, columns, (size, size)))
 
 
 def _cutout(images, for_row, for_column, _):
@@ -100,10 +99,6 @@ KINDS = {
 def _whole(uniform, lowest, highest):
     """Whole numbers (N, 1, 1, 1) from lowest to highest, all as likely, of numbers in [0,1)."""
     return ((highest - lowest + 1) * uniform).floor().long().clamp(max=highest - lowest) + lowest
-
-
-def _within(places, size):
-    return (places >= 0) & (places < size)
 
 
 def _sampled(images, matrix):

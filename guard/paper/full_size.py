@@ -62,11 +62,11 @@ def section(groups, results):
         "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.read(results)["frontier"])),
         "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
-        "methods": (OF_METHODS, _methods),
+        "methods": (OF_METHODS, _methods, "methods-resnet18"),
         "curvature": (OF_CURVATURE, _curvature),
     }
-    for name, (introduction, drawn) in parts.items():
-        here = _of_tables(["methods", "methods-resnet18"] if name == "methods" else [name], ours)
+    for name, (introduction, drawn, *more) in parts.items():
+        here = _of_tables([name, *more], ours)
         own = [group for group in here if name == "frontier" or group.arm not in arms.FRONTIER]
         if own:  # else all of its rows stand in the frontier's
             lines += [heading(3, name), introduction, *drawn(here), "", *_notes(here)]
