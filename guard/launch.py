@@ -11,6 +11,7 @@ a user's error.
 import logging
 import signal
 import sys
+import tempfile
 
 from guard import cli, ending
 
@@ -27,7 +28,8 @@ def launch(processes, stage, *flags):
     logging.disable(logging.CRITICAL)
     words = ["--standalone", "--nproc-per-node", str(processes), "-m", stage, *flags]
     try:
-        run.run(run.parse_args(words))
+        with tempfile.TemporaryDirectory() as folder:  # torchrun leaves one behind where none is named
+            run.run(run.parse_args(["--log-dir", folder, *words]))
     except ChildFailedError as problem:
         return _report_failure(*problem.get_first_failure(), processes)
     except (KeyboardInterrupt, SignalException) as problem:

@@ -150,10 +150,13 @@ def without_a_teacher(toy, tmp_path):
     return done, f"error: no checkpoint at {teacher}; train one first, or name another file"
 
 
-def test_an_error_of_several_processes_is_one_line(toy, tmp_path):
+def test_an_error_of_several_processes_is_one_line_and_leaves_nothing(toy, tmp_path, monkeypatch):
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done, line = without_a_teacher(toy, tmp_path)
     assert done.stderr.strip().splitlines() == [line]
     assert done.returncode == 2
+    assert list(temporary.iterdir()) == []
 
 
 SLOW_TO_END = """
