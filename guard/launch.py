@@ -4,7 +4,7 @@ That is, with one line on stderr and the exit status of the stage.
 
     python -m guard.launch 2 pretrain --dataset digits ...
 
-The same as `torchrun --standalone --nproc-per-node 2 -m pretrain ...`, which would add its own report to
+The same as `torchrun --standalone --nproc-per-node 2 -m -- pretrain ...`, which would add its own report to
 a user's error.
 """
 
@@ -26,7 +26,8 @@ def launch(processes, stage, *flags):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.CRITICAL)
-    words = ["--standalone", "--nproc-per-node", str(processes), "-m", stage, *flags]
+    # Behind --, since torchrun takes flags of ours for short forms of its own.
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", stage, *flags]
     try:
         with tempfile.TemporaryDirectory() as folder:  # torchrun leaves one behind where none is named
             run.run(run.parse_args(["--log-dir", folder, *words]))

@@ -8,13 +8,39 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from guard import registry
+from guard import recipes, registry
 from guard.data import augment, find, pixel_cache
 from guard.errors import UserError, first_line
 from guard.run import fingerprints
 
 SHARE_OF_DEVICE = 0.25  # of a GPU's free memory that the images of a data set may take
 VALIDATION_RESIZE = 256 / 224  # shorter side over crop in the validation view of the ImageNet family
+
+# ---- what is seen of an image that is not augmented ----------------------------------------------
+
+
+def whole(pixels, size):
+    """(k, 3, H, W), uint8 or float32 in [0,1] -> float32 (k, 3, size, size) in [0,1]: as they are, or resized
+    where they have another size.
+    """
+    pixels = augment.as_float(pixels)
+    if pixels.shape[2:] != (size, size):
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    return pixels
+
+
+def central(pixels, size, native_size=0):
+    """uint8 (k, 3, H, W) -> uint8 (k, 3, size, size) on the CPU: the shorter side resized to size * 256/224,
+    then the centre. Images that have this size already, no more than `native_size`, are left as they are.
+    """
+    if pixels.shape[2:] == (size, size) and size <= native_size:
+        return pixels.cpu()
+    resized = transforms.resize(pixels.cpu(), [round(size * VALIDATION_RESIZE)], antialias=True)
+    return transforms.center_crop(resized, [size, size])
+
+
+# ---- holders -------------------------------------------------------------------------------------
+# view: of the above, with two arguments; the validation view of the holder's images.
 
 
 class Packed:
@@ -26,9 +52,9 @@ class Packed:
     share of each class in it; else None.
     """
 
-    def __init__(self, pixels, labels, classes, device=None, shares=None):
+    def __init__(self, pixels, labels, classes, device=None, shares=None, view=whole):
         self.pixels, self.labels, self.classes, self.shares = pixels, labels, classes, shares
-        self.device = device or pixels.device
+        self.device, self.view = device or pixels.device, view
 
     def __len__(self):
         return len(self.labels)
@@ -43,11 +69,13 @@ class Packed:
     def subset(self, indices):
         """The images at `indices` (k,) alone."""
         shares = None if self.shares is None else self.shares[indices]
-        return Packed(self.pixels[indices], self.labels[indices], self.classes, shares=shares)
+        kept = self.pixels[indices], self.labels[indices], self.classes
+        return Packed(*kept, shares=shares, view=self.view)
 
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
-        return Packed(_moved(self.pixels, device), self.labels, self.classes, device, self.shares)
+        pixels = _moved(self.pixels, device)
+        return Packed(pixels, self.labels, self.classes, device, self.shares, self.view)
 
     def _at(self, indices):
         return self.pixels[indices.to(self.pixels.device)].to(self.device)
@@ -69,11 +97,8 @@ class Packed:
         return augment.views_of(self.pixels, indices, views, size, device=self.device, beside=beside)
 
     def validation(self, indices, size):
-        """float32 (k, 3, size, size) in [0,1]: as they are, or resized where they have another size."""
-        pixels = augment.as_float(self._at(indices))
-        if pixels.shape[2] != size:
-            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
-        return pixels
+        """(k, 3, size, size), uint8 or float32 in [0,1]: the validation views of the images at `indices`."""
+        return self.view(self._at(indices), size)
 
 
 def _moved(pixels, device):
@@ -90,8 +115,8 @@ class Mapped:
     labels: (N,) int64. classes: names in label order. device: where views are made.
     """
 
-    def __init__(self, pixels, sizes, labels, classes, device=None):
-        self.pixels, self.sizes, self.labels, self.classes = pixels, sizes, labels, classes
+    def __init__(self, pixels, sizes, labels, classes, device=None, view=central):
+        self.pixels, self.sizes, self.labels, self.classes, self.view = pixels, sizes, labels, classes, view
         self.device = device or pixels.device
         self.ends = (3 * sizes.prod(1)).cumsum(0)  # where each image ends in `pixels`
 
@@ -100,7 +125,8 @@ class Mapped:
 
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
-        return Mapped(_moved(self.pixels, device), self.sizes, self.labels, self.classes, device)
+        pixels = _moved(self.pixels, device)
+        return Mapped(pixels, self.sizes, self.labels, self.classes, device, self.view)
 
     def _image(self, index):
         """uint8 (3, H, W)."""
@@ -147,8 +173,8 @@ class Mapped:
         return pixels, views._replace(boxes=boxes)
 
     def validation(self, indices, size):
-        """uint8 (k, 3, size, size): shorter side to size * 256/224, centre crop."""
-        return torch.stack([validation_view(self._image(index).cpu(), size) for index in indices.tolist()])
+        """As `Packed.validation`, on the CPU."""
+        return torch.cat([self.view(self._image(index)[None], size) for index in indices.tolist()])
 
 
 class Streamed:
@@ -157,8 +183,8 @@ class Streamed:
     files: N paths. labels: (N,) int64. classes: names in label order.
     """
 
-    def __init__(self, files, labels, classes):
-        self.files, self.labels, self.classes = files, labels, classes
+    def __init__(self, files, labels, classes, view=central):
+        self.files, self.labels, self.classes, self.view = files, labels, classes, view
 
     def __len__(self):
         return len(self.files)
@@ -184,14 +210,11 @@ class Streamed:
         return self.views(indices, draw, size), self.labels[indices]
 
     def validation(self, indices, size):
-        """uint8 (k, 3, size, size): shorter side to size * 256/224, centre crop."""
-        return torch.stack([validation_view(self._image(index), size) for index in indices.tolist()])
+        """As `Packed.validation`, on the CPU."""
+        return torch.cat([self.view(self._image(index)[None], size) for index in indices.tolist()])
 
 
-def validation_view(pixels, size):
-    """uint8 (3, H, W) -> (3, size, size): the shorter side resized to size * 256/224, then the centre."""
-    resized = transforms.resize(pixels, [round(size * VALIDATION_RESIZE)], antialias=True)
-    return transforms.center_crop(resized, [size, size])
+# ---- loading -------------------------------------------------------------------------------------
 
 
 def load(source, image_size, per_class=0):
@@ -210,28 +233,36 @@ def load(source, image_size, per_class=0):
 def _folder(source, image_size, per_class):
     """The images of class folders: from the pixel cache, or, where they are too many for it, from the files.
 
-    The cache holds the validation split in its validation views, and CIFAR's as it is.
+    The cache holds the validation split in its validation views, but images that may be seen as they are
+    (CIFAR's; those of a native size) as they are.
     """
     labels, files = torch.tensor(source.labels), source.files
     if per_class:
         chosen = first_of_each_class(labels, per_class)
         labels, files = labels[chosen], [files[i] for i in chosen.tolist()]
-    is_cifar = source.name in find.CIFAR_FOLDERS
+    is_cifar, native_size = source.name in find.CIFAR_FOLDERS, recipes.recipe(source.name).native_size
+    view = whole if is_cifar else functools.partial(central, native_size=native_size)
     prepared_size, prepare = None, None
-    if source.split == "val" and not is_cifar:
-        prepared_size, prepare = image_size, functools.partial(validation_view, size=image_size)
+    if source.split == "val" and not is_cifar and image_size > native_size:
+        prepared_size, prepare = image_size, functools.partial(_central_of_one, size=image_size)
     what = (source.name, source.split, os.path.abspath(source.path), per_class, prepared_size)
     found = pixel_cache.cached(files, what, prepare)
     if not found:
-        return Streamed(files, labels, source.classes)
+        return Streamed(files, labels, source.classes, view)
     pixels, sizes = found
     of_another_size = (sizes != sizes[0]).any(1).nonzero().flatten().tolist()
     if not of_another_size:
-        return Packed(pixels.view(len(files), 3, *sizes[0].tolist()), labels, source.classes)
+        pixels = pixels.view(len(files), 3, *sizes[0].tolist())
+        return Packed(pixels, labels, source.classes, view=whole if prepare else view)
     if is_cifar:
         first = of_another_size[0]
         raise _other_size(files[first], sizes[first].tolist(), sizes[0].tolist())
-    return Mapped(pixels, sizes, labels, source.classes)
+    return Mapped(pixels, sizes, labels, source.classes, view=view)
+
+
+def _central_of_one(pixels, size):
+    """As `central`, of one image (3, H, W)."""
+    return central(pixels[None], size)[0]
 
 
 def _other_size(path, size, expected):

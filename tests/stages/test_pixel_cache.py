@@ -96,6 +96,39 @@ def test_the_validation_views_are_those_of_the_files(root):
     assert torch.equal(train_of(root).validation(everything, 16), streamed(root).validation(everything, 16))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("name", "shape", "size", "as_they_are"),
+    [
+        ("toy", (48, 32), 32, False),
+        ("toy", (32, 32), 32, False),
+        ("cifar10", (32, 32), 32, True),
+        ("tiny-imagenet", (64, 64), 64, True),
+        ("tiny-imagenet", (64, 64), 32, False),
+        ("tiny-imagenet", (64, 64), 96, False),
+    ],
+)
+def test_the_validation_view_does_not_depend_on_how_images_are_held(
+    name, shape, size, as_they_are, split, tmp_path, monkeypatch
+):
+    random = numpy.random.default_rng(1)
+    pixels = random.integers(0, 256, (2, *shape, 3), dtype=numpy.uint8)
+    for label, image in zip("ab", pixels):
+        (folder := tmp_path / name / split / label).mkdir(parents=True)
+        Image.fromarray(image).save(folder / "0.png")
+    source = find.find(name, tmp_path, split)
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path / "cache"))
+    kept = images.load(source, size)
+    monkeypatch.setenv("GUARD_CACHE", "/dev/null/nowhere")
+    read = images.load(source, size)
+    assert isinstance(kept, images.Packed) and isinstance(read, images.Streamed)
+    found, same = (augment.as_float(each.validation(torch.tensor([0, 1]), size)) for each in (kept, read))
+    assert torch.equal(found, same)
+    original = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    cut = transforms.center_crop(transforms.resize(original, [round(size * 256 / 224)], antialias=True), size)
+    assert torch.equal(found, (original if as_they_are else cut) / 255)
+
+
 def test_a_cache_is_made_once_and_again_when_a_file_changes(root, capsys):
     first = train_of(root)
     made = caches(root)

@@ -46,7 +46,8 @@ def both(tmp_path, *words, processes=2, before=None):
 @WITHOUT_A_GPU
 def test_two_processes_make_what_one_makes(toy, tmp_path):
     teacher = ["--teacher", toy / "teacher/checkpoint.pt"]
-    done = two("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"])
+    start = ["--start", "noise"]  # a flag that torchrun would take for short forms of its own
+    done = two("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], *start)
     assert done.returncode == 0, done.stderr
     for path in (toy / "images").glob("*/*.png"):
         assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
