@@ -28,7 +28,7 @@ def _parser(argv):
     parser.add_argument("--model", metavar="NAME", help="with --weights: its architecture")
     parser.add_argument(
         "--image-size",
-        type=int,
+        type=cli.number(int, low=8),
         metavar="N",
         help="with --weights: side of its images, pixels [the recipe's]",
     )
@@ -45,6 +45,8 @@ def main(argv):
         parser.error("--weights needs --model, the architecture that they are of")
     if options.weights and not options.record and not Path(options.weights).is_file():
         parser.error("weights by name have no folder for their record; name a file with --record")
+    if isinstance(options.epsilon, tuple) and (options.attacks or options.protocol):
+        parser.error("several --epsilon make a curve, which is of PGD100; leave --attacks and --protocol out")
     if options.checkpoint and (options.model or options.image_size or options.stem):
         parser.error("--model, --image-size and --stem go with --weights; a checkpoint knows its own")
     if options.check:

@@ -18,7 +18,8 @@ class Training(Ledger):
     resume.pt holds the state at the end of an epoch. It is written once in `interval` seconds at most, so a
     stopped training does again what it did since: the unfinished epoch, and up to `interval` seconds of
     finished ones. Randomness needs no saving: it depends on (seed, epoch, mini-batch). The checkpoint that a
-    forced training replaces stays until the new one is finished; resume.pt has its hash under 'replaces'.
+    forced training replaces stays until the new one is finished; resume.pt has its hash under 'replaces'
+    from the beginning on, then of epoch 0 and without a state.
     """
 
     def __init__(self, path, role, interval=60):
@@ -48,6 +49,8 @@ class Training(Ledger):
     def start_over(self, key):
         self.replaced = fingerprints.of_file(self.path) if self.path.exists() else None
         storage.remove(self.state_path)
+        if self.replaced:  # from now on, not only from the first state on
+            self._save(key, 0, {}, {}, [])
 
     def seconds(self):
         return self.watch.seconds()
@@ -67,7 +70,7 @@ class Training(Ledger):
         Returns (epochs done, history: a row for each); (0, []) where there is no such state.
         """
         self.watch = Stopwatch()
-        if self.state is None:
+        if self.state is None or self.state["epoch"] == 0:
             return 0, []
         state = self.state
         try:
@@ -87,17 +90,20 @@ class Training(Ledger):
     def save_if_due(self, key, epoch, model, optimizer, history):
         """Called after each epoch; writes resume.pt if the last state is older than `interval`."""
         if processes.rank() == 0 and time.monotonic() - self.saved >= self.interval:
-            state = {
-                "key": key,
-                "epoch": epoch,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "history": history,
-                "elapsed": self.watch.seconds(),
-                "replaces": self.replaced,
-            }
-            tensor_files.save(state, self.state_path)
-            self.saved = time.monotonic()
+            self._save(key, epoch, model.state_dict(), optimizer.state_dict(), history)
+
+    def _save(self, key, epoch, model, optimizer, history):
+        state = {
+            "key": key,
+            "epoch": epoch,
+            "model": model,
+            "optimizer": optimizer,
+            "history": history,
+            "elapsed": self.watch.seconds(),
+            "replaces": self.replaced,
+        }
+        tensor_files.save(state, self.state_path)
+        self.saved = time.monotonic()
 
     def _read_state(self):
         state = tensor_files.read(self.state_path, REMEDY)

@@ -61,7 +61,7 @@ def held(*folders, wait=False, each_machine=False):
 @contextlib.contextmanager
 def _one(folder, wait):
     """`held` of one folder."""
-    existed = folder.exists()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     locked_for_us = os.environ.get(HELD) == str(folder.resolve())
     if locked_for_us:
         _sign(folder / FILE, os.getpid())
@@ -79,9 +79,9 @@ def _one(folder, wait):
             (folder / FILE).unlink()
         _open.discard(file)
         os.close(file)
-        if not existed:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # which succeeds where nothing was made
+        with contextlib.suppress(OSError):
+            for each in missing:
+                each.rmdir()  # which succeeds where nothing was made
 
 
 def _take(folder, wait):
@@ -115,8 +115,7 @@ def _opened(folder):
         except OSError as problem:
             tries_left -= 1
             # Whoever has just left may have taken the empty folder along.
-            removed_meanwhile = isinstance(problem, FileNotFoundError) and folder.parent.is_dir()
-            if removed_meanwhile and tries_left:
+            if isinstance(problem, FileNotFoundError) and tries_left:
                 continue
             raise UserError(
                 f"cannot write {folder} ({problem.strerror}); choose another output folder"

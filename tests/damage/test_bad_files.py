@@ -47,6 +47,7 @@ STUDENT, IMAGE, EPOCH = (
 )
 DATA = ["--dataset", "toy", "--root", "."]
 MADE = ["--teacher", TEACHER, "--distilled", "images"]
+EVALUATE = ["train.evaluate", *DATA, "--checkpoint", STUDENT, "--images", 1, "--workers", 0]
 COMMANDS = {
     "pretrain": ["pretrain", *DATA, "--output", "teacher", *TOY["pretrain"]],
     "recover": ["recover", "--teacher", TEACHER, "--output", "images", *TOY["recover"]],
@@ -63,18 +64,8 @@ COMMANDS = {
         1,
         *TOY["train"],
     ],
-    "evaluate": [
-        "train.evaluate",
-        *DATA,
-        "--checkpoint",
-        STUDENT,
-        "--images",
-        1,
-        "--workers",
-        0,
-        "--protocol",
-        "quick",
-    ],
+    "evaluate": [*EVALUATE, "--protocol", "quick"],
+    "curve": [*EVALUATE, "--epsilon", "0,1"],
     "adopt": ["pretrain", *DATA, "--weights", "weights.pt", "--output", "new", *TOY["pretrain"]],
     "report": ["guard.report", "student"],
 }
@@ -514,7 +505,7 @@ CASES |= {
         f"cannot write {TEACHER}",
     ),
     "curve below a file": (
-        f"evaluate --epsilon 0,1 --record {TEACHER}/log.json",
+        f"curve --record {TEACHER}/log.json",
         lambda: None,
         f"cannot write {TEACHER}",
     ),
@@ -601,7 +592,7 @@ FULL = [
     ("relabel --force", 300),
     ("evaluate --force", 0),
     ("evaluate --force", 900),
-    ("evaluate --epsilon 0,1", 0),
+    ("curve", 0),
     ("report", 0),
     ("report", 5000),
 ]

@@ -85,10 +85,13 @@ def test_an_open_file_is_locked_in_use_or_gone(tmp_path):
     os.close(second)
 
 
-def test_a_folder_that_nobody_wrote_to_does_not_stay(tmp_path):
-    with lock.held(tmp_path / "new" / "folder"):
-        assert (tmp_path / "new" / "folder").is_dir()
-    assert not (tmp_path / "new" / "folder").exists()
+def test_folders_that_nobody_wrote_to_do_not_stay(tmp_path):
+    with lock.held(tmp_path / "a" / "b" / "c"):
+        assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with lock.held(tmp_path / "a" / "b" / "c"):
+        (tmp_path / "a" / "kept").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept"]
 
 
 def test_only_one_of_many_is_in_at_a_time(tmp_path):

@@ -15,12 +15,13 @@ from PIL import Image
 from guard import recipes, registry
 from guard.data import pixel_cache
 from guard.errors import UserError
-from guard.networks import checkpoint
+from guard.networks import checkpoint, models
 from guard.networks.training import Training
 from guard.run import records, storage
 from guard.run.progress import Progress
 from guard.run.stage import differences
 from guard.settings import as_dict
+from train import evaluation
 
 
 def pretrain(root, output, *more):
@@ -136,13 +137,16 @@ def test_a_teacher_goes_on_after_its_last_epoch_with_the_same_bits(toy, tmp_path
     )
 
 
-def test_a_forced_teacher_goes_on_and_does_not_end_as_the_one_that_it_replaces(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("last_saved", [-1e9, 1e9], ids=["after a state", "before the first state"])
+def test_a_forced_teacher_goes_on_and_does_not_end_as_the_one_that_it_replaces(
+    last_saved, toy, tmp_path, monkeypatch
+):
     """A kill leaves the old checkpoint beside the new state; without --force again the new one goes on."""
     shutil.copytree(toy / "teacher", tmp_path / "t")
     saved = Training.save_if_due
 
     def save_and_stop(self, *state):
-        self.saved = -1e9
+        self.saved = last_saved
         saved(self, *state)
         raise KeyboardInterrupt
 
@@ -364,6 +368,22 @@ def test_evaluate_takes_a_plain_state_dict(toy, tmp_path):
     }
 
 
+def test_weights_at_a_data_sets_own_size_are_evaluated_with_the_stem_that_pretrain_gives_them(tmp_path):
+    """The stems' weights have the same shapes, so a wrong one would not show."""
+    write_folder(tmp_path, "tiny-imagenet", size=64, count=1)
+    shape = recipes.resolve("tiny-imagenet", "pretrain", {"image_size": 64})
+    recipe = recipes.recipe("tiny-imagenet")
+    like = {"classes": 2, "image_size": 64, "mean": recipe.mean, "std": recipe.std}
+    trained = models.build("resnet18", stem=shape.stem, **like).eval()
+    torch.save(trained.network.state_dict(), tmp_path / "weights.pt")
+    found = evaluation.checkpoint_of_weights(
+        str(tmp_path / "weights.pt"), "resnet18", "tiny-imagenet", tmp_path, image_size=64, stem=None
+    )
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(found.build()(pixels), trained(pixels))
+
+
 # ---- weights from elsewhere ----------------------------------------------------------------------
 
 
@@ -524,6 +544,16 @@ BAD_FLAGS = [
     ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "-1/255"], "--epsilon"),
     ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "1/0"], "no number"),
     ("train.evaluate", ["--dataset", "digits", "--checkpoint", "x", "--protocol", "mine"], "invalid choice"),
+    (
+        "train.evaluate",
+        ["--dataset", "digits", "--checkpoint", "x", "--epsilon", "1/255,2/255", "--attacks", "fgsm"],
+        "PGD100",
+    ),
+    (
+        "train.evaluate",
+        ["--dataset", "digits", "--weights", "x", "--model", "convnet", "--image-size", "0"],
+        "at least 8",
+    ),
 ]
 
 
