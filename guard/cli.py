@@ -4,11 +4,12 @@ import argparse
 import math
 import os
 import re
+import sys
 from dataclasses import fields
 
-from guard import recipes
+from guard import earlier, recipes
 from guard.errors import printable
-from guard.settings import STAGES
+from guard.settings import STAGES, as_dict
 
 
 class Parser(argparse.ArgumentParser):
@@ -146,6 +147,24 @@ def given_flags(parser, options, stage):
         for row in rows
         if getattr(options, row.name, None) is not None and parser.settings[_flag(row)] == stage
     }
+
+
+BETAS = {"loss_beta", "gradient_beta", "trades_beta"}  # which run.sh's -B gives together
+
+
+def tell_unread(parser, options, stage, settings, reader, read=None):
+    """A note of those of the given flags that nothing reads, such as lambda without a regularizer.
+
+    settings: of the stage. reader: words for who does not read them. read: names of the settings that are
+    read [what guard.earlier.read_by_stage says]. One of several processes tells.
+    """
+    if read is None:
+        read = earlier.read_by_stage(stage, as_dict(settings))
+    flags = {flag: name.rstrip("_") for flag, name in given_flags(parser, options, stage).items()}
+    some_beta = BETAS & {*flags.values()} & {*read}
+    unread = [flag for flag, name in flags.items() if name not in read and not (some_beta and name in BETAS)]
+    if unread and os.environ.get("RANK", "0") == "0":
+        print(f"note: {', '.join(unread)}: not read {reader}", file=sys.stderr, flush=True)
 
 
 def _flag(row):

@@ -45,7 +45,7 @@ def comparable(stage, key):
             made[name] = as_now(settings_of, made[name])
     if stage == "recover" and isinstance(made.get("settings"), dict):
         made["settings"] = read_by_stage(stage, made["settings"])
-    if stage == "pretrain":
+    if stage in READ_WITH:
         made = read_by_stage(stage, made)
     made.pop("evaluate_every", None)  # of stage train: it decides what is told of the student alone
     return made
@@ -61,27 +61,36 @@ def _regularized(found):
     return found.get("curvature") or found.get("gradient_regularization")
 
 
-# What a teacher's settings must be for another of them to be read at all.
+# What the settings of a teacher, or of a student, must be for another of them to be read at all.
 READ_WITH = {
-    "regularizer": lambda found: found.get("curvature"),
-    "lambda": lambda found: _weighs_by(found, "lambda"),
-    "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
-    "gradient_beta": lambda found: found.get("gradient_regularization"),
-    "curvature_every": _regularized,
-    "curvature_statistics": _regularized,
-    "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
-    "trades_beta": lambda found: found.get("adversarial") == "t",
+    "pretrain": {
+        "regularizer": lambda found: found.get("curvature"),
+        "lambda": lambda found: _weighs_by(found, "lambda"),
+        "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
+        "gradient_beta": lambda found: found.get("gradient_regularization"),
+        "curvature_every": _regularized,
+        "curvature_statistics": _regularized,
+        "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
+        "trades_beta": lambda found: found.get("adversarial") == "t",
+    },
+    "train": {
+        "temperature": lambda found: found.get("loss") not in ("mse", "cross-entropy"),
+        "squared_temperature": lambda found: found.get("loss") in ("kl", "kl+cross-entropy"),
+        "views_against": lambda found: found.get("adversarial_share"),
+        "view_epsilon": lambda found: found.get("adversarial_share"),
+        "momentum": lambda found: found.get("optimizer") == "sgd",
+        "zeta": lambda found: found.get("schedule") == "cosine",
+    },
 }
 
 
 def read_by_stage(stage, found):
-    """Those of a stage's settings that count beside the others: of pretrain what its loss reads, of recover
-    what its image method reads. found: a dict of settings, under today's names.
+    """Those of a stage's settings that count beside the others: of recover what its image method reads, of
+    pretrain and train what their training reads. found: a dict of settings, under today's names.
     """
-    if stage == "pretrain":
-        return {
-            name: value for name, value in found.items() if name not in READ_WITH or READ_WITH[name](found)
-        }
+    if stage in READ_WITH:
+        rules = READ_WITH[stage]
+        return {name: value for name, value in found.items() if name not in rules or rules[name](found)}
     if stage == "recover" and "method" in found:
         reading = set(registry.methods_of(found))
         limits = {row.name: row.metadata["of"] for row in fields(STAGES["recover"])}

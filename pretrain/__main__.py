@@ -10,6 +10,8 @@ reads   ROOT/DATASET/{train,val}
 writes  OUTPUT/checkpoint.pt    weights, settings, normalization, class names, accuracy, curvature
         OUTPUT/log.json         the record"""
 
+READ_WITH_WEIGHTS = ("model", "image_size", "stem", "h", "curvature_images")
+
 
 def main(argv):
     parser = cli.stage_parser("pretrain", DESCRIPTION, "pretrain", argv=argv)
@@ -40,8 +42,10 @@ def main(argv):
         from pretrain import teacher
 
         if options.weights:
+            cli.tell_unread(parser, options, "pretrain", settings, "with --weights", READ_WITH_WEIGHTS)
             teacher.adopt(settings, weights=options.weights, **data, **cli.run_of(options))
         else:
+            cli.tell_unread(parser, options, "pretrain", settings, "in training this teacher")
             teacher.pretrain(settings, **data, **cli.run_of(options))
 
     ending.run(work)

@@ -13,20 +13,6 @@ writes  OUTPUT/CLASS/CLASS_N.png
         OUTPUT/manifest.json    the teacher's fingerprint, settings, seed, what each image hashes to"""
 
 
-def _tell_unread(flags, settings):
-    """A warning of those of the flags that the image method does not read, such as the iterations of
-    random images. flags: {flag: name of its setting}.
-    """
-    from guard import earlier
-    from guard.run import processes
-    from guard.settings import as_dict
-
-    read = earlier.read_by_stage("recover", as_dict(settings))
-    unread = [flag for flag, name in flags.items() if name not in read]
-    if unread and processes.rank() == 0:
-        print(f"warning: {', '.join(unread)}: not read by image method {settings.method}", file=sys.stderr)
-
-
 def main(argv):
     parser = cli.stage_parser("recover", DESCRIPTION, "recover", argv=argv)
     cli.add_family(parser)
@@ -44,8 +30,8 @@ def main(argv):
         teacher = recovery.load_teacher(options.teacher, method)
         settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
         data = {"dataset": options.dataset, "root": options.root}
+        cli.tell_unread(parser, options, "recover", settings, f"by image method {settings.method}")
         recovery.recover(settings, teacher, **data, **cli.run_of(options))
-        _tell_unread(cli.given_flags(parser, options, "recover"), settings)
 
     ending.run(work)
 

@@ -99,6 +99,7 @@ def main(argv):
     def work():
         from train import experiment
 
+        cli.tell_unread(parser, options, "train", settings, "in training this student")
         where = cli.run_of(options)
         seed = where.pop("seed")
         experiment.run(

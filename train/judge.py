@@ -36,9 +36,9 @@ def _parser(argv):
     )
     parser.add_argument(
         "--full",
-        type=float,
+        type=cli.numbers(cli.number(float, low=0, high=100)),
         metavar="X",
-        help="accuracy of students on all training images, percent, for HLR",
+        help="accuracy of each network on all training images, percent, for HLR; with commas between them",
     )
     hard_labels.add_flags(parser)
     return parser
@@ -53,10 +53,11 @@ def main(argv):
         parser.error("--model is one network; name them with --networks")
     for flag in hard_labels.unread(parser, options):
         parser.error(f"{flag} goes with soft labels, which a judge does not read")
-    if options.full is not None and options.soft_labels:
+    if options.full and options.soft_labels:
         parser.error("--full is for HLR, which is of hard labels; leave --soft-labels out")
-    if options.full is not None and not 0 <= options.full <= 100:
-        parser.error("--full is an accuracy in percent, from 0 to 100")
+    names = options.networks.split(",") if options.networks else [None]
+    if options.full and len(options.full) != len(names):
+        parser.error(f"--full needs an accuracy for each network, {len(names)}, and has {len(options.full)}")
     if options.check:
         return
     settings = {
@@ -67,7 +68,7 @@ def main(argv):
         from guard.run import processes
         from train import judging
 
-        networks = options.networks.split(",") if options.networks else [settings["train"].model]
+        networks = [name or settings["train"].model for name in names]
         request = judging.Request(
             paths=options.distilled,
             settings=settings,
@@ -76,7 +77,7 @@ def main(argv):
             seeds=range(options.seed, options.seed + options.seeds),
             random=options.random,
             unaugmented=options.unaugmented,
-            full=options.full,
+            full=dict(zip(networks, options.full or ())),
             of_images=hard_labels.of_images(options),
             dataset=options.dataset,
             root=options.root,

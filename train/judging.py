@@ -28,8 +28,8 @@ class Request:
     paths: of sets, or of folders of several. settings: of the stages train, relabel and evaluate, by name.
     recipe: the name that they go by. networks: names. seeds: of each network's students. random: also as many
     random training images. unaugmented: each student once more, without views and mixing. full: accuracy of
-    students on all training images in percent, or None. of_images: see train/hard_labels.py. dataset, root:
-    of the real images. where: device_name and force, as of a Stage.
+    students on all training images in percent, by network, where it is known. of_images: see
+    train/hard_labels.py. dataset, root: of the real images. where: device_name and force, as of a Stage.
     """
 
     paths: list
@@ -39,7 +39,7 @@ class Request:
     seeds: range
     random: bool
     unaugmented: bool
-    full: float | None
+    full: dict
     of_images: dict
     dataset: str
     root: str
@@ -186,8 +186,8 @@ def _scores(row, rows, full):
         if (random, kind) in clean
     }
     found = {}
-    if full is not None:
-        found["HLR"] = metrics.hard_label_recovery(full, clean[row["set"], row["views"]])
+    if row["network"] in full:
+        found["HLR"] = metrics.hard_label_recovery(full[row["network"]], clean[row["set"], row["views"]])
     if row["views"] in gains:
         found["IOR"] = gains[row["views"]]
     if len(found) == 2:

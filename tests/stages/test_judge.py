@@ -42,7 +42,8 @@ def judge(sets, output, *more):
 
 
 def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_path, capsys):
-    words = ["--networks", "convnet-32,convnet-in", "--seeds", 2, "--random", "--unaugmented", "--full", 90]
+    words = ["--networks", "convnet-32,convnet-in", "--seeds", 2, "--random", "--unaugmented"]
+    words += ["--full", "95,90"]
     assert judge(sets, tmp_path / "out", *words) == 0
     printed = capsys.readouterr().out
     table = (tmp_path / "out" / "judge.md").read_text()
@@ -65,7 +66,9 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     ]
     clean = sum(recorded) / 2
     assert row["accuracies"]["clean"][0] == pytest.approx(clean)
+    other = by_kind["res_DC", "convnet-32", "as set"]
     assert row["HLR"] == pytest.approx(90 - clean)
+    assert other["HLR"] == pytest.approx(95 - other["accuracies"]["clean"][0])
     assert row["IOR"] == pytest.approx(clean - beside["accuracies"]["clean"][0])
     assert {"LRS", "ARS"} <= set(row) and "HLR" not in beside and "ARS" not in beside
     (tmp_path / "judged").mkdir()
@@ -106,6 +109,10 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
         (["--model", "convnet-32"], "--networks"),
         (["--temperature", 3], "--temperature"),
         (["--full", 120], "--full"),
+        (
+            ["--networks", "convnet-32,convnet-in", "--full", 90],
+            "--full needs an accuracy for each network, 2",
+        ),
         (["--epsilon", "0,0.1"], "--epsilon"),
         (["--attacks", "pgd21"], "pgd21"),
         (["--image-size", 32], "--image-size"),

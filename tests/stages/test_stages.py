@@ -472,6 +472,52 @@ def test_what_a_teachers_loss_does_not_read_makes_it_no_other_teacher(toy, tmp_p
     assert "another epsilon;" in refused(*pretrain(toy, tmp_path / "n", *words))
 
 
+STUDENT = [
+    "--views-against",
+    "teacher",
+    "--loss",
+    "mse",
+    "--momentum",
+    0.3,
+    "--schedule",
+    "step",
+    "--zeta",
+    3,
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "told"),
+    [
+        ("pretrain", ["--no-curvature", "--lambda", 7], "--lambda"),
+        (
+            "pretrain",
+            ["--no-curvature", "--gradient-beta", 3, "--trades-beta", 3],
+            "--gradient-beta, --trades-beta",
+        ),
+        # run.sh's -B gives all three, and one of them is read.
+        ("pretrain", ["--adversarial", "t", "--gradient-beta", 3, "--trades-beta", 3], None),
+        (
+            "pretrain",
+            ["--weights", "w.pt", "--curvature", "--h", 2],
+            "--epochs, --batch-size, --curvature, --precision",
+        ),
+        ("train", STUDENT, "--views-against, --momentum, --zeta"),
+        ("train", ["--adversarial-share", 1, "--loss", "kl", "--temperature", 3], None),
+    ],
+)
+def test_flags_that_nothing_reads_are_told_before_the_work(
+    stage, flags, told, toy, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, "w.pt")
+    words = pretrain(toy, "t", *flags) if stage == "pretrain" else toy_student(toy, "--output", "s", *flags)
+    capsys.readouterr()
+    assert command(*words) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "not read" in line]
+    assert [line.split(":")[1].strip() for line in notes] == ([told] if told else [])
+
+
 def test_the_coefficient_of_a_regularizer_is_read_and_the_others_are_not(monkeypatch):
     """Also where it is the user's own, by its row."""
     own = registry.Regularizer("guard.method.regularizers:gradient_norm", "loss_beta")
