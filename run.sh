@@ -130,6 +130,16 @@ for word in "$@"; do
         if [ -z "$stage" ]; then
             fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
         fi
+        case "$stage $word" in # what run.sh has to know: where teachers lie, what to check before the work
+            'pretrain --model'*) fail "name the teacher's model by -m, not by pretrain --model" ;;
+            'train --model'*) fail "name the student's model by -e, not by train --model" ;;
+            'recover --method'*) fail "name the image method by -I, not by recover --method" ;;
+            'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
+        esac
+        case "$stage $previous" in
+            'pretrain --image-size' | 'pretrain --stem') models+=("$previous" "$word") ;;
+            'pretrain --weights') [ ! -f "$caller/$word" ] || word=$(from_caller "$word") ;;
+        esac
         declare -n extra=$stage
         extra+=("$word")
     fi

@@ -253,13 +253,12 @@ class frozen_eval:
 
 
 def main():
-    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME] [--method NAME].
-
-    run.sh's check of the models before any work.
+    """python -m guard.networks.models DATASET [--teacher NAME] [--student NAME] ...: run.sh's check of the
+    models before any work.
     """
     parser = cli.Parser(
         prog="python -m guard.networks.models",
-        description="Builds the named models once, at the data set's image size.",
+        description="Builds the named models once.",
     )
     parser.add_argument("dataset")
     parser.add_argument(
@@ -271,17 +270,21 @@ def main():
     parser.add_argument(
         "--method", metavar="NAME", choices=registry.IMAGE_METHODS, default="sre2l", help="of the images"
     )
+    parser.add_argument("--image-size", type=cli.number(int, low=8), metavar="N", help="[the recipe's]")
+    parser.add_argument("--stem", metavar="NAME", choices=STEMS, help="[the recipe's]")
     options = parser.parse_args()
+    given = {name: getattr(options, name) for name in ("image_size", "stem") if getattr(options, name)}
     needed = registry.IMAGE_METHODS[options.method].needs_batch_norm
 
     def check():
         recipe = recipes.recipe(options.dataset)
+        pretrain = recipes.resolve(options.dataset, "pretrain", given)
         for name in filter(None, (options.teacher, options.student)):
             model = build(
                 name,
                 classes=10,
-                image_size=recipe.pretrain.image_size,
-                stem=recipe.pretrain.stem,
+                image_size=pretrain.image_size,
+                stem=pretrain.stem,
                 mean=recipe.mean,
                 std=recipe.std,
             )

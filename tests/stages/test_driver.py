@@ -179,6 +179,11 @@ WRONG = {
     "digits": "stands alone",
     "-p -- --epochs 3": "stands alone",
     "-p -- train --nosuch 3": "--nosuch",
+    "-p -- pretrain --model convnet-64": "by -m",
+    "-p -- train --model=convnet-64": "by -e",
+    "-p -- recover --method dc": "by -I",
+    "-p -e alexnet -- pretrain --image-size 24": "does not take images of 24 pixels",
+    "-p -- pretrain --image-size 4": "--image-size",
     "-p -d nosuch": "no data set 'nosuch'",
     "-p -d cifar10 -r /nosuch": "no data set 'cifar10'",
     "-p -m nosuch": "no model 'nosuch'",
@@ -200,6 +205,15 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
     assert done.returncode == 2 and len(lines) == 1, (done.stdout, done.stderr)
     assert lines[0].startswith("error: ") and WRONG[flags] in lines[0]
     assert done.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_weights_of_a_teacher_are_those_where_it_was_called(tmp_path):
+    (tmp_path / "own.pt").touch()
+    words = "-n -p -- pretrain --weights own.pt"
+    done = subprocess.run(
+        ["bash", ROOT / "run.sh", *words.split()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert f"--weights {tmp_path}/own.pt" in done.stdout
 
 
 def test_help_names_every_flag():
