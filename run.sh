@@ -91,7 +91,7 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         c) recover+=(--images-per-class "$OPTARG") ;;
         C) pretrain+=(--curvature) ;;
         l) pretrain+=(--lambda "$OPTARG") ;;
-        h) step_length=$OPTARG pretrain+=(--h "$OPTARG") ;;
+        h) step_length=$OPTARG ;;
         G) pretrain+=(--gradient-regularization) ;;
         B) pretrain+=(--loss-beta "$OPTARG" --gradient-beta "$OPTARG" --trades-beta "$OPTARG") ;;
         v) adversarial=$OPTARG pretrain+=(--adversarial "$OPTARG") ;;
@@ -114,6 +114,13 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
     [[ $flag != [ClhGBv] ]] || teacher_flags+=" -$flag"
 done
 shift $((OPTIND - 1))
+light=$(light_python)
+if [ "$adversarial" = f ]; then # whose epsilon is -h
+    pretrain+=(--epsilon "${step_length:-$("$light" -m guard.recipes "$dataset" pretrain h)}")
+fi
+if [ -n "$step_length" ] && [[ $adversarial != f || $teacher_flags == *C* ]]; then
+    pretrain+=(--h "$step_length")
+fi
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
     pretrain+=(--epochs 2 --images 2 --curvature-images 8)
@@ -135,6 +142,10 @@ for word in "$@"; do
             'train --model'*) fail "name the student's model by -e, not by train --model" ;;
             'recover --method'*) fail "name the image method by -I, not by recover --method" ;;
             'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
+            'pretrain --weights='*)
+                file=${word#*=}
+                [ ! -f "$caller/$file" ] || word=--weights=$(from_caller "$file")
+                ;;
         esac
         case "$stage $previous" in
             'pretrain --image-size' | 'pretrain --stem') models+=("$previous" "$word") ;;
@@ -154,11 +165,7 @@ done
 
 # ---- the four commands ---------------------------------------------------------------------------
 
-light=$(light_python)
 [ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
-if [ "$adversarial" = f ]; then # whose epsilon is -h, too
-    pretrain+=(--epsilon "${step_length:-$("$light" -m guard.recipes "$dataset" pretrain h)}")
-fi
 folder=$output/$experiment
 teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$dataset/$model/$labeller
 images=$folder/images labels=$folder/labels log=$folder/log.json

@@ -68,6 +68,7 @@ READ_WITH = {
         "lambda": lambda found: _weighs_by(found, "lambda"),
         "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
         "gradient_beta": lambda found: found.get("gradient_regularization"),
+        "h": lambda found: found.get("curvature"),
         "curvature_every": _regularized,
         "curvature_statistics": _regularized,
         "epsilon": lambda found: found.get("adversarial") in ("f", "n"),

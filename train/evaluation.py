@@ -194,17 +194,18 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
 
     distilled: the images, as Packed.
     """
-    teacher_log = Path(teacher_path).parent / "log.json" if teacher else None
     if teacher:
+        teacher_log = Path(teacher_path).parent / "log.json"
         evaluate_network(teacher, judgement, teacher_log, shared=True)
+        if processes.rank() == 0:
+            # Its entries are copied, so that the experiment's record tells all; at once, since others may
+            # evaluate the same teacher in another way. One that came without its log has no 'pretrain'.
+            shared = records.read(teacher_log)
+            for entry in ("pretrain", "evaluate teacher"):
+                if entry in shared:
+                    records.update(work.log, entry, shared[entry])
     found = evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
-        # The teacher's entries are copied, so that the experiment's record tells all. A teacher that came
-        # without its log has no entry 'pretrain'.
-        shared = records.read(teacher_log) if teacher else {}
-        for entry in ("pretrain", "evaluate teacher"):
-            if entry in shared:
-                records.update(work.log, entry, shared[entry])
         print(experiment.write(work.log, distilled), flush=True)
     processes.barrier()
     return found

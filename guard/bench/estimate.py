@@ -138,7 +138,9 @@ def _count(source):
 
 @functools.cache
 def _teacher(settings, dataset, classes, device):
-    return units.seconds({"step": units.teacher_step(settings, dataset, classes, device)}, 2, device)["step"]
+    """Seconds of a training step, on average."""
+    found = units.seconds({"steps": units.teacher_steps(settings, dataset, classes, device)}, 2, device)
+    return found["steps"] / settings.curvature_every
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def steps_of(point, model, conditions):
     train = dataclasses.replace(chosen.train, model=model, **common)
     relabel = dataclasses.replace(chosen.relabel, batch_size=100, **common)
     return {
-        "teacher, step": units.teacher_step(settings, "cifar10", classes, device),
+        "teacher, step": units.teacher_steps(settings, "cifar10", classes, device),
         "recover, iteration": units.recover_iterations(recovery, network, classes, device),
         "relabel, epoch": units.label_epoch(relabel, network, held),
         "student, epoch": units.student_epoch(train, relabel, network, "cifar", "cifar10", held, device),

@@ -39,7 +39,7 @@ def run(conditions):
             **conditions.of_a_stage,
         )
         steps = {
-            f"teacher, {name}": units.teacher_step(
+            f"teacher, {name}": units.teacher_steps(
                 units.with_regularizer(settings, name), dataset, 10, device
             )
             for name in STEPS

@@ -51,7 +51,7 @@ def step_of(step, dataset, model, size, batch, way, device, iterations=1):
     if step in STEPS:
         changes = {"model": model, "image_size": size, "stem": stem, "batch_size": batch, **way}
         settings = _changed(chosen.pretrain, **changes)
-        return units.teacher_step(units.with_regularizer(settings, step), dataset, 10, device)
+        return units.teacher_steps(units.with_regularizer(settings, step), dataset, 10, device)
     of_network = {name: way[name] for name in ("channels_last", "compile") if name in way}
     network = units.network(dataset, model, size, stem, 10, device, **of_network).eval()
     if step == "recovery":

@@ -53,8 +53,8 @@ def optimizing(optimizer, losses, precision, device):
     return steps
 
 
-def teacher_step(settings, dataset, classes, device):
-    """A training step of the teacher by `settings` (settings.Pretrain)."""
+def teacher_steps(settings, dataset, classes, device):
+    """Training steps of the teacher by `settings` (settings.Pretrain), `settings.curvature_every` of them."""
     layout = {"channels_last": settings.channels_last, "compile": settings.compile}
     shape = settings.model, settings.image_size, settings.stem
     model = network(dataset, *shape, classes, device, **layout).train()
@@ -62,12 +62,13 @@ def teacher_step(settings, dataset, classes, device):
     pixels, labels = held.pixels.float() / 255, held.labels.to(device)
     draws = torch.Generator().manual_seed(0)
 
-    def loss():
+    def loss(step):
         return teacher.teacher_loss(
-            settings, model, pixels, labels, batch_size=len(labels), step=0, draws=draws
+            settings, model, pixels, labels, batch_size=len(labels), step=step, draws=draws
         )[0]
 
-    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), [loss], settings.precision, device)
+    losses = [functools.partial(loss, step) for step in range(settings.curvature_every)]
+    return optimizing(torch.optim.SGD(model.parameters(), 1e-6), losses, settings.precision, device)
 
 
 def recover_iterations(settings, model, classes, device):

@@ -115,8 +115,7 @@ LABEL_BYTES = {
         )
         for epochs in ("200", "60", "20")
     },
-    # about as many real images with hard labels as fit into the bytes of its images and labels, for as many
-    # steps
+    # real images with hard labels, of somewhat more bytes than its images and labels have, for as many steps
     "labels-hard-of-130-real": Arm("nfgsm", "-I random -v n -c 130 -z 46", "train --loss cross-entropy"),
 }
 ARMS |= LABEL_BYTES

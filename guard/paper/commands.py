@@ -6,6 +6,7 @@ from guard.paper.arms import ARMS
 from guard.paper.plan import SCALES
 
 OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
+STAGES = ("pretrain", "recover", "relabel", "train")
 
 
 def command_of(run, scale, *, root, output, device=None, protocol=None, images=None):
@@ -44,17 +45,17 @@ def meaning(words):
     """{(stage, flag): value} of a command; of a flag that is given twice the last counts. The stage of
     run.sh's own flags is run.sh.
     """
-    found, stage, flag = {}, "", None
+    found, stage, flag, of_stages = {}, "run.sh", None, False
     for word in words:
         if word == "--":
-            flag = None
+            of_stages, flag = True, None
+        elif of_stages and word in STAGES and flag != "--teacher-mode":  # whose value train may be
+            stage, flag = word, None
         elif word.startswith("-"):
             flag = word
             found[stage, flag] = None
-        elif flag and found[stage, flag] is None:
-            found[stage, flag] = word
-        else:
-            stage, flag = word, None
+        elif flag:
+            found[stage, flag], flag = word, None
     return found
 
 

@@ -100,12 +100,14 @@ def curvatures(records, name):
 
 
 def curve(group):
-    """epsilon -> (mean, uncertainty) of the student's accuracy over the runs that have a curve, at the
-    epsilons that all of these have.
+    """epsilon -> (mean, uncertainty) of the student's accuracy, at the epsilons that the curves of all runs
+    have; {} where a run has no curve.
     """
-    measured = [run.curve for run in group.runs if run.curve]
+    measured = [run.curve for run in group.runs]
+    if not all(measured):
+        return {}
     points = [dict(zip(one["epsilon"], one["accuracy"], strict=True)) for one in measured]
-    shared = [epsilon for epsilon in points[0] if all(epsilon in one for one in points)] if points else []
+    shared = [epsilon for epsilon in points[0] if all(epsilon in one for one in points)]
     found = {}
     for epsilon in sorted(shared):
         values, images = [one[epsilon] for one in points], measured[0].get("images")

@@ -39,7 +39,8 @@ def line(table, scale, groups, results):
     told = ""
     if len(found) < len(datasets) or any(found.values()):
         told = " (" + "; ".join(_named(dataset, arms) for dataset, arms in found.items()) + ")"
-    return f"Not run yet{told}: `{command} --seeds 0,1,2`, {_time(table, scale, results)}."
+    curve = " --curve 0,1/255,2/255" if table in plan.AT_TWO_EPSILONS else ""
+    return f"Not run yet{told}: `{command} --seeds 0,1,2{curve}`, {_time(table, scale, results)}."
 
 
 def lines(tables, scales, groups, results):

@@ -129,6 +129,8 @@ TABLES = {
 }
 # table -> its arm of a plain teacher: to its images go the labels of each other arm, and the other way round
 SWAPS = {"swap": "sre2l", "images-or-labels": "sre2l/plain"}
+# tables with a column of each of two epsilons, the second of which is that of a curve
+AT_TWO_EPSILONS = ("frontier", "student-settings", "label-bytes", "curvature", "images-or-labels")
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
     "recipe": ("digits",),

@@ -41,7 +41,7 @@ def evaluating():
     return functools.partial(attacks.run, "pgd100", network, pixels, labels, **given)
 
 pieces = {
-    "pretrain": (units.teacher_step(pretrain, "cifar10", 2, where), 1),
+    "pretrain": (units.teacher_steps(pretrain, "cifar10", 2, where), 1),
     "recover": (recovering(), 10),
     "relabel": (units.label_epoch(relabel, network, held), 1),
     "train": (units.student_epoch(train, relabel, network, "cifar", "cifar10", held, where), 1),

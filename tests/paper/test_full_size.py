@@ -53,6 +53,10 @@ def test_robust_accuracy_is_taken_at_its_epsilon_or_not_at_all(results):
     within = {arm: [full_size.robust(group, each / 255) for each in (1, 2)] for arm, group in found.items()}
     means = {arm: [each and each[0] for each in pair] for arm, pair in within.items()}
     assert means == {"random/plain": [50.0, 42.0], "random/nfgsm": [None, 50.0], "random/gr": [50.0, None]}
+    # A curve of some seeds only is not of the runs that the row counts.
+    add(results, whole(attacks), scale="full-cpu", arm="random/plain", seed=1)
+    found = {group.arm: group for group in gathered(results)}
+    assert len(found["random/plain"].runs) == 2 and full_size.robust(found["random/plain"], 2 / 255) is None
 
 
 def test_the_tables_tell_images_teacher_views_and_bytes_beside_the_published_points(results):

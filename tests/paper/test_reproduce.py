@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, command
 
 from guard.bench import estimate, units
+from guard.method import regularizers
 from guard.paper import arms, commands, plan, records, reproduce, runner
+from guard.settings import Pretrain
 
 
 def reproduce_sh(*words, cwd=ROOT):
@@ -163,6 +166,13 @@ def test_a_command_is_the_same_where_it_asks_for_the_same():
         "bash run.sh -d digits -p -C -l 3 -- relabel --teacher-mode train --epochs 3 train --images 9",
     ):
         assert not commands.same(other, words), other
+    # Flags without a value stand before the name of the next stage.
+    line = "bash run.sh -p -- pretrain --precision bf16 --channels-last relabel --precision bf16 --epochs 3"
+    for changed in (("bf16 --channels-last", "fp32 --channels-last"), ("bf16 --epochs", "fp32 --epochs")):
+        assert not commands.same(line.replace(*changed), shlex.split(line)), changed
+    assert commands.same(line, shlex.split(line))
+    line = "bash run.sh -p -- relabel --teacher-mode train train --images 9"
+    assert commands.meaning(shlex.split(line))["train", "--images"] == "9"
 
 
 @pytest.mark.parametrize("dataset", ["imagenette", "cifar10"])
@@ -303,14 +313,14 @@ def know_the_seconds(monkeypatch, pieces):
 
 
 def test_an_estimate_counts_a_teacher_once_and_every_image_of_every_epoch(monkeypatch):
-    pieces = {"step": 0.5, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.2, "both": 0.7}
+    pieces = {"steps": 0.5, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.2, "both": 0.7}
     know_the_seconds(monkeypatch, pieces)
     words = "bash run.sh -d digits -x 1 -y 1 -p -c 2 -i 30 -z 40 -- pretrain --epochs 7 train --attacks fgsm"
     teachers = set()
     first, second = (estimate.seconds_of(words.split(), teachers) for _ in range(2))
     assert teachers == {("digits", "convnet-32", "1")}
     epochs, batches = 7, 1442 / 64
-    assert first - second == pytest.approx(epochs * batches * pieces["step"])
+    assert first - second == pytest.approx(epochs * batches * pieces["steps"])
     # the pieces were timed on 20 images: 2 of each class
     distilled = 30 * pieces["recover"] + 40 * (pieces["relabel"] + pieces["student"])
     attacked = 2 * 0.5 * 100 * pieces["both"] / 20  # two networks, 10 images of each class
@@ -318,8 +328,24 @@ def test_an_estimate_counts_a_teacher_once_and_every_image_of_every_epoch(monkey
     assert second == pytest.approx(starts + distilled + attacked)
 
 
+def test_an_estimate_of_a_regularizer_at_some_steps_only_is_of_all_steps_alike(monkeypatch):
+    timed = []
+
+    def seconds(steps, *_):
+        timed.extend(steps.values())
+        return {name: 8.0 for name in steps}
+
+    monkeypatch.setattr(units, "seconds", seconds)
+    settings = Pretrain(model="convnet-32", image_size=16, batch_size=2, curvature=True, curvature_every=4)
+    assert estimate._teacher.__wrapped__(settings, "digits", 10, torch.device("cpu")) == 8.0 / 4
+    done = []
+    monkeypatch.setattr(regularizers, "penalty", lambda *_: done.append(1) or 0.0)
+    timed[0]()
+    assert len(done) == 1
+
+
 def test_an_estimate_counts_labels_once_where_they_are_gone_through_again(monkeypatch):
-    pieces = {"step": 0.5, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.0, "both": 0.0}
+    pieces = {"steps": 0.5, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.0, "both": 0.0}
     know_the_seconds(monkeypatch, pieces)
     words = "bash run.sh -d digits -x 1 -y 1 -c 2 -i 30 -z 40 -- train --attacks fgsm"
     once = estimate.seconds_of(words.split(), set())

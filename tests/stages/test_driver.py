@@ -64,7 +64,7 @@ GOLDEN = {
         **ON_IMAGENETTE,
         "experiment": "1",
         "root": "/home/user/data/",
-        "pretrain": "--curvature --h 3.0 --lambda 100 ",
+        "pretrain": "--curvature --lambda 100 --h 3.0 ",
         "recover": "--r-bn 10.0 ",
         "common": "--device 0 ",
     },
@@ -86,7 +86,7 @@ GOLDEN = {
     "-d tiny-imagenet -p -C -G -v f -h 0.01": {
         "dataset": "tiny-imagenet",
         "model": "resnet18",
-        "pretrain": "--curvature --gradient-regularization --adversarial f --h 0.01 --epsilon 0.01 ",
+        "pretrain": "--curvature --gradient-regularization --adversarial f --epsilon 0.01 --h 0.01 ",
     },
     "-d cifar10 -p -v n -R modern": {
         "dataset": "cifar10",
@@ -96,6 +96,7 @@ GOLDEN = {
         "train": "--recipe modern ",
     },
     "-p -v f": {"pretrain": "--adversarial f --epsilon 1.5 "},
+    "-p -v f -h 0.1": {"pretrain": "--adversarial f --epsilon 0.1 "},
     "-p -I random -r data/here": {
         "root": "data/here",
         "recover": "--method random ",
@@ -209,11 +210,11 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
 
 def test_weights_of_a_teacher_are_those_where_it_was_called(tmp_path):
     (tmp_path / "own.pt").touch()
-    words = "-n -p -- pretrain --weights own.pt"
-    done = subprocess.run(
-        ["bash", ROOT / "run.sh", *words.split()], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert f"--weights {tmp_path}/own.pt" in done.stdout
+    for between in (" ", "="):
+        words = f"-n -p -- pretrain --weights{between}own.pt".split()
+        called = ["bash", ROOT / "run.sh", *words]
+        done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert f"--weights{between}{tmp_path}/own.pt" in done.stdout
 
 
 def test_help_names_every_flag():

@@ -118,7 +118,7 @@ def test_the_validation_view_does_not_depend_on_how_images_are_held(
         Image.fromarray(image).save(folder / "0.png")
     source = find.find(name, tmp_path, split)
     monkeypatch.setenv("GUARD_CACHE", str(tmp_path / "cache"))
-    kept = images.load(source, size)
+    kept = images.load(source, size).to(torch.device("cpu"))
     monkeypatch.setenv("GUARD_CACHE", "/dev/null/nowhere")
     read = images.load(source, size)
     assert isinstance(kept, images.Packed) and isinstance(read, images.Streamed)

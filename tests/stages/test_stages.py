@@ -368,6 +368,25 @@ def test_evaluate_takes_a_plain_state_dict(toy, tmp_path):
     }
 
 
+def test_a_record_keeps_its_own_evaluation_of_a_teacher_that_others_evaluate_meanwhile(
+    toy, tmp_path, monkeypatch
+):
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    log, evaluate = tmp_path / "teacher/log.json", evaluation.evaluate_network
+
+    def others_come_between(network, *arguments, **named):
+        if network.role == "student":
+            records.update(log, "evaluate teacher", {"epsilon": 1.0})
+        return evaluate(network, *arguments, **named)
+
+    monkeypatch.setattr(evaluation, "evaluate_network", others_come_between)
+    words = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output", tmp_path / "student"]
+    assert command(*toy_student(toy, *words, "--record", tmp_path / "log.json")) == 0
+    entries = records.read(tmp_path / "log.json")
+    assert records.read(log)["evaluate teacher"] == {"epsilon": 1.0}
+    assert entries["evaluate teacher"]["epsilon"] == entries["evaluate student"]["epsilon"] != 1.0
+
+
 def test_weights_at_a_data_sets_own_size_are_evaluated_with_the_stem_that_pretrain_gives_them(tmp_path):
     """The stems' weights have the same shapes, so a wrong one would not show."""
     write_folder(tmp_path, "tiny-imagenet", size=64, count=1)
@@ -453,14 +472,26 @@ def test_a_teacher_with_other_settings_is_left_alone(toy, refused):
 
 
 def test_what_a_teachers_loss_does_not_read_makes_it_no_other_teacher(toy, tmp_path, capsys, refused):
-    unread = ["--lambda", 7, "--loss-beta", 2, "--gradient-beta", 3, "--trades-beta", 4, "--epsilon", "9/255"]
+    unread = [
+        "--lambda",
+        7,
+        "--h",
+        2,
+        "--loss-beta",
+        2,
+        "--gradient-beta",
+        3,
+        "--trades-beta",
+        4,
+        "--epsilon",
+        "9/255",
+    ]
     assert command(*pretrain(toy, tmp_path / "plain", "--no-curvature")) == 0
     before = fingerprint(tmp_path / "plain")
     again = pretrain(toy, tmp_path / "plain", "--no-curvature", "--curvature-every", 2, *unread)
     assert command(*again) == 0 and "is finished" in capsys.readouterr().out
     assert fingerprint(tmp_path / "plain") == before
     refusals = {
-        "h": ["--h", 2],  # with which its curvature is measured
         "curvature": ["--curvature", *unread],
         "gradient_regularization": ["--gradient-regularization", *unread],
         "adversarial": ["--adversarial", "n", *unread],
@@ -489,7 +520,7 @@ STUDENT = [
 @pytest.mark.parametrize(
     ("stage", "flags", "told"),
     [
-        ("pretrain", ["--no-curvature", "--lambda", 7], "--lambda"),
+        ("pretrain", ["--no-curvature", "--lambda", 7, "--h", 2], "--lambda, --h"),
         (
             "pretrain",
             ["--no-curvature", "--gradient-beta", 3, "--trades-beta", 3],
@@ -500,7 +531,7 @@ STUDENT = [
         (
             "pretrain",
             ["--weights", "w.pt", "--curvature", "--h", 2],
-            "--epochs, --batch-size, --curvature, --precision",
+            "--epochs, --batch-size, --curvature, --h, --precision",
         ),
         ("train", STUDENT, "--views-against, --momentum, --zeta"),
         ("train", ["--adversarial-share", 1, "--loss", "kl", "--temperature", 3], None),
