@@ -134,8 +134,7 @@ def run_of(options):
 
 def resolve(options, dataset, stage):
     """The stage's settings for the data set, with every flag that was given in place of its default."""
-    names = [row.name for row in fields(STAGES[stage])]
-    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    given = {row.name: getattr(options, row.name, None) for row in fields(STAGES[stage])}
     return recipes.resolve(dataset, stage, given, getattr(options, "recipe", "paper"))
 
 

@@ -76,7 +76,7 @@ READ_WITH = {
     },
     "train": {
         "temperature": lambda found: found.get("loss") not in ("mse", "cross-entropy"),
-        "squared_temperature": lambda found: found.get("loss") in ("kl", "kl+cross-entropy"),
+        "squared_temperature": lambda found: found.get("loss") in registry.DIVERGENCES,
         "views_against": lambda found: found.get("adversarial_share"),
         "view_epsilon": lambda found: found.get("adversarial_share"),
         "momentum": lambda found: found.get("optimizer") == "sgd",

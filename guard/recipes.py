@@ -140,8 +140,9 @@ STUDENT_RECIPES = {
 def resolve(dataset, stage, given, student_recipe="paper"):
     """The settings of a stage for a data set: the family's, those of a named recipe, those `given`.
 
-    given: name of a field -> value. The later ones count.
+    given: name of a field -> value, or None where it is not given. The later ones count.
     """
+    given = {name: value for name, value in given.items() if value is not None}
     chosen = recipe(dataset)
     base = replace(getattr(chosen, stage), **STUDENT_RECIPES[student_recipe].get(stage, {}))
     if stage == "pretrain" and given.get("image_size", base.image_size) <= chosen.native_size:

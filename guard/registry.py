@@ -145,6 +145,7 @@ STUDENT_LOSSES = {
     "cross-entropy": "guard.method.losses:hard_cross_entropy",
     "kl+cross-entropy": "guard.method.losses:half_cross_entropy",
 }
+DIVERGENCES = ("kl", "kl+cross-entropy")  # those that take `squared`, whether to multiply by temperature^2
 
 # ---- attacks -------------------------------------------------------------------------------------
 

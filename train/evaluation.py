@@ -213,9 +213,8 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
 
 def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):
     """A Checkpoint, role 'network', of existing weights; what is None comes from the data set's recipe."""
-    named = {"image_size": image_size, "stem": stem}
     recipe = recipes.recipe(dataset)
-    pretrain = recipes.resolve(dataset, "pretrain", {name: value for name, value in named.items() if value})
+    pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size, "stem": stem})
     size, stem = pretrain.image_size, pretrain.stem
     classes = find.find(dataset, root, "val").classes
     shape = {"image_size": size, "stem": stem, "mean": recipe.mean, "std": recipe.std}

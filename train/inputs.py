@@ -161,8 +161,8 @@ def without_teacher(*, dataset, root, distilled, label_settings, seed, image_siz
     recipe's. clamp, soft_labels: as of tensor_set.read; random images have hard ones. Raises UserError for
     images that are not of the data set's classes or of that size, and for soft labels of folders.
     """
-    given = {"image_size": image_size} if image_size else {}
-    recipe, pretrain = recipes.recipe(dataset), recipes.resolve(dataset, "pretrain", given)
+    recipe = recipes.recipe(dataset)
+    pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size})
     source = find.find(dataset, root, "val")
     mean, std = list(recipe.mean), list(recipe.std)
     shape = Shape(list(source.classes), pretrain.image_size, pretrain.stem, mean, std)

@@ -14,13 +14,13 @@ from guard.data import images, siamese
 from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
 from guard.errors import UserError
 from guard.method import schedules
-from guard.method.losses import SQUARED, gradient_distance
+from guard.method.losses import gradient_distance
 from guard.method.views import adversarial_views, views_against_teacher
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.networks.twice import twice_differentiable
-from guard.registry import STUDENT_LOSSES, function_of
+from guard.registry import DIVERGENCES, STUDENT_LOSSES, function_of
 from guard.run import devices, graphs, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
@@ -170,7 +170,7 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
     """
     share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
     loss_of = function_of(STUDENT_LOSSES[settings.loss])
-    if settings.squared_temperature and settings.loss in SQUARED:
+    if settings.squared_temperature and settings.loss in DIVERGENCES:
         loss_of = functools.partial(loss_of, squared=True)
     if share < 1 or weight:
         seen = pixels.detach().requires_grad_(weight > 0)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from guard.run import processes
 
 CROSS_ENTROPY_SHARE = 0.025  # of `squared_error`, as in EDC's code
-SQUARED = ("kl", "kl+cross-entropy")  # losses with a divergence, which takes `squared`
 
 
 def kullback_leibler(student_logits, teacher_logits, targets, temperature, squared=False):

@@ -273,11 +273,11 @@ def main():
     parser.add_argument("--image-size", type=cli.number(int, low=8), metavar="N", help="[the recipe's]")
     parser.add_argument("--stem", metavar="NAME", choices=STEMS, help="[the recipe's]")
     options = parser.parse_args()
-    given = {name: getattr(options, name) for name in ("image_size", "stem") if getattr(options, name)}
     needed = registry.IMAGE_METHODS[options.method].needs_batch_norm
 
     def check():
         recipe = recipes.recipe(options.dataset)
+        given = {"image_size": options.image_size, "stem": options.stem}
         pretrain = recipes.resolve(options.dataset, "pretrain", given)
         for name in filter(None, (options.teacher, options.student)):
             model = build(

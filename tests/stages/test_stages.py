@@ -537,9 +537,7 @@ STUDENT = [
         ("train", ["--adversarial-share", 1, "--loss", "kl", "--temperature", 3], None),
     ],
 )
-def test_flags_that_nothing_reads_are_told_before_the_work(
-    stage, flags, told, toy, tmp_path, capsys, monkeypatch
-):
+def test_flags_that_nothing_reads_are_told(stage, flags, told, toy, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, "w.pt")
     words = pretrain(toy, "t", *flags) if stage == "pretrain" else toy_student(toy, "--output", "s", *flags)
