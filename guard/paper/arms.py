@@ -115,8 +115,14 @@ LABEL_BYTES = {
         )
         for epochs in ("200", "60", "20")
     },
-    # real images with hard labels, of somewhat more bytes than its images and labels have, for as many steps
-    "labels-hard-of-130-real": Arm("nfgsm", "-I random -v n -c 130 -z 46", "train --loss cross-entropy"),
+    # as many real images with hard labels as fit in the bytes of its images and labels, and of those with
+    # labels in int8, for as many steps
+    **{
+        f"labels-hard-of-{count}-real": Arm(
+            "nfgsm", f"-I random -v n -c {count} -z {epochs}", "train --loss cross-entropy"
+        )
+        for count, epochs in (("105", "57"), ("37", "150"))
+    },
 }
 ARMS |= LABEL_BYTES
 

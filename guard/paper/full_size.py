@@ -31,9 +31,9 @@ The first row's arm with one setting of labels or student changed.
 """
 OF_LABEL_BYTES = """\
 The same arm from labels in fewer bytes: int8, the largest logits alone, fewer epochs that are gone through
-again. The last row is of real images with hard labels that take somewhat more bytes than images and labels
-of the first, and of a student of plain views, not of adversarial ones. An image counts as its 3,072 values of
-one byte.
+again. The rows "hard" are of as many real images per class, with hard labels, as fit in the bytes of images
+and labels of the first row and of int8, and of a student of plain views, not of adversarial ones. An image
+counts as its 3,072 values of one byte.
 """
 OF_GOALS = """\
 As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The attacks are at 2/255 on

@@ -42,6 +42,21 @@ def test_label_bytes_are_those_of_the_arrays_that_are_stored(relabel):
     assert full_size.label_bytes(whole({}, loss="cross-entropy")) == 20
 
 
+@pytest.mark.parametrize("label_format, beside", [("fp16", 105), ("int8", 37)])
+def test_hard_labels_stand_beside_as_many_real_images_as_fit_in_the_same_bytes(label_format, beside):
+    """Of 10 images per class with labels of 600 epochs; one more of each class does not fit."""
+    arm = arms.ARMS[f"labels-hard-of-{beside}-real"]
+    per_class, epochs = (int(commands.last(arm.flags.split(), flag)) for flag in ("-c", "-z"))
+    record = whole({}, label_format=label_format)
+    record["recover"] |= {"images": 100}
+    record["recover"]["settings"]["images_per_class"] = 10
+    record["relabel"]["settings"]["epochs"] = 600
+    budget = full_size.label_bytes(record) + full_size.image_bytes(record)
+    assert 10 * per_class * 3073 <= budget < 10 * (per_class + 1) * 3073
+    steps = epochs * -(-10 * per_class // 50)  # in mini-batches of 50, recipe modern's
+    assert steps == pytest.approx(600 * 2, rel=0.01)
+
+
 def test_robust_accuracy_is_taken_at_its_epsilon_or_not_at_all(results):
     """Within 2/255 from the evaluation where that was its epsilon, from the curve otherwise."""
     curve = {"attack": "pgd100", "epsilon": [0.0, 1 / 255, 2 / 255], "accuracy": [60.0, 51.0, 42.0]}
