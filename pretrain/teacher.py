@@ -328,7 +328,8 @@ def _finish(work, settings, model, data, key, seed, history):
                 _warn_of_silence(*worst)
         if settings.curvature_images:
             yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another
-            results["curvature"] = measure_curvature(model, data, settings.curvature_images, yardstick)
+            plain = teacher.build(data.device)  # a compiled network cannot be differentiated twice
+            results["curvature"] = measure_curvature(plain, data, settings.curvature_images, yardstick)
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}
         entry |= {"checkpoint": str(work.ledger.path), "fingerprint": teacher.fingerprint}

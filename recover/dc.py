@@ -166,8 +166,7 @@ def _make(held, named, start, progress, state):
     done, distances = _restore(state, x, optimizer)
     progress.step(done)
     for number in range(done, settings.iterations):
-        with devices.computing(settings.precision, request.device):
-            distances = on_a_fresh_network(held, number, x, optimizer)
+        distances = on_a_fresh_network(held, number, x, optimizer)
         progress.step(distance=distances.sum())
         progress.line(f"network {number + 1}/{settings.iterations}, distance {distances.sum():.4g}")
         state.save_if_due(functools.partial(_state, number + 1, x, optimizer, distances))
@@ -202,12 +201,14 @@ def on_a_fresh_network(held, number, x, optimizer):
     steps, epochs = loops(settings)
     for step in range(steps):
         draws = generator(request.seed, "dc", number, step)
-        distances = _match_all(held, fresh, x, draws)
+        with devices.computing(settings.precision, request.device):
+            distances = _match_all(held, fresh, x, draws)
         optimizer.step()
         with torch.no_grad():  # pixels stay within [0,1]
             x.copy_(x.maximum(lowest).minimum(highest))
         if step + 1 < steps:
-            _train(fresh.network, of_network, x.detach(), held.labels, epochs, draws)
+            precision = settings.precision
+            _train(fresh.network, of_network, x.detach(), held.labels, epochs, draws, precision)
     if not distances.isfinite().all():
         raise UserError(
             f"the distance of the gradients is not a number on network {number + 1}; lower --image-rate or"
@@ -216,14 +217,19 @@ def on_a_fresh_network(held, number, x, optimizer):
     return distances
 
 
-def _train(network, optimizer, x, labels, epochs, draws):
-    """Trains a network for some epochs on the normalized images x (N, 3, S, S)."""
+def _train(network, optimizer, x, labels, epochs, draws, precision):
+    """Trains a network for some epochs on the normalized images x (N, 3, S, S).
+
+    Each step computes in a context of its own: autocast keeps the weights that it has rounded until its
+    context ends, whatever an optimizer does to them meanwhile.
+    """
     network.train()
     for _ in range(epochs):
         order = torch.randperm(len(x), generator=draws).to(x.device)
         for chosen in order.split(NETWORK_BATCH):
             optimizer.zero_grad()
-            F.cross_entropy(devices.widened(network(x[chosen])), labels[chosen]).backward()
+            with devices.computing(precision, x.device):
+                F.cross_entropy(devices.widened(network(x[chosen])), labels[chosen]).backward()
             optimizer.step()
 
 

@@ -25,15 +25,16 @@ def cross_entropy(logits, labels, targets):
 def targeted_dlr(logits, labels, targets):
     """(N,) targeted difference-of-logits ratio of each image: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2).
 
-    z_1 >= z_2 >= ... are the sorted logits, y is the label and t the target. With three classes z_4 is taken
-    for z_3, and with two z_1 - z_2 is the denominator, which the published formula leaves open.
+    z_1 >= z_2 >= ... are the sorted logits, y is the label and t the target. With fewer than four classes, of
+    which the published formula says nothing, it is -(z_y - z_t): a ratio of the differences of two or three
+    logits is constant for some target as long as the image is classified correctly, and has no gradient.
     """
-    ordered = logits.sort(dim=1, descending=True).values
-    last = ordered.shape[1] - 1
-    first, third, fourth = ordered[:, 0], ordered[:, min(2, last)], ordered[:, min(3, last)]
     own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
     target = logits.gather(1, targets.view(-1, 1)).squeeze(1)
-    return -(own - target) / (first - 0.5 * (third + fourth) + 1e-12)
+    if logits.shape[1] < 4:
+        return -(own - target)
+    ordered = logits.sort(dim=1, descending=True).values
+    return -(own - target) / (ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12)
 
 
 def looks(steps):

@@ -25,10 +25,20 @@ def test_targeted_dlr_is_its_formula(classes):
     found = apgd.targeted_dlr(logits, labels, targets)
     for row, label, target, value in zip(logits.tolist(), labels.tolist(), targets.tolist(), found.tolist()):
         ordered = sorted(row, reverse=True)
-        padded = ordered + [ordered[-1]] * 2
-        assert value == pytest.approx(
-            -(row[label] - row[target]) / (ordered[0] - 0.5 * (padded[2] + padded[3])), rel=1e-9
-        )
+        scale = ordered[0] - 0.5 * (ordered[2] + ordered[3]) if classes >= 4 else 1
+        assert value == pytest.approx(-(row[label] - row[target]) / scale, rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_targeted_dlr_has_a_gradient_for_every_target(classes):
+    """Of images that are classified correctly, as those are that an attack has still to break."""
+    logits = torch.randn(50, classes, generator=generator("slope", classes), dtype=torch.float64)
+    ranked = logits.argsort(dim=1, descending=True)
+    for rank in range(1, classes):
+        at = logits.clone().requires_grad_()
+        loss = apgd.targeted_dlr(at, ranked[:, 0], ranked[:, rank])
+        (slope,) = torch.autograd.grad(loss.sum(), at)
+        assert (slope.abs().amax(1) > 1e-3).all()
 
 
 def test_dlr_does_not_change_with_shift_and_scale():

@@ -243,3 +243,17 @@ def test_batch_norm_sees_training_images_and_no_single_class():
     dc.real_gradients(model, *held.training_batch(1, 4, torch.Generator().manual_seed(0)), held.penalty)
     assert not norm.training and torch.equal(norm.running_var, before)
     assert make(request).pixels.isfinite().all()
+
+
+@pytest.mark.parametrize("network_of", [with_batch_norm, lambda: small_network(torch.float32)])
+def test_in_bf16_the_network_is_matched_as_its_training_left_it(network_of):
+    """Autocast may keep the weights that it has rounded, or round them each time: that changes nothing."""
+    request = request_for(network_of, precision="bf16", network_rate=0.2)
+    kept = make(request)
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        rounded_each_time = make(request)
+    finally:
+        torch.set_autocast_cache_enabled(before)
+    assert torch.equal(kept.pixels, rounded_each_time.pixels) and kept.losses == rounded_each_time.losses

@@ -827,6 +827,17 @@ def test_compiled_networks_compute_the_same(toy, tmp_path):
     )
 
 
+def test_the_curvature_of_a_compiled_teacher_is_measured(toy, tmp_path, monkeypatch):
+    """By its weights, as a compiled network cannot be differentiated twice."""
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="aot_eager"))
+    found = []
+    for more in ([], ["--compile"]):
+        assert command(*pretrain(toy, tmp_path / f"teacher{len(found)}", *more)) == 0
+        found.append(records.read(tmp_path / f"teacher{len(found)}" / "log.json")["pretrain"]["results"])
+    assert found[0]["curvature"] == pytest.approx(found[1]["curvature"], rel=1e-3)
+
+
 def test_curvature_is_measured_by_the_same_h_whatever_the_teacher_was_trained_with(toy, tmp_path):
     for h in (1, 3):
         assert command(*pretrain(toy, tmp_path / f"{h}", "--h", h)) == 0
