@@ -1,7 +1,6 @@
 """What a student is made of: distilled images, their labels, the data set that it is measured on."""
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 from guard import recipes
 from guard.data import find, images, random_set
@@ -156,10 +155,11 @@ def _check_gradients(settings, stored):
 def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp, soft_labels):
     """The Inputs of a student on labels without a teacher, of views by `label_settings` (settings.Relabel).
 
-    distilled: class folders, or a file of tensors; or the number of images of each class that are drawn from
-    the training images, by `seed`, in their places. image_size: side of the images in pixels, or None for the
-    recipe's. clamp, soft_labels: as of tensor_set.read; random images have hard ones. Raises UserError for
-    images that are not of the data set's classes or of that size, and for soft labels of folders.
+    distilled: class folders, or a file of tensors, or MTT's folder of one; or the number of images of each
+    class that are drawn from the training images, by `seed`, in their places. image_size: side of the images
+    in pixels, or None for the recipe's. clamp, soft_labels: as of tensor_set.read; random images have hard
+    ones. Raises UserError for images that are not of the data set's classes or of that size, and for soft
+    labels of folders.
     """
     recipe = recipes.recipe(dataset)
     pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size})
@@ -169,9 +169,9 @@ def without_teacher(*, dataset, root, distilled, label_settings, seed, image_siz
     if isinstance(distilled, int):
         training = images.load(find.find(dataset, root, "train"), shape.image_size)
         held = random_set.draw(training, distilled, shape.image_size, seed)
-    elif Path(distilled).is_file():
+    elif file := tensor_set.file_of(distilled):
         asked = {"clamp": clamp, "soft_labels": soft_labels}
-        held = tensor_set.read(distilled, source.classes, mean=mean, std=std, **asked)
+        held = tensor_set.read(file, source.classes, mean=mean, std=std, **asked)
     elif soft_labels:
         raise UserError(f"{distilled} is a folder, whose images have hard labels; leave --soft-labels out")
     else:

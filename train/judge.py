@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from guard import cli, ending
+from guard import cli, ending, recipes
+from guard.settings import as_dict
 from train import hard_labels
 
 DESCRIPTION = """Judges distilled images by students on their hard labels: several networks and seeds,
@@ -36,12 +37,29 @@ def _parser(argv):
     )
     parser.add_argument(
         "--full",
-        type=cli.numbers(cli.number(float, low=0, high=100)),
+        type=cli.numbers(cli.number(float, low=1, high=100)),  # a share would be below 1
         metavar="X",
         help="accuracy of each network on all training images, percent, for HLR; with commas between them",
     )
     hard_labels.add_flags(parser)
     return parser
+
+
+WITHOUT_EFFECT = ("evaluate_every", "channels_last", "compile", "graphs", "sync_batch_norm")
+
+
+def _unlike_the_recipe(options, settings):
+    """{name: value} of what makes it another judgement than the recipe's, whatever the network."""
+    found = {}
+    for stage in ("relabel", "train"):
+        own = recipes.resolve(options.dataset, stage, {}, options.recipe)
+        own = as_dict(own if stage == "relabel" else hard_labels.as_settings(own))
+        given = {name: value for name, value in as_dict(settings[stage]).items() if value != own[name]}
+        found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    found |= {name: value for name, value in hard_labels.of_images(options).items() if value}
+    if settings["evaluate"].images:
+        found["evaluated images per class"] = settings["evaluate"].images
+    return {name.replace("_", " "): value for name, value in found.items()}
 
 
 def main(argv):
@@ -55,7 +73,7 @@ def main(argv):
         parser.error(f"{flag} goes with soft labels, which a judge does not read")
     if options.full and options.soft_labels:
         parser.error("--full is for HLR, which is of hard labels; leave --soft-labels out")
-    names = options.networks.split(",") if options.networks else [None]
+    names = [name.strip() for name in options.networks.split(",")] if options.networks else [None]
     if options.full and len(options.full) != len(names):
         parser.error(f"--full needs an accuracy for each network, {len(names)}, and has {len(options.full)}")
     if options.check:
@@ -63,16 +81,19 @@ def main(argv):
     settings = {
         stage: cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")
     }
+    settings["train"] = hard_labels.as_settings(settings["train"])
 
     def work():
         from guard.run import processes
         from train import judging
 
+        cli.tell_unread(parser, options, "train", settings["train"], "in training these students")
         networks = [name or settings["train"].model for name in names]
         request = judging.Request(
             paths=options.distilled,
             settings=settings,
             recipe=options.recipe,
+            unlike_the_recipe=_unlike_the_recipe(options, settings),
             networks=networks,
             seeds=range(options.seed, options.seed + options.seeds),
             random=options.random,

@@ -7,15 +7,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.attacks import metrics, robustness
+from guard.attacks import PROTOCOLS, metrics, robustness
 from guard.data import find
 from guard.errors import UserError
 from guard.networks import models
+from guard.paper import judged
 from guard.paper.markdown import number, table
 from guard.report.statistics import average, standard_error
 from guard.run import processes, records, storage
 from guard.run.devices import ready
-from train import experiment, hard_labels, inputs
+from train import experiment, inputs, judged_sets
 
 RANDOM = "random training images, {} per class"
 AS_SET, NONE = "as set", "unaugmented"  # kinds of views
@@ -26,15 +27,17 @@ class Request:
     """What is to be judged, and how.
 
     paths: of sets, or of folders of several. settings: of the stages train, relabel and evaluate, by name.
-    recipe: the name that they go by. networks: names. seeds: of each network's students. random: also as many
-    random training images. unaugmented: each student once more, without views and mixing. full: accuracy of
-    students on all training images in percent, by network, where it is known. of_images: see
-    train/hard_labels.py. dataset, root: of the real images. where: device_name and force, as of a Stage.
+    recipe: the name that they go by; unlike_the_recipe: {name: value} of what is not as there. networks:
+    names. seeds: of each network's students. random: also as many random training images. unaugmented: each
+    student once more, without views and mixing. full: accuracy of students on all training images in percent,
+    by network, where it is known. of_images: see train/hard_labels.py. dataset, root: of the real images.
+    where: device_name and force, as of a Stage.
     """
 
     paths: list
     settings: dict
     recipe: str
+    unlike_the_recipe: dict
     networks: list
     seeds: range
     random: bool
@@ -63,18 +66,25 @@ def judge(request):
     if request.unaugmented:
         relabel = replace(settings["relabel"], augmentation="none", mix="none")
         by_views[NONE] = {**settings, "relabel": relabel, "train": replace(settings["train"], dsa=False)}
+        if by_views[NONE] == settings:
+            raise UserError(
+                f"recipe {request.recipe} has no views to leave out; take another recipe, or leave"
+                " --unaugmented out"
+            )
     rows = []
-    for name, (what, per_class) in sets.items():
+    for name, (what, per_class, fingerprint) in sets.items():
         for network, (views, chosen) in itertools.product(request.networks, by_views.items()):
             place = request.output / name.replace(",", "").replace(" ", "-") / views.replace(" ", "-")
             results = [_evaluation(request, what, chosen, network, seed, place) for seed in request.seeds]
-            about = {"set": name, "images per class": per_class, "network": network, "views": views}
-            rows.append({**about, **_accuracies(results)})
+            about = {"set": name, "images per class": per_class, "fingerprint": fingerprint}
+            about |= {"network": network, "views": views}
+            rows.append({**about, **_accuracies(results, robustness.names_of(settings["evaluate"]))})
     for row in rows:
         row |= _scores(row, rows, request.full)
     text = _text(rows, request)
     if processes.rank() == 0:
         told = {"dataset": request.dataset, "recipe": request.recipe, "seeds": list(request.seeds)}
+        told |= {"unlike the recipe": request.unlike_the_recipe}
         told |= {"rows": rows, "environment": records.environment(ready(request.where["device_name"]))}
         storage.write_sealed(told, request.output / "judge.json")
         with storage.replacing(request.output / "judge.md") as temporary:
@@ -86,38 +96,27 @@ def judge(request):
 
 
 def _sets(request):
-    """name -> (path, images per class) of each set that is named, or in a folder that is named; with
-    --random also of random training images, with their number in place of a path.
+    """name -> (path, images per class, fingerprint of the images) of each set; with --random also of random
+    training images, with their number in place of a path.
 
-    Each is read, so that a bad one is told before the work. Raises UserError for a path without a set, and
-    for two of one name.
+    Each is read, so that a bad one is told before the work. Raises UserError, too, for a set of unequal
+    classes beside which random images would stand.
     """
     classes, found = find.find(request.dataset, request.root, "val").classes, {}
-    for given in map(Path, request.paths):
-        here = [given] if _is_set(given, classes) else []
-        if not here and given.is_dir():
-            here = [path for path in sorted(given.iterdir()) if _is_set(path, classes)]
-        if not here:
-            raise UserError(f"{given} is no distilled set of these classes, nor a folder of such")
-        for path in here:
-            name = (path.stem if path.is_file() else path.name).replace(" ", "-")
-            if name in found:
-                raise UserError(f"{found[name][0]} and {path} would both be called {name}; rename one")
-            labels = _inputs(request, request.settings["relabel"], path, request.seeds[0]).distilled.labels
-            found[name] = path, max(Counter(labels.tolist()).values())
+    for name, path in judged_sets.find([Path(path) for path in request.paths], classes).items():
+        images = _inputs(request, request.settings["relabel"], path, request.seeds[0]).distilled
+        counts = Counter(images.labels.tolist()).values()
+        if request.random and len({*counts}) > 1:
+            raise UserError(
+                f"{path} has from {min(counts)} to {max(counts)} images of a class, and random ones as many"
+                " of each; leave --random out"
+            )
+        found[name] = path, max(counts), images.fingerprint
     if request.random:
-        counts = sorted({per_class for _, per_class in found.values()})
-        for count in counts:  # that there are as many
-            _inputs(request, request.settings["relabel"], count, request.seeds[0])
-        found |= {RANDOM.format(count): (count, count) for count in counts}
+        for count in sorted({per_class for _, per_class, _ in found.values()}):
+            drawn = _inputs(request, request.settings["relabel"], count, request.seeds[0]).distilled
+            found[RANDOM.format(count)] = count, count, drawn.fingerprint
     return found
-
-
-def _is_set(path, classes):
-    """Whether it is a file of tensors other than one of labels, or has a folder for each class."""
-    if path.is_file():
-        return path.suffix in (".pt", ".pth") and not path.name.startswith("labels")
-    return all((path / name).is_dir() for name in classes)
 
 
 def _inputs(request, label_settings, what, seed):
@@ -137,7 +136,7 @@ def _inputs(request, label_settings, what, seed):
 def _evaluation(request, what, settings, network, seed, place):
     """The evaluation of one student by `settings`, trained in a folder of its own below `place`."""
     return experiment.run(
-        replace(hard_labels.as_settings(settings["train"]), model=network),
+        replace(settings["train"], model=network),
         settings["evaluate"],
         functools.partial(_inputs, request, settings["relabel"], what, seed),
         dataset=request.dataset,
@@ -151,15 +150,19 @@ def _evaluation(request, what, settings, network, seed, place):
 # ---- table ---------------------------------------------------------------------------------------
 
 
-def _accuracies(results):
-    """What a row says of the evaluations of its seeds: accuracies, each with its uncertainty, and ratios."""
+def _accuracies(results, attacks):
+    """What a row says of the evaluations of its seeds: accuracies, each with its uncertainty, and ratios.
+
+    attacks: those that were asked for; an evaluation tells of all that its student ever met.
+    """
     first = results[0]
     accuracies = {
         attack: _average([result["attacks"][attack]["accuracy"] for result in results], first["images"])
         for attack in first["attacks"]
+        if attack == "clean" or attack in attacks
     }
     found = {"accuracies": accuracies, "epsilon": first["epsilon"], "images": first["images"]}
-    if first["worst_case"] is not None:
+    if {*PROTOCOLS["standard"]} <= {*attacks}:
         found["worst case"] = _average([result["worst_case"] for result in results], first["images"])
     clean = accuracies["clean"][0]
     attacked = [mean for attack, (mean, _) in accuracies.items() if attack != "clean"]
@@ -224,7 +227,7 @@ def _text(rows, request):
     spread = "the deviation over the seeds" if several else "the standard error of these images"
     said = (
         f"Students on {'soft' if request.of_images['soft_labels'] else 'hard'} labels of {request.dataset},"
-        f" recipe {request.recipe}, seeds: {len(request.seeds)}."
+        f" recipe {request.recipe}{judged.but(request.unlike_the_recipe)}; seeds: {len(request.seeds)}."
         f" Accuracy in percent ± {spread}, on {rows[0]['images']} validation images, epsilon"
         f" {rows[0]['epsilon'] * 255:.4g}/255."
     )

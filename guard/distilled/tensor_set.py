@@ -20,6 +20,9 @@ TOLERANCE = 1 / 255  # by which pixels may leave [0,1]: one step of 8 bits
 # for normalized, it has 0.05, most of it within [0,1]; not normalized, and taken for it, 0.05 as well.
 LOWEST_CONTRAST = 0.1
 SUM_TOLERANCE = 1e-2  # by which an image's shares of all classes may miss 1, such as those in half precision
+LEAST_LOGIT = 1.5  # the largest of all logits is further from 0; values within it are taken for failed shares
+BEST = "images_best.pt"  # MTT's name of its images
+UNWHITENED = "images_zca_"  # begins MTT's names of images that its inverse transform has made pixels again
 WHOLE_NUMBERS = (torch.uint8, torch.int32, torch.int64)
 
 
@@ -38,12 +41,23 @@ def read(path, classes, *, mean, std, clamp=False, soft_labels=False):
             raise UserError(f"{path} has labels for each view, not for each image; leave --soft-labels out")
         return shared_set.images_of(path, contents)
     images, labels, path_of_labels = _tensors_in(path, contents)
-    pixels = _unnormalized(path, images, mean, std)
+    _check_images(path, images)
+    if path.name.startswith(UNWHITENED):
+        pixels, undone = images.detach().float(), ""
+    else:
+        pixels = _unnormalized(path, images, mean, std)
+        undone = f", after its normalization by mean {_numbers(mean)} and std {_numbers(std)} is undone"
     if not clamp:
-        _check_range(path, pixels, mean, std)
+        _check_range(path, pixels, undone)
     hard = _hard_labels(path_of_labels, labels, len(pixels), len(classes))
     shares = _shares(path_of_labels, labels) if soft_labels else None
     return Packed(pixels.clamp(0, 1), hard, tuple(classes), shares=shares)
+
+
+def file_of(path):
+    """The file that a path names: itself, or MTT's images in a folder; None where there is none of them."""
+    path = Path(path)
+    return next((each for each in (path, path / BEST) if each.is_file()), None)
 
 
 def _tensors_in(path, contents):
@@ -51,7 +65,10 @@ def _tensors_in(path, contents):
     files in MTT's. contents: of the file at `path`.
     """
     if isinstance(contents, torch.Tensor):
-        beside = path.with_name(path.name.replace("images", "labels"))
+        unwhitened = path.with_name(path.name.replace("images_", UNWHITENED, 1))
+        if not path.name.startswith(UNWHITENED) and unwhitened != path and unwhitened.is_file():
+            raise UserError(f"{path} is ZCA-whitened; name {unwhitened} beside it, which is not")
+        beside = path.with_name(path.name.replace(UNWHITENED, "images_").replace("images", "labels"))
         if beside == path or not beside.is_file():
             raise UserError(
                 f"{path} holds images alone, and no file beside it their labels; name them as MTT does,"
@@ -72,13 +89,16 @@ def _contents(path):
     return tensor_files.read(path, remedy, what="file of tensors", skipped=SKIPPED)
 
 
-def _unnormalized(path, images, mean, std):
-    """float32 (N, 3, S, S) pixels, which [0,1] holds where the images are what they should be."""
+def _check_images(path, images):
     fits = tensor_files.is_plain(images) and images.is_floating_point() and images.ndim == 4
     if not (fits and len(images) and images.shape[1] == 3 and images.shape[2] == images.shape[3]):
         raise UserError(f"{path} holds {_shape(images)} for images; needed are floats (N, 3, S, S)")
     if not images.isfinite().all():
         raise UserError(f"{path} holds images that are not finite; get the file again")
+
+
+def _unnormalized(path, images, mean, std):
+    """float32 (N, 3, S, S) pixels, which [0,1] holds where the images are what they should be."""
     pixels = augment.unnormalized(images.detach().float(), mean, std)
     if images.min() >= 0:
         raise UserError(
@@ -94,16 +114,16 @@ def _unnormalized(path, images, mean, std):
     return pixels
 
 
-def _check_range(path, pixels, mean, std):
+def _check_range(path, pixels, undone):
+    """undone: words for what was done to the file's values."""
     low, high = pixels.min().item(), pixels.max().item()
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         outside = 100 * ((pixels < 0) | (pixels > 1)).float().mean().item()
         raise UserError(
-            f"{path} holds pixels from {low:.2f} to {high:.2f}, {outside:.2g} % of them outside [0,1], after"
-            f" its normalization by mean {_numbers(mean)} and std {_numbers(std)} is undone; name the data"
-            " set that it was distilled from; save ZCA-whitened images as PNG in class folders after their"
-            " authors' inverse transform; or, where they were normalized so but never kept in [0,1], give"
-            " --clamp"
+            f"{path} holds pixels from {low:.2f} to {high:.2f}, {outside:.2g} % of them outside"
+            f" [0,1]{undone}; name the data set that it was distilled from; save ZCA-whitened images as PNG"
+            " in class folders after their authors' inverse transform; or, where they were normalized so but"
+            " never kept in [0,1], give --clamp"
         )
 
 
@@ -133,12 +153,25 @@ def _hard_labels(path, labels, count, classes):
 
 
 def _shares(path, labels):
-    """(N, classes) float32: soft labels that add up to 1 as they are; others are logits, by softmax."""
+    """(N, classes) float32: soft labels that add up to 1 as they are; others are logits, by softmax.
+
+    Raises UserError for what is neither, such as percent, and shares of which something was subtracted: their
+    softmax says nearly nothing, or nothing but the largest.
+    """
     if labels.ndim != 2:
         raise UserError(f"{path} holds whole numbers for labels; leave --soft-labels out")
     soft = labels.detach().float()
-    are_shares = soft.min() >= 0 and (soft.sum(1) - 1).abs().max() < SUM_TOLERANCE
-    return soft if are_shares else soft.softmax(1)
+    sums = soft.sum(1)
+    if soft.min() >= 0 and (sums - 1).abs().max() < SUM_TOLERANCE:
+        return soft
+    percent = soft.min() >= 0 and (sums / 100 - 1).abs().max() < SUM_TOLERANCE
+    if percent or soft.abs().max() < LEAST_LOGIT:
+        raise UserError(
+            f"{path} holds labels from {soft.min():.2f} to {soft.max():.2f}, those of an image adding up to"
+            f" {sums.min():.3g} to {sums.max():.3g}, so they are neither shares, which add up to 1, nor"
+            " logits; save them as one of these"
+        )
+    return soft.softmax(1)
 
 
 def _shape(found):

@@ -27,6 +27,7 @@ class Row(NamedTuple):
     runs: int
     accuracies: dict
     at_protocol: bool
+    unlike_the_recipe: dict
 
 
 def read(results):
@@ -39,6 +40,12 @@ def read(results):
 def of(rows, method, images_per_class):
     """Those that judge a method: a word of the set's name is the method's."""
     return [row for row in rows if method in row.words and row.images_per_class == images_per_class]
+
+
+def but(unlike_the_recipe):
+    """What was set otherwise than by a recipe, as words to follow its name."""
+    words = ", ".join(f"{name} {value}" for name, value in unlike_the_recipe.items())
+    return f" but {words}" if words else ""
 
 
 def _rows(path):
@@ -58,6 +65,7 @@ def _rows(path):
                     runs=seeds,
                     accuracies=row["accuracies"],
                     at_protocol=abs(row["epsilon"] - PROTOCOL_EPSILON) < 1e-9,
+                    unlike_the_recipe=dict(contents["unlike the recipe"]),
                 )
             )
     except (KeyError, TypeError, AttributeError) as problem:

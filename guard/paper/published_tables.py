@@ -9,7 +9,7 @@ from guard.paper.our_tables import accuracy_table, attacks_of
 INTRODUCTION = (
     "{source}. The published column autoattack is our attack autoattack-paper. In our rows the difference to"
     ' the published number stands in parentheses. Rows that say "judged" are of students on the hard labels'
-    " of the authors' own distilled images.\n"
+    ' of the authors\' own distilled images; behind "but" stands what was set otherwise.\n'
 )
 
 
@@ -77,8 +77,9 @@ def _beside(sizes, attacks, ours, judgements):
                 if group := found.get((size, arm)):
                     rows.append([str(size), arm, "ours", *_ours(group, attacks, accuracies)])
             for row in judged.of(judgements, method, size):
-                about = f"judged: {row.network}, {row.recipe}"
-                rows.append([str(size), method, about, *_judged(row, attacks, accuracies)])
+                about = f"judged: {row.network}, {row.recipe}{judged.but(row.unlike_the_recipe)}"
+                comparable = {} if row.unlike_the_recipe else accuracies
+                rows.append([str(size), method, about, *_judged(row, attacks, comparable)])
     return table(["images per class", "method", "", "runs", *attacks], rows, left=3)
 
 

@@ -79,12 +79,13 @@ def test_methods_that_are_published_only_have_no_row_of_ours():
     assert line == "Not run yet: `bash results/reproduce.sh adversarial-training --seeds 0,1,2`, no estimate."
 
 
-def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set"):
+def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set", unlike=()):
     (results / "judged").mkdir(exist_ok=True)
     accuracies = {"clean": [50.0, 2.0], "pgd100": [20.0, None], "autoattack-paper": [7.0, 1.0]}
     row = {"set": name, "images per class": 10, "network": "convnet-in", "views": views}
     row |= {"accuracies": accuracies, "epsilon": epsilon, "images": 30}
     contents = {"dataset": "imagenette", "recipe": "mtt", "seeds": [0, 1, 2], "rows": [row]}
+    contents["unlike the recipe"] = dict(unlike)
     storage.write_sealed(contents, results / "judged" / "mine.json")
 
 
@@ -102,6 +103,9 @@ def test_a_judged_set_stands_beside_the_method_of_its_name(results):
     judgement(results, epsilon=2 / 255)  # other accuracies are then no counterparts
     (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
     assert row[1].endswith(")") and row[2] == "20.00"
+    judgement(results, unlike={"epochs": 1, "clamp": True})  # nor are those of other students
+    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt but epochs 1, clamp True")
+    assert row[1:3] == ["50.00 ± 2.00", "20.00"]
 
 
 @pytest.mark.parametrize("changed", [{"name": "of-mttx"}, {"views": "unaugmented"}])

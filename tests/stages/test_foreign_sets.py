@@ -119,6 +119,25 @@ def test_soft_labels_are_kept_where_that_is_asked_for(kind, original, tmp_path):
     torch.testing.assert_close(soft_labels.targets_of(found, batch), expected)
 
 
+@pytest.mark.parametrize("kind", ["percent", "less their mean", "not normalized", "one that is not"])
+def test_soft_labels_that_are_neither_shares_nor_logits_are_refused(kind, original, tmp_path):
+    """The softmax of what is nearly shares says nearly nothing, that of percent nothing but the largest."""
+    pixels, labels = original
+    shares = 0.7 * F.one_hot(labels, 3) + 0.1
+    one_off = shares.clone()
+    one_off[0, 0] += 0.05
+    saved = {
+        "percent": 100 * shares,
+        "less their mean": F.one_hot(labels, 3) - 1 / 3,
+        "not normalized": 0.98 * shares,
+        "one that is not": one_off,
+    }[kind]
+    path = mtt(tmp_path, normalized(pixels), saved)
+    with pytest.raises(UserError, match=r"adding up to .* neither shares, .* nor logits"):
+        tensor_set.read(path, CLASSES, mean=MEAN, std=STD, soft_labels=True)
+    check_same(read(path), original)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_folder_holds_the_pixels_that_its_files_hold(suffix, digits, tmp_path):
     pixels, labels = augment.as_bytes(digits[0]), digits[1]
@@ -187,6 +206,18 @@ def test_whitened_images_are_refused_although_they_lie_where_normalized_ones_cou
     check_same(read(mtt(tmp_path, normalized(pixels), labels, "normalized")), (pixels, labels))
     with pytest.raises(UserError, match=r"ZCA-whitened.*not normalized at all; .*PNG in class folders"):
         read(mtt(tmp_path, whitened(pixels), labels, "whitened"), clamp=True)
+
+
+def test_whitened_images_are_read_from_the_file_of_pixels_that_mtt_saves_beside_them(original, tmp_path):
+    pixels, labels = original
+    path = mtt(tmp_path, whitened(pixels), labels, "5000")
+    torch.save(pixels, tmp_path / "images_zca_5000.pt")
+    with pytest.raises(UserError, match=r"name .*images_zca_5000\.pt beside it"):
+        read(path)
+    check_same(read(tmp_path / "images_zca_5000.pt"), original)
+    torch.save(2 * pixels, tmp_path / "images_zca_5000.pt")
+    with pytest.raises(UserError, match=r"from 0\.00 to 2\.00, [45][0-9] % of them outside \[0,1\]; name"):
+        read(tmp_path / "images_zca_5000.pt")
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -42,17 +42,18 @@ def judge(sets, output, *more):
 
 
 def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_path, capsys):
-    words = ["--networks", "convnet-32,convnet-in", "--seeds", 2, "--random", "--unaugmented"]
-    words += ["--full", "95,90"]
+    words = ["--networks", "convnet-32, convnet-in", "--seeds", 2, "--random", "--unaugmented"]
+    words += ["--full", "95,90", "--augmentation", "shift"]
     assert judge(sets, tmp_path / "out", *words) == 0
     printed = capsys.readouterr().out
     table = (tmp_path / "out" / "judge.md").read_text()
     assert printed.endswith(table + "\n") and "seeds: 2" in table
+    assert "recipe dc but epochs 2, augmentation shift, evaluated images per class 2; seeds" in table
     rows = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
     random = "random training images, 2 per class"
     assert [(row["set"], row["network"], row["views"]) for row in rows] == [
         (name, network, views)
-        for name in ("images_best", "ours", "res_DC", random)
+        for name in (sets.name, "ours", "res_DC", random)
         for network in ("convnet-32", "convnet-in")
         for views in ("as set", "unaugmented")
     ]
@@ -76,9 +77,59 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     of_dc = judged.of(judged.read(tmp_path), "dc", 2)
     assert [(found.network, found.runs) for found in of_dc] == [("convnet-32", 2), ("convnet-in", 2)]
     assert of_dc[1].accuracies == row["accuracies"]
+    assert of_dc[1].unlike_the_recipe["epochs"] == 2
     # The same images in another layout give the same student.
-    other = by_kind["images_best", "convnet-in", "as set"]
+    other = by_kind[sets.name, "convnet-in", "as set"]
     assert other["accuracies"] == row["accuracies"] != by_kind["ours", "convnet-in", "as set"]["accuracies"]
+
+
+def test_a_row_tells_of_the_attacks_that_were_asked_for(sets, tmp_path):
+    """Whatever the student met in earlier calls; so sets of which one is new stand side by side."""
+    (tmp_path / "two").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(sets / "res_DC.pt", tmp_path / "two" / f"{name}.pt")
+    words = [tmp_path / "out", "--networks", "convnet-32", "--attacks"]
+    assert judge(tmp_path / "two" / "a.pt", *words, "fgsm,mim") == 0
+    (before,) = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
+    assert judge(tmp_path / "two", *words, "fgsm") == 0
+    first, second = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
+    assert set(before["accuracies"]) == {"clean", "fgsm", "mim"}
+    assert set(first["accuracies"]) == set(second["accuracies"]) == {"clean", "fgsm"}
+    # The same images by the same seed.
+    assert {**first, "set": ""} == {**second, "set": ""}
+
+
+def test_a_folder_of_several_says_what_of_it_is_none(sets, tmp_path, capsys, refused):
+    mixed = tmp_path / "mixed"
+    (mixed / "mtt-2").mkdir(parents=True)
+    for name in ("images_best.pt", "labels_best.pt"):
+        shutil.copy(sets / name, mixed / "mtt-2")
+    shutil.copytree(sets / "ours", mixed / "part")
+    shutil.rmtree(mixed / "part" / "9")
+    (mixed / "notes.txt").write_text("")
+    assert judge(mixed, tmp_path / "out", "--networks", "convnet-32") == 0
+    (row,) = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
+    assert (row["set"], row["images per class"]) == ("mtt-2", 2)
+    told = capsys.readouterr().err
+    assert "not judged; notes.txt: not .pt or .pth; part: no folder 9" in told
+    words = ["train.judge", "--output", tmp_path / "no", *FLAGS, "--distilled"]
+    assert "part is no distilled set of these classes" in refused(*words, mixed / "part")
+    # A path that is named is taken at its word: its reader says what is wrong with it.
+    assert "notes.txt is truncated, damaged or no file of tensors" in refused(*words, mixed / "notes.txt")
+    # The folder itself is what stage train takes, too.
+    words = [
+        "train",
+        *FLAGS[:6],
+        "--images",
+        1,
+        "--attacks",
+        "fgsm",
+        "--labels",
+        "hard",
+        "--model",
+        "convnet-32",
+    ]
+    assert command(*words, "--distilled", mixed / "mtt-2", "--output", tmp_path / "student") == 0
 
 
 def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
@@ -109,6 +160,8 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
         (["--model", "convnet-32"], "--networks"),
         (["--temperature", 3], "--temperature"),
         (["--full", 120], "--full"),
+        (["--full", 0.85], "--full"),
+        (["--unaugmented"], "recipe dc has no views to leave out"),
         (
             ["--networks", "convnet-32,convnet-in", "--full", 90],
             "--full needs an accuracy for each network, 2",
@@ -130,8 +183,23 @@ def test_a_folder_without_sets_and_two_sets_of_one_name_are_refused(sets, tmp_pa
     (tmp_path / "empty").mkdir()
     words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled"]
     assert "no distilled set" in refused(*words, tmp_path / "empty")
-    assert "no distilled set" in refused(*words, tmp_path / "nowhere")
+    assert "there is nothing at" in refused(*words, tmp_path / "nowhere")
     assert "res_DC" in refused(*words, sets / "res_DC.pt", sets / "res_DC.pt")
+
+
+def test_random_images_stand_beside_sets_of_equal_classes_alone(sets, tmp_path, refused):
+    images, labels = torch.load(sets / "res_DC.pt")["data"][0]
+    torch.save({"data": [[images[:-1], labels[:-1]]]}, tmp_path / "unequal.pt")
+    words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled", tmp_path / "unequal.pt"]
+    assert "from 1 to 2 images of a class" in refused(*words, "--random")
+
+
+def test_flags_that_nothing_reads_are_told(sets, tmp_path, capsys):
+    words = ["--networks", "convnet-32", "--momentum", 0.3]
+    assert judge(sets / "res_DC.pt", tmp_path / "dc", *words) == 0
+    assert "--momentum: not read" not in capsys.readouterr().err
+    assert judge(sets / "res_DC.pt", tmp_path / "paper", *words, "--recipe", "paper") == 0
+    assert "--momentum: not read in training these students" in capsys.readouterr().err
 
 
 # ---- recipes and scores --------------------------------------------------------------------------
