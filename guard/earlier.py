@@ -61,6 +61,10 @@ def _regularized(found):
     return found.get("curvature") or found.get("gradient_regularization")
 
 
+def _takes_squared(loss):
+    return loss in registry.STUDENT_LOSSES and registry.STUDENT_LOSSES[loss].takes_squared
+
+
 # What the settings of a teacher, or of a student, must be for another of them to be read at all.
 READ_WITH = {
     "pretrain": {
@@ -76,7 +80,7 @@ READ_WITH = {
     },
     "train": {
         "temperature": lambda found: found.get("loss") not in ("mse", "cross-entropy"),
-        "squared_temperature": lambda found: found.get("loss") in registry.DIVERGENCES,
+        "squared_temperature": lambda found: _takes_squared(found.get("loss")),
         "views_against": lambda found: found.get("adversarial_share"),
         "view_epsilon": lambda found: found.get("adversarial_share"),
         "momentum": lambda found: found.get("optimizer") == "sgd",

@@ -100,11 +100,12 @@ def evaluate(
     attacks=None,
     epsilon=PROTOCOL_EPSILON,
     seed=0,
-    device="cpu",
+    device=None,
 ):
     """Accuracy in percent: name -> number, for 'clean' and each attack.
 
-    model: pixels in [0,1] to logits, in eval mode; it is moved to `device`, and stays there. protocol: a name
+    model: pixels in [0,1] to logits, in eval mode. device: where to compute; the model is moved there, and
+    stays [where it is]. protocol: a name
     in guard.registry.PROTOCOLS, whose attacks are run unless `attacks` lists others, or names one. epsilon:
     largest change of a pixel. An image counts as robust where it is classified correctly and no iterate of
     the attack fools the model. From here on torch uses deterministic kernels. Raises UserError for names that
@@ -116,7 +117,8 @@ def evaluate(
         names = robustness.check_names([attacks] if isinstance(attacks, str) else attacks)
     else:
         names = robustness.attacks_of([protocol])
-    place = devices.ready(str(device))
+    where = next((each.device for each in (*model.parameters(), *model.buffers())), "cpu")
+    place = devices.ready(str(where if device is None else device))
     found = robustness.evaluate(
         model.to(place),
         _Pixels(pixels, labels),

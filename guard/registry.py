@@ -137,15 +137,24 @@ def methods_of(settings):
 
 # ---- the student's loss --------------------------------------------------------------------------
 
-# name -> function(student_logits, teacher_logits, targets, temperature) -> mean loss of the mini-batch.
-# All (N, classes); targets: the share of each class in each image, as hard labels mixed like the images.
+
+class StudentLoss(NamedTuple):
+    """function(student_logits, teacher_logits, targets, temperature) -> mean loss of the mini-batch.
+
+    All (N, classes); targets: the share of each class in each image, as hard labels mixed like the images.
+    takes_squared: whether it takes `squared`, too: to multiply by temperature^2, for --squared-temperature.
+    """
+
+    function: str
+    takes_squared: bool = False
+
+
 STUDENT_LOSSES = {
-    "kl": "guard.method.losses:kullback_leibler",
-    "mse": "guard.method.losses:squared_error",
-    "cross-entropy": "guard.method.losses:hard_cross_entropy",
-    "kl+cross-entropy": "guard.method.losses:half_cross_entropy",
+    "kl": StudentLoss("guard.method.losses:kullback_leibler", takes_squared=True),
+    "mse": StudentLoss("guard.method.losses:squared_error"),
+    "cross-entropy": StudentLoss("guard.method.losses:hard_cross_entropy"),
+    "kl+cross-entropy": StudentLoss("guard.method.losses:half_cross_entropy", takes_squared=True),
 }
-DIVERGENCES = ("kl", "kl+cross-entropy")  # those that take `squared`, whether to multiply by temperature^2
 
 # ---- attacks -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from guard.data import find, images
 from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import checkpoint, layout, memory, models
-from guard.run import lock, precision, processes
+from guard.run import lock, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.run.unfinished import Unfinished
@@ -194,6 +194,8 @@ def _make_parts(work, plan, files, request):
     with Progress("recover", len(mine) * plan.steps, "step", about=about) as progress:
         for done, name in enumerate(mine, 1):
             part, state = plan.parts[int(name)], Unfinished(work.output, name)
+            # For methods that draw from torch's own generator: whoever makes the part, it is the same.
+            seeds.seed_everything(request.seed, request.settings.method, name)
             made = part.make(progress, state) if part.keeps_state else part.make(progress)
             for pixels, path in zip(made.pixels.cpu(), files[name]):
                 image_folder.write_image(pixels, path)

@@ -20,7 +20,7 @@ from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.networks.twice import twice_differentiable
-from guard.registry import DIVERGENCES, STUDENT_LOSSES, function_of
+from guard.registry import STUDENT_LOSSES, function_of
 from guard.run import devices, graphs, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
@@ -169,8 +169,9 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
     uniform in [0,1), with which the adversarial step begins.
     """
     share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
-    loss_of = function_of(STUDENT_LOSSES[settings.loss])
-    if settings.squared_temperature and settings.loss in DIVERGENCES:
+    row = STUDENT_LOSSES[settings.loss]
+    loss_of = function_of(row.function)
+    if settings.squared_temperature and row.takes_squared:
         loss_of = functools.partial(loss_of, squared=True)
     if share < 1 or weight:
         seen = pixels.detach().requires_grad_(weight > 0)

@@ -222,8 +222,13 @@ def _print(todo, count, own, options):
             "no estimate, the data are not there" if seconds is None else f"about {seconds / 60:.1f} minutes"
         )
         print(f"{shlex.join(words)}\n# {told}", flush=True)
-    minutes = sum(seconds for seconds in times if seconds is not None) / 60 / options.jobs
-    print(f"# {len(todo)} of {count} runs to do, about {minutes:.0f} minutes")
+    known = [seconds for seconds in times if seconds is not None]
+    minutes = sum(known) / 60 / options.jobs
+    if len(known) == len(times):
+        told = f"about {minutes:.0f} minutes"
+    else:
+        told = f"no estimate of {len(times) - len(known)}; get the data first: python -m data.prepare --help"
+    print(f"# {len(todo)} of {count} runs to do, {told}")
     if options.keep_estimate:
         _keep(times, minutes / len(options.seeds), own, options)
 

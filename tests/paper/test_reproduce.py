@@ -302,7 +302,10 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
     )  # folders are those of the caller, the default ones the project's
     assert not list(tmp_path.iterdir())
     assert command("guard.paper.reproduce", "main", "--dataset", "imagenet", "--root", tmp_path, "-n") == 0
-    assert "the data are not there" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the data are not there" in printed
+    unknown = printed.count("# no estimate")
+    assert f"runs to do, no estimate of {unknown}; get the data first" in printed.splitlines()[-1]
 
 
 def know_the_seconds(monkeypatch, pieces):

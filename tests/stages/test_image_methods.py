@@ -1,16 +1,18 @@
 """Image methods other than sre2l: one manifest, one way to resume and to refuse for all of them."""
 
+import functools
 import shutil
 
 import pytest
 import torch
 from conftest import TOY, command
 
-from guard import earlier
+from guard import earlier, registry
 from guard.data import find, images
 from guard.distilled import image_folder
 from guard.report import experiment
 from guard.run import records, storage
+from recover import recovery
 
 
 def words(toy, output, *more):
@@ -47,6 +49,37 @@ def test_another_seed_draws_others_and_is_refused_in_the_same_folder(toy, tmp_pa
     assert one.fingerprint != other.fingerprint
     assert "another seed" in refused(*words(toy, tmp_path / "one", "--seed", 1))
     assert "another data, settings" in refused(*words(toy, tmp_path / "one")[:-4])
+
+
+def test_a_method_that_draws_from_torchs_own_generator_makes_the_same_from_one_seed(
+    toy, tmp_path, monkeypatch
+):
+    """And a part the same whether the parts before it are made as well."""
+
+    def plan(request):
+        def make(label, progress):
+            progress.step()
+            return recovery.Made(torch.rand(3, 3, 16, 16))
+
+        return recovery.Plan(
+            [
+                recovery.Part([(label, n) for n in range(3)], functools.partial(make, label))
+                for label in range(len(request.classes))
+            ]
+        )
+
+    row = registry.IMAGE_METHODS["random"]._replace(function=plan)
+    monkeypatch.setitem(registry.IMAGE_METHODS, "random", row)
+    made = []
+    for name in ("one", "other"):
+        torch.manual_seed(len(made))
+        assert command(*words(toy, tmp_path / name)) == 0
+        made.append(image_folder.load_distilled(tmp_path / name).fingerprint)
+    (tmp_path / "other/dog/dog_1.png").unlink()
+    assert command(*words(toy, tmp_path / "other")) == 0
+    assert made == [image_folder.load_distilled(tmp_path / "other").fingerprint] * 2
+    assert command(*words(toy, tmp_path / "third", "--seed", 1)) == 0
+    assert image_folder.load_distilled(tmp_path / "third").fingerprint != made[0]
 
 
 def test_a_stopped_draw_goes_on_with_what_is_missing(toy, tmp_path, capsys):

@@ -53,6 +53,25 @@ def test_evaluate_agrees_with_the_stage(toy, tmp_path):
     assert ours == {name: result["accuracy"] for name, result in found["attacks"].items()}
 
 
+def test_evaluate_computes_where_the_model_is(monkeypatch):
+    asked = []
+
+    def note(name):
+        asked.append(name)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(guard.library.devices, "ready", note)
+    pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
+    for model, more in (
+        (torch.nn.Linear(1, 1, device="meta"), {}),
+        (torch.nn.Linear(1, 1, device="meta"), {"device": "cpu"}),
+        (torch.nn.Identity(), {}),
+    ):
+        with pytest.raises(UserError, match="seen enough"):
+            guard.evaluate(model, pixels, labels, protocol="quick", **more)
+    assert asked == ["meta", "cpu", "cpu"]
+
+
 def test_items_are_the_images_and_their_labels(toy):
     distilled = guard.load_distilled(toy / "images")
     pixels, label = distilled[3]
