@@ -15,14 +15,16 @@ def main(argv):
         prog="python -m guard.report",
         description=(
             "Writes the tables and figures of results/, or an experiment's report, again from their records;"
-            " or one page to look at."
+            " compares several experiments; or writes one page to look at."
         ),
     )
     parser.add_argument(
-        "folder",
-        nargs="?",
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
         help=(
-            "folder of an experiment, such as runs/24; without it results/TABLES.md and results/figures are"
+            "folder of an experiment, such as runs/24; several are compared in one table, where those that"
+            " differ in their seed alone are one row; without any results/TABLES.md and results/figures are"
             " written"
         ),
     )
@@ -32,22 +34,30 @@ def main(argv):
         help="write one page for a browser instead, that needs no other file: report.html in the folder",
     )
     options = parser.parse_args(argv)
+    if options.html and len(options.folders) > 1:
+        parser.error("--html writes the page of one experiment; name one folder")
 
     def work():
-        if options.folder is None:
+        if not options.folders:
             _write_results(options.html)
             return
-        log = Path(options.folder) / "log.json"
+        if len(options.folders) > 1:
+            from guard.paper import comparison
+
+            print(comparison.compare(options.folders))
+            return
+        folder = Path(options.folders[0])
+        log = folder / "log.json"
         if not log.exists():
             raise UserError(f"no record at {log}; name the folder of an experiment")
         if options.html:
             from guard.report import html
 
-            print(f"page: {html.write_experiment(options.folder)}")
+            print(f"page: {html.write_experiment(folder)}")
             return
         from guard.distilled import image_folder
 
-        print(write(log, image_folder.load_distilled(Path(options.folder) / "images")))
+        print(write(log, image_folder.load_distilled(folder / "images")))
 
     ending.run(work)
 

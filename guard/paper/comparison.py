@@ -1,0 +1,167 @@
+"""Several experiments side by side: those that differ in their seed alone are one row."""
+
+import os.path
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard import earlier
+from guard.errors import UserError
+from guard.paper import groups
+from guard.paper.markdown import number, table
+from guard.report import experiment
+
+DRAWN = ("seed", "pack_images", "data")  # of a stage's settings: no choice of anybody's
+NETWORKS = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment. settings: {'stage name': value} of all that was chosen; record: its log.json."""
+
+    folder: Path
+    seed: int
+    settings: dict
+    record: dict
+
+
+@dataclass(frozen=True)
+class Row:
+    """Experiments that differ in their seed alone, and in what follows from it."""
+
+    name: str
+    runs: list
+
+    @property
+    def records(self):
+        return [run.record for run in self.runs]
+
+
+def compare(folders):
+    """Markdown: a row for each group of experiments, means over their seeds and standard deviations; how each
+    differs from the first, in settings and, seed by seed, in accuracy.
+
+    folders: of experiments. Raises UserError for one without a finished evaluation of its student, for one
+    that was attacked on other images or within another epsilon than the first, and for two of one seed and
+    settings.
+    """
+    rows = _rows([_read(Path(folder)) for folder in folders])
+    attacks = _attacks(rows)
+    several = any(len(row.runs) > 1 for row in rows)
+    first = rows[0].runs[0].record["evaluate student"]
+    spread = "standard deviation over the seeds" if several else f"standard error of {first['images']} images"
+    if several and any(len(row.runs) == 1 for row in rows):
+        spread += f", or of one run the standard error of {first['images']} images"
+    said = f"Accuracy in percent ± the {spread}, epsilon {first['epsilon'] * 255:.4g}/255."
+    lines = [*table(["", "network", "runs", *attacks], _accuracies(rows, attacks), left=2), "", said]
+    if len(rows) > 1:
+        lines += ["", f"Students, less those of {rows[0].name} with the same seed:", ""]
+        lines += table(["", "runs", *attacks], _changes(rows, attacks), left=1)
+        lines += ["", *(_difference(row, rows[0]) for row in rows[1:])]
+    return "\n".join(lines)
+
+
+# ---- runs and rows -------------------------------------------------------------------------------
+
+
+def _read(folder):
+    if not (folder / "log.json").exists():
+        raise UserError(f"no record at {folder / 'log.json'}; name folders of experiments")
+    record, results = experiment.read(folder / "log.json")
+    if "student" not in results or "train" not in record:
+        raise UserError(f"{folder} has no evaluated student yet; run python -m train first")
+    return Run(folder, record["train"]["seed"], _settings(record), record)
+
+
+def _settings(record):
+    """{'stage name': value}, without what follows from the seed and from the stages before."""
+    found = {}
+    for stage in experiment.STAGES:
+        if stage not in record:
+            continue
+        chosen = earlier.read_by_stage(stage, earlier.as_now(stage, record[stage]["settings"]))
+        if stage == "train":
+            chosen = {name: value for name, value in chosen.items() if name not in ("teacher", "labels")}
+            if "recover" in record:  # else nothing but their fingerprint tells which images they are
+                chosen.pop("images", None)
+        found |= {f"{stage} {name}": value for name, value in chosen.items() if name not in DRAWN}
+    return found
+
+
+def _rows(runs):
+    first = runs[0]
+    found = []
+    for run in runs:
+        if _evaluation(run) != _evaluation(first):
+            raise UserError(
+                f"{run.folder} was attacked on other images, or within another epsilon, than {first.folder};"
+                " evaluate both alike, by python -m train"
+            )
+        for settings, held in found:
+            if settings == run.settings:
+                held.append(run)
+                break
+        else:
+            found.append((run.settings, [run]))
+    for _, held in found:
+        seeds = {}
+        for run in held:
+            if run.seed in seeds:
+                raise UserError(
+                    f"{seeds[run.seed]} and {run.folder} have the same settings and seed; name one"
+                )
+            seeds[run.seed] = run.folder
+    return [Row(_name([run.folder for run in held]), held) for _, held in found]
+
+
+def _evaluation(run):
+    found = run.record["evaluate student"]
+    return found["key"]["dataset"], found["key"]["data"], found["images"], found["epsilon"]
+
+
+def _name(folders):
+    """What the names of a row's folders have in common, without what is left of the seed's."""
+    names = [folder.resolve().name for folder in folders]
+    if len(names) == 1:
+        return names[0]
+    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", os.path.commonprefix(names)) or ", ".join(names)
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def _attacks(rows):
+    """Those that all students met, in their order."""
+    first, *others = (record["evaluate student"]["attacks"] for row in rows for record in row.records)
+    return [name for name in first if all(name in other for other in others)]
+
+
+def _accuracies(rows, attacks):
+    lines = []
+    for row in rows:
+        for network in NETWORKS:
+            found = [groups.accuracies(row.records, network, attack) for attack in attacks]
+            if any(found):
+                lines.append([row.name, network, str(len(row.runs)), *map(number, found)])
+    return lines
+
+
+def _changes(rows, attacks):
+    lines = []
+    for row in rows[1:]:
+        found = [groups.change(row, rows[0], attack) for attack in attacks]
+        pairs = found[0][1] if found[0] else 0
+        shown = [number(each[0], "+.2f") if each else number(None) for each in found]
+        lines.append([row.name, str(pairs), *shown])
+    return lines
+
+
+def _difference(row, first):
+    """In which of its settings a row is unlike the first, as a line."""
+    here, there = row.runs[0].settings, first.runs[0].settings
+    changed = [
+        f"{name} {value}" + (f" instead of {there[name]}" if name in there else "")
+        for name, value in here.items()
+        if name not in there or value != there[name]
+    ]
+    return f"{row.name}, unlike {first.name}: {'; '.join(changed)}."

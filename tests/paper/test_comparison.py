@@ -1,0 +1,79 @@
+"""Several experiments in one table."""
+
+import copy
+import statistics
+
+import pytest
+from conftest import command
+from recorded import run
+
+from guard.errors import UserError
+from guard.paper.comparison import compare
+from guard.run import records
+
+
+def experiment(folder, clean, robust, *, seed, epsilon=1 / 255, teacher=(), student=()):
+    """A folder with the record of a finished experiment; teacher, student: settings of theirs."""
+    record = copy.deepcopy(run({"clean": clean, "pgd100": robust}, seed=seed, epsilon=epsilon))
+    record["train"]["seed"] = seed
+    record["pretrain"]["settings"] |= dict(teacher)
+    record["train"]["settings"] |= dict(student)
+    record["evaluate student"]["key"] = {"dataset": "digits", "data": "d", "seed": seed}
+    for name, entry in record.items():
+        records.update(folder / "log.json", name, entry)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two arms of three seeds."""
+    made = []
+    for seed, (clean, robust) in enumerate([(90, 20), (92, 26), (88, 23)]):
+        made.append(experiment(tmp_path / f"plain-{seed}", clean, robust, seed=seed))
+    for seed, (clean, robust) in enumerate([(88, 50), (91, 53), (84, 50)]):
+        bent = {"curvature": True, "lambda": 30.0}
+        made.append(experiment(tmp_path / f"guard-{seed}", clean, robust, seed=seed, teacher=bent))
+    return made
+
+
+def cells(text, *first):
+    """The cells of the row that begins with these."""
+    (line,) = (line for line in text.splitlines() if line.startswith("| " + " | ".join(first) + " |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][len(first) :]
+
+
+def test_seeds_are_averaged_and_compared_pair_by_pair(folders, capsys):
+    assert command("guard.report", *folders) == 0
+    text = capsys.readouterr().out
+    assert cells(text, "plain", "student") == ["3", "90.00 ± 2.00", "23.00 ± 3.00"]
+    deviation = statistics.stdev([88, 91, 84])
+    assert cells(text, "guard", "student")[1] == f"87.67 ± {deviation:.2f}"
+    assert cells(text, "guard", "teacher") == ["3", "80.00 ± 0.00", "50.00 ± 0.00"]
+    deviation = statistics.stdev([30, 27, 27])
+    assert cells(text, "guard", "3") == [
+        f"-2.33 ± {statistics.stdev([-2, -1, -4]):.2f}",
+        f"+28.00 ± {deviation:.2f}",
+    ]
+    assert "± the standard deviation over the seeds, epsilon 1/255." in text
+    told = "guard, unlike plain: pretrain curvature True instead of False; pretrain lambda 30.0;"
+    assert told in text.replace("pretrain regularizer gradient-norm; ", "")
+
+
+def test_a_row_of_one_run_has_its_images_error_and_other_seeds_are_no_pair(folders, tmp_path):
+    alone = experiment(tmp_path / "long", 95, 30, seed=7, student={"temperature": 4.0})
+    text = compare([folders[0], folders[1], alone])
+    assert cells(text, "long", "student") == ["1", "95.00 ± 2.18", "30.00 ± 4.58"]
+    assert cells(text, "long", "0") == ["-", "-"]
+    assert "long, unlike plain: train temperature 4.0 instead of 30.0." in text
+    assert "or of one run the standard error of 100 images" in text
+
+
+def test_what_cannot_be_compared_is_refused(folders, tmp_path, refused):
+    wider = experiment(tmp_path / "wider", 90, 10, seed=0, epsilon=2 / 255)
+    with pytest.raises(UserError, match="wider was attacked on other images, or within another epsilon"):
+        compare([folders[0], wider])
+    again = experiment(tmp_path / "again", 90, 10, seed=0)
+    with pytest.raises(UserError, match="plain-0 and .*again have the same settings and seed"):
+        compare([folders[0], again])
+    assert "no record at" in refused("guard.report", folders[0], tmp_path / "nowhere")
+    assert "--html writes the page of one" in refused("guard.report", *folders, "--html")
