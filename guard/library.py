@@ -104,12 +104,11 @@ def evaluate(
 ):
     """Accuracy in percent: name -> number, for 'clean' and each attack.
 
-    model: pixels in [0,1] to logits, in eval mode. device: where to compute; the model is moved there, and
-    stays [where it is]. protocol: a name
-    in guard.registry.PROTOCOLS, whose attacks are run unless `attacks` lists others, or names one. epsilon:
-    largest change of a pixel. An image counts as robust where it is classified correctly and no iterate of
-    the attack fools the model. From here on torch uses deterministic kernels. Raises UserError for names that
-    there are not.
+    model: pixels in [0,1] to logits, in eval mode. device: where to compute, None for where the model is; the
+    model is moved there, and stays. protocol: a name in guard.registry.PROTOCOLS, whose attacks are run
+    unless `attacks` lists others, or names one. epsilon: largest change of a pixel. An image counts as robust
+    where it is classified correctly and no iterate of the attack fools the model. From here on torch uses
+    deterministic kernels. Raises UserError for names that there are not.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"there is no protocol '{protocol}'; there are {', '.join(PROTOCOLS)}")
@@ -117,8 +116,9 @@ def evaluate(
         names = robustness.check_names([attacks] if isinstance(attacks, str) else attacks)
     else:
         names = robustness.attacks_of([protocol])
-    where = next((each.device for each in (*model.parameters(), *model.buffers())), "cpu")
-    place = devices.ready(str(where if device is None else device))
+    if device is None:
+        device = next((each.device for each in (*model.parameters(), *model.buffers())), "cpu")
+    place = devices.ready(str(device))
     found = robustness.evaluate(
         model.to(place),
         _Pixels(pixels, labels),

@@ -321,14 +321,14 @@ def _finish(work, settings, model, data, key, seed, history):
             state=checkpoint.cpu_state(model.network),
         )
         results = {"val accuracy": data.accuracy(model)}
-        if silent := models.silent_channels(model, data.checked(model.image_size)[0]):
+        plain = teacher.build(data.device)  # not compiled, which could neither be watched nor derived twice
+        if silent := models.silent_channels(plain, data.checked(model.image_size)[0]):
             worst = max(silent, key=lambda row: row[1] / row[2])
             results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
             if history:  # else it was not trained here
                 _warn_of_silence(*worst)
         if settings.curvature_images:
             yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another
-            plain = teacher.build(data.device)  # a compiled network cannot be differentiated twice
             results["curvature"] = measure_curvature(plain, data, settings.curvature_images, yardstick)
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}

@@ -207,8 +207,8 @@ def on_a_fresh_network(held, number, x, optimizer):
         with torch.no_grad():  # pixels stay within [0,1]
             x.copy_(x.maximum(lowest).minimum(highest))
         if step + 1 < steps:
-            precision = settings.precision
-            _train(fresh.network, of_network, x.detach(), held.labels, epochs, draws, precision)
+            images = x.detach(), held.labels
+            _train(fresh.network, of_network, *images, epochs, draws, settings.precision)
     if not distances.isfinite().all():
         raise UserError(
             f"the distance of the gradients is not a number on network {number + 1}; lower --image-rate or"
