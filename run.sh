@@ -2,6 +2,7 @@
 # GUARD, four stages: a teacher is trained, images are recovered from it and relabelled, and a student is
 # trained on them and attacked.
 set -euo pipefail
+unset CDPATH # with it cd may go elsewhere, and prints where it went
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source guard/environment.sh

@@ -160,6 +160,8 @@ def relabel_batch_size(batch_size, images_per_class):
 def _print(dataset=None, stage=None, name=None, *more):
     chosen = recipe(dataset)
     known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
+    if name:  # as it is printed below, or as the setting is called
+        name = next((each for each in known if each.rstrip("_") == name.replace("-", "_").rstrip("_")), name)
     if not dataset or more or (stage and not known) or (name and name not in known):
         raise UserError("no such default; usage: python -m guard.recipes DATASET [STAGE [NAME]]")
     if name:

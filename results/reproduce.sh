@@ -3,6 +3,7 @@
 # bash results/reproduce.sh judge --distilled FOLDER ... judges the distilled sets in a folder.
 # Folders are those of the caller.
 set -euo pipefail
+unset CDPATH # with it cd may go elsewhere, and prints where it went
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh

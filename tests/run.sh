@@ -2,6 +2,7 @@
 # Sets up what is missing and runs the tests, in a process of one thread for each core up to four; arguments
 # go to pytest. Slow ones are opt-in: bash tests/run.sh -m slow. A debugger wants one process: -n 0 --pdb
 set -euo pipefail
+unset CDPATH # with it cd may go elsewhere, and prints where it went
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source guard/environment.sh
 set_up requirements.txt requirements-dev.txt

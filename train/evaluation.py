@@ -2,6 +2,7 @@
 report.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,20 +196,32 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     distilled: the images, as Packed.
     """
     if teacher:
-        teacher_log = Path(teacher_path).parent / "log.json"
-        evaluate_network(teacher, judgement, teacher_log, shared=True)
-        if processes.rank() == 0:
-            # Its entries are copied, so that the experiment's record tells all; at once, since others may
-            # evaluate the same teacher in another way. One that came without its log has no 'pretrain'.
-            shared = records.read(teacher_log)
-            for entry in ("pretrain", "evaluate teacher"):
-                if entry in shared:
-                    records.update(work.log, entry, shared[entry])
+        _evaluate_teacher(teacher, judgement, Path(teacher_path).parent / "log.json", work.log)
     found = evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
         print(experiment.write(work.log, distilled), flush=True)
     processes.barrier()
     return found
+
+
+def _evaluate_teacher(teacher, judgement, shared, own):
+    """Evaluates a teacher into its own record, for all experiments that use it, and copies what that tells of
+    it into the experiment's, so that this tells all; into the experiment's alone where the teacher's folder
+    cannot be written.
+
+    shared, own: the two records. A teacher that came without its record has no 'pretrain'.
+    """
+    writable = os.access(shared.parent, os.W_OK)
+    if writable:
+        evaluate_network(teacher, judgement, shared, shared=True)
+    if processes.rank() == 0:
+        found, has = records.read(shared), records.read(own)  # at once: others may evaluate it in another way
+        for entry in ("pretrain", "evaluate teacher"):
+            if entry in found and (writable or entry not in has):
+                records.update(own, entry, found[entry])
+    if not writable:
+        processes.barrier()
+        evaluate_network(teacher, judgement, own)
 
 
 def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):

@@ -172,6 +172,9 @@ def _make(path, files, what, prepare):
         left, wanted = free / 2**30, (needed + SPARE) / 2**30
         _note(what, f"{path.parent} has {left:.1f} GiB left and {wanted:.1f} are needed")
         return
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        _note(what, f"{path.parent} cannot be written")
+        return
     for stale in path.parent.glob(f"{_place_of(path)}-*.npy"):
         stale.unlink(missing_ok=True)
     with (

@@ -1,5 +1,6 @@
 """The folder of distilled images, FOLDER/CLASS/CLASS_N.png and a manifest: writer and reader."""
 
+import contextlib
 import glob
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class _Images(Manifest):
             name = glob.escape(folder.name)
             for path in [*folder.glob(f"{name}_*.png"), *folder.glob(f"{name}_*.jpg")]:
                 path.unlink()
+            with contextlib.suppress(OSError):  # it holds what is not ours
+                folder.rmdir()  # else a class that others of other names replace would lack images
 
 
 def ledger(folder):

@@ -81,9 +81,12 @@ def _settings(record):
             continue
         chosen = earlier.read_by_stage(stage, earlier.as_now(stage, record[stage]["settings"]))
         if stage == "train":
-            chosen = {name: value for name, value in chosen.items() if name not in ("teacher", "labels")}
+            teacher, of_views = chosen.pop("teacher", None), chosen.pop("labels", {})
+            if "relabel" not in record:
+                chosen |= {f"of views, {name}": value for name, value in of_views.items() if name != "seed"}
             if "recover" in record:  # else nothing but their fingerprint tells which images they are
                 chosen.pop("images", None)
+                chosen["by the images' own teacher"] = teacher == record["recover"]["teacher"]
         found |= {f"{stage} {name}": value for name, value in chosen.items() if name not in DRAWN}
     return found
 

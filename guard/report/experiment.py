@@ -9,6 +9,7 @@ from guard.report.pictures import bars, curves, image_grid
 from guard.run import records, storage
 
 STAGES = ("pretrain", "recover", "relabel", "train")
+PICTURES = {"distilled images": "images.png", "training": "curves.png", "robustness": "robustness.png"}
 
 
 def read(log):
@@ -36,26 +37,27 @@ def write(log, distilled):
     """Writes report.md and its pictures beside `log`; returns what to print: the table and where the
     pictures lie.
 
-    distilled: the images, as Packed.
+    distilled: the images, as Packed; None keeps the picture of them that there is.
     """
     folder = Path(log).parent
     entries, results = read(log)
     table = text.evaluation_text(results)
-    image_grid(distilled, folder / "images.png")
+    if distilled:
+        image_grid(distilled, folder / "images.png")
     curves(histories(entries), folder / "curves.png")
     bars(results, folder / "robustness.png")
+    pictures = {caption: name for caption, name in PICTURES.items() if (folder / name).exists()}
     with storage.replacing(folder / "report.md") as temporary:
-        temporary.write_text(_report(folder.resolve().name, table, entries))
-    pictures = ", ".join(str(folder / name) for name in ("images.png", "curves.png", "robustness.png"))
-    return f"{table}\nreport: {folder / 'report.md'}; pictures: {pictures}"
+        temporary.write_text(_report(folder.resolve().name, table, pictures, entries))
+    places = ", ".join(str(folder / name) for name in pictures.values())
+    return f"{table}\nreport: {folder / 'report.md'}; pictures: {places}"
 
 
-def _report(title, table, entries):
+def _report(title, table, pictures, entries):
     """The numbers and pictures, then the settings of each stage folded away."""
     lines = [f"# Experiment {title}", "", table, ""]
-    pictures = {"robustness": "robustness", "distilled images": "images", "training": "curves"}
     for caption, name in pictures.items():
-        lines += [f"![{caption}]({name}.png)", ""]
+        lines += [f"![{caption}]({name})", ""]
     measured = entries.get("pretrain", {}).get("results", {}).get("curvature")
     if measured:
         lines += [text.curvature_text(measured), ""]

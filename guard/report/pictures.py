@@ -32,9 +32,9 @@ def image_grid(held, path):
     width = max(of_names + 0.85 * columns, 0.2 + LETTER * len(title))
     figure, axes = plots.figure(width, 0.4 + 0.8 * len(rows))
     axes.imshow(grid, interpolation="nearest")
-    axes.set_yticks(
-        [i * (size + gap) + size / 2 for i in range(len(rows))], [held.classes[label] for label in shown]
-    )
+    places = [i * (size + gap) + size / 2 for i in range(len(rows))]
+    # Between dollars matplotlib would read formulas.
+    axes.set_yticks(places, [held.classes[label] for label in shown], parse_math=False)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -2,6 +2,8 @@
 from the same numbers.
 """
 
+import warnings
+
 from guard.run.storage import replacing
 
 
@@ -18,7 +20,8 @@ def figure(width, height, rows=1, columns=1, **options):
 def save(drawn, path):
     from matplotlib import pyplot
 
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # names in scripts that the font has not
         drawn.savefig(
             temporary, format="png", metadata={"Software": None}
         )  # else matplotlib's version is part of the file

@@ -1,6 +1,7 @@
 """The experiment's record: log.json, one entry per stage, valid JSON at every instant."""
 
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -39,14 +40,17 @@ def update(log, stage, record):
 
 
 def _commit(root):
-    """The repository's commit, '-dirty' where anything else than the results, which runs themselves
-    write, differs from it; None without git.
+    """The commit of the repository that `root` is, '-dirty' where anything else than the results, which runs
+    themselves write, differs from it; None without git, or where root only lies in another's repository.
     """
 
     def git(*words):
         return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
 
     try:
+        top = git("rev-parse", "--show-toplevel").stdout.strip()
+        if not top or Path(top).resolve() != Path(root).resolve():
+            return None
         commit = git("rev-parse", "--verify", "--quiet", "--short=12", "HEAD").stdout.strip()
         changed = commit and git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)results").returncode
     except OSError:
@@ -68,7 +72,7 @@ def environment(device):
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
     return {
-        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "commit": _commit(Path(__file__).resolve().parents[2]),
         "device": name,
         "processes": world_size(),

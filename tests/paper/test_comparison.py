@@ -9,17 +9,20 @@ from recorded import run
 
 from guard.errors import UserError
 from guard.paper.comparison import compare
+from guard.report.experiment import STAGES
 from guard.run import records
 
 
-def experiment(folder, clean, robust, *, seed, epsilon=1 / 255, teacher=(), student=()):
+def experiment(folder, clean, robust, *, seed, epsilon=1 / 255, teacher=(), student=(), stages=STAGES):
     """A folder with the record of a finished experiment; teacher, student: settings of theirs."""
     record = copy.deepcopy(run({"clean": clean, "pgd100": robust}, seed=seed, epsilon=epsilon))
     record["train"]["seed"] = seed
     record["pretrain"]["settings"] |= dict(teacher)
+    record["recover"]["teacher"] = f"t{seed}"
     record["train"]["settings"] |= dict(student)
     record["evaluate student"]["key"] = {"dataset": "digits", "data": "d", "seed": seed}
-    for name, entry in record.items():
+    for name in (*stages, "evaluate student", "evaluate teacher"):
+        entry = record[name]
         records.update(folder / "log.json", name, entry)
     return folder
 
@@ -66,6 +69,22 @@ def test_a_row_of_one_run_has_its_images_error_and_other_seeds_are_no_pair(folde
     assert cells(text, "long", "0") == ["-", "-"]
     assert "long, unlike plain: train temperature 4.0 instead of 30.0." in text
     assert "or of one run the standard error of 100 images" in text
+
+
+def test_runs_that_differ_in_views_or_in_whose_labels_they_are_are_no_seeds_of_one_row(folders, tmp_path):
+    """Of hard labels' views stage train alone tells; whose labels they are, two fingerprints."""
+    hard = []
+    for seed, mix in enumerate(("none", "cutmix")):
+        views = {"labels": {"mix": mix, "seed": seed}, "teacher": None, "images": "a file"}
+        hard.append(
+            experiment(tmp_path / f"hard-{seed}", 50, 10, seed=seed, student=views, stages=("train",))
+        )
+    text = compare(hard)
+    assert cells(text, "hard-0", "student")[0] == cells(text, "hard-1", "student")[0] == "1"
+    assert "hard-1, unlike hard-0: train of views, mix cutmix instead of none." in text
+    swapped = experiment(tmp_path / "swapped-1", 70, 40, seed=1, student={"teacher": "another"})
+    text = compare([folders[0], swapped])
+    assert "swapped-1, unlike plain-0: train by the images' own teacher False instead of True." in text
 
 
 def test_what_cannot_be_compared_is_refused(folders, tmp_path, refused):

@@ -55,6 +55,18 @@ def commands(
     return [line.strip() for line in lines]
 
 
+def test_cdpath_leads_nowhere_else(tmp_path, monkeypatch):
+    """With it cd prints where it went, or goes to another folder of that name."""
+    (tmp_path / "guard").mkdir()
+    monkeypatch.setenv("CDPATH", f"{tmp_path}:.")
+    done = subprocess.run(["bash", "run.sh", "-n"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "python -m train" in done.stdout
+    for name in ("run.sh", "tests/run.sh", "results/reproduce.sh"):
+        lines = (ROOT / name).read_text().splitlines()
+        before = lines[: next(number for number, line in enumerate(lines) if 'cd "$' in line)]
+        assert any(line.startswith("unset CDPATH") for line in before), name
+
+
 PUBLISHED = "-x 1 -y 1 -d imagenette -r /home/user/data/ -u 0 -b 10.0 -p -C -h 3.0 -l 100"
 ON_IMAGENETTE = {"dataset": "imagenette", "model": "resnet18"}
 GOLDEN = {

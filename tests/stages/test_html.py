@@ -56,7 +56,11 @@ def experiment(tmp_path):
             history=history([2.0, float("nan"), 1.0]),
             results={"curvature": curvature},
         ),
-        "train": stage({"model": "student-net"}, history=history([3 / epoch for epoch in range(1, 400)])),
+        "train": stage(
+            {"model": "student-net"},
+            history=history([3 / epoch for epoch in range(1, 400)]),
+            fingerprint="that student",
+        ),
         "evaluate teacher": evaluation(88.0, 43.0),
         "evaluate student": evaluation(71.0, 9.0, ["square is above <b>pgd</b>"]),
     }
@@ -136,10 +140,13 @@ def test_a_long_training_has_its_whole_line_and_few_marks_and_skips_what_is_no_n
 
 def test_a_curve_is_shown_where_there_is_one(experiment):
     curve = {"attack": "pgd100", "epsilon": [0.0, 8 / 255], "accuracy": [70.0, 0.0], "reaches_zero": True}
-    storage.write_sealed({**curve, "images": 100}, experiment / "student" / "curve.json")
-    html.write_experiment(experiment)
-    text = (experiment / "report.html").read_text()
-    assert "epsilon 8/255: 0.00 ± 0.00 % of 100 images" in text and "reaches zero" in text
+    for network, shown in (("that student", True), ("an earlier one", False)):
+        told = {**curve, "images": 100, "network": network}
+        storage.write_sealed(told, experiment / "student" / "curve.json")
+        html.write_experiment(experiment)
+        text = (experiment / "report.html").read_text()
+        assert ("epsilon 8/255: 0.00 ± 0.00 % of 100 images" in text) == shown
+        assert ("reaches zero" in text) == shown
 
 
 def test_names_of_strangers_are_text(experiment):
@@ -186,10 +193,17 @@ def test_a_folder_with_a_name_of_any_bytes_has_a_page(experiment):
     assert "Experiment run-" in (named / "report.html").read_text()
 
 
+@pytest.mark.parametrize("flags", [[], ["--html"]])
+def test_a_report_of_images_from_elsewhere_has_all_but_them(experiment, flags, capsys):
+    shutil.rmtree(experiment / "images")
+    assert command(REPORT, experiment, *flags) == 0
+    assert "71.00" in capsys.readouterr().out or "71.0 ± 4.5" in (experiment / "report.html").read_text()
+    if not flags:
+        written = (experiment / "report.md").read_text()
+        assert "images.png" not in written and "robustness.png" in written
+
+
 def test_what_cannot_be_shown_is_told_in_one_line(experiment, refused, monkeypatch):
-    shutil.copytree(experiment, experiment.with_name("no-images"))
-    shutil.rmtree(experiment.with_name("no-images") / "images")
-    assert "no folder of images" in refused(REPORT, experiment.with_name("no-images"), "--html")
     assert "no record at" in refused(REPORT, experiment.parent, "--html")
     (experiment / "report.html").mkdir()
     assert "cannot write" in refused(REPORT, experiment, "--html")

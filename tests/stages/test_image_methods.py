@@ -82,6 +82,17 @@ def test_a_method_that_draws_from_torchs_own_generator_makes_the_same_from_one_s
     assert image_folder.load_distilled(tmp_path / "third").fingerprint != made[0]
 
 
+def test_images_of_other_classes_take_the_place_of_all_earlier_ones(toy, tmp_path):
+    """The folders of classes that there are no more would be classes without images."""
+    assert command(*words(toy, tmp_path / "images")) == 0
+    (tmp_path / "images/dog/notes.txt").write_text("mine")
+    image_folder.ledger(tmp_path / "images").clear()
+    left = sorted(
+        path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*")
+    )
+    assert "cat" not in left and "dog/notes.txt" in left
+
+
 def test_a_stopped_draw_goes_on_with_what_is_missing(toy, tmp_path, capsys):
     assert command(*words(toy, tmp_path / "images")) == 0
     whole = image_folder.load_distilled(tmp_path / "images").fingerprint

@@ -22,3 +22,11 @@ def test_names_and_title_of_the_grid_are_not_cut_off(per_class, names, name, tmp
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
     assert (tmp_path / "images.png").stat().st_size
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["cash_$1_$", "$_$", "猫"])
+def test_classes_of_any_name_stand_beside_their_images(name, tmp_path):
+    held = Packed(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), (name, "dog"))
+    pictures.image_grid(held, tmp_path / "images.png")
+    assert (tmp_path / "images.png").exists()

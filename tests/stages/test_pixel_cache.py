@@ -180,6 +180,12 @@ def test_without_room_the_files_are_read_each_time_and_a_line_says_so(root, monk
     monkeypatch.undo()
     monkeypatch.setenv("GUARD_CACHE", "/dev/null/nowhere")
     assert isinstance(train_of(root), images.Streamed) and "cannot be written" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setenv("GUARD_CACHE", str(root / "of-another"))
+    (root / "of-another").mkdir()
+    monkeypatch.setattr(pixel_cache.os, "access", lambda path, mode: False)
+    assert isinstance(train_of(root), images.Streamed) and "cannot be written" in capsys.readouterr().err
+    assert not list((root / "of-another").glob("*.npy"))
 
 
 def test_a_folder_too_large_to_keep_is_streamed(root, monkeypatch, capsys):

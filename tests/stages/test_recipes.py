@@ -3,7 +3,7 @@
 import pytest
 from conftest import command
 
-from guard.recipes import recipe, relabel_batch_size, resolve
+from guard.recipes import _print, recipe, relabel_batch_size, resolve
 from guard.settings import as_dict
 
 IMAGENET_FAMILY = {
@@ -170,3 +170,12 @@ def test_ten_sign_steps_take_the_published_epsilon():
 @pytest.mark.parametrize("name", ["dc", "mtt"])
 def test_students_by_others_recipes_learn_the_images_own_labels(name):
     assert resolve("cifar10", "train", {}, name).loss == "cross-entropy"
+
+
+@pytest.mark.parametrize("name", ["images-per-class", "images_per_class"])
+def test_a_default_is_found_by_the_name_that_is_printed(name, capsys):
+    _print("digits", "recover", name)
+    assert capsys.readouterr().out == "10\n"
+    for of_python in ("lambda", "lambda_"):
+        _print("digits", "pretrain", of_python)
+        assert capsys.readouterr().out == "100.0\n"

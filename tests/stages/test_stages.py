@@ -56,6 +56,14 @@ def test_a_record_says_whether_the_code_is_the_commits_whatever_the_results_are(
     (tmp_path / "code.py").write_text("2")
     git("add", ".")
     assert records._commit(tmp_path) == f"{commit}-dirty"
+    (tmp_path / "site-packages").mkdir()  # in another's repository it is not the code's commit
+    assert records._commit(tmp_path / "site-packages") is None
+
+
+def test_a_record_has_the_command_as_it_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "--output", "my run", "--licence", "CC BY 4.0"])
+    told = records.environment(torch.device("cpu"))["command"]
+    assert told.endswith(" --output 'my run' --licence 'CC BY 4.0'") and told.startswith("python -m ")
 
 
 # ---- what a stage makes --------------------------------------------------------------------------
@@ -385,6 +393,20 @@ def test_a_record_keeps_its_own_evaluation_of_a_teacher_that_others_evaluate_mea
     entries = records.read(tmp_path / "log.json")
     assert records.read(log)["evaluate teacher"] == {"epsilon": 1.0}
     assert entries["evaluate teacher"]["epsilon"] == entries["evaluate student"]["epsilon"] != 1.0
+
+
+def test_a_teacher_in_a_folder_that_cannot_be_written_is_evaluated_in_the_experiments_record(
+    toy, tmp_path, monkeypatch
+):
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    before = (tmp_path / "teacher/log.json").read_bytes()
+    monkeypatch.setattr(evaluation.os, "access", lambda path, mode: False)
+    words = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output", tmp_path / "student"]
+    for _ in range(2):  # the second time nothing is left to do
+        assert command(*toy_student(toy, *words, "--record", tmp_path / "log.json")) == 0
+        entries = records.read(tmp_path / "log.json")
+        assert entries["evaluate teacher"]["complete"] and "pretrain" in entries
+        assert (tmp_path / "teacher/log.json").read_bytes() == before
 
 
 def test_weights_at_a_data_sets_own_size_are_evaluated_with_the_stem_that_pretrain_gives_them(tmp_path):

@@ -26,10 +26,13 @@ OF_THE_RUN = ("pretrain", "recover", "relabel", "train", "evaluate teacher", "ev
 
 
 def page_of(folder):
-    """The page of the experiment in `folder`. Raises UserError without a finished evaluation or images."""
+    """The page of the experiment in `folder`, with its images where they are there. Raises UserError without
+    a finished evaluation.
+    """
     folder = Path(folder)
     entries, results = experiment.read(folder / "log.json")
-    images = image_folder.load_distilled(folder / "images")
+    images = folder / "images"  # not there, where a student learnt from images of elsewhere
+    images = image_folder.load_distilled(images) if images.is_dir() else None
     title = f"Experiment {printable(folder.resolve().name)}"
     told = [f"{name}: {line}." for name, result in results.items() for line in result["warnings"]]
     return page(
@@ -37,9 +40,9 @@ def page_of(folder):
         _head(title, entries, results, images),
         warnings(told),
         section("Clean against robust", _bars(results), note(text.how_evaluated(results))),
-        _distilled(images),
+        _distilled(images) if images else None,
         _training(entries),
-        _epsilon(folder),
+        _epsilon(folder, entries),
         _attacks(results),
         _curvature(entries),
         section("Settings and environment", *_settings(entries)),
@@ -52,7 +55,7 @@ def page_of(folder):
 def _head(title, entries, results, images):
     facts = [
         _fact(entries, "data set", "pretrain", "dataset"),
-        f"{len(images)} distilled images of {len(images.classes)} classes",
+        f"{len(images)} distilled images of {len(images.classes)} classes" if images else None,
         _fact(entries, "teacher", "pretrain", "model"),
         _fact(entries, "student", "train", "model"),
     ]
@@ -223,13 +226,13 @@ def _training_chart(network, field, axis, measured):
     return svg.chart(f"{network}: {field}", drawn)
 
 
-def _epsilon(folder):
-    """Accuracy against epsilon, where train.evaluate measured it."""
+def _epsilon(folder, entries):
+    """Accuracy against epsilon, where train.evaluate measured it of this very student."""
     charts, notes = [], []
     for name in CURVES:
         path = folder / name
         curve = storage.read_sealed(path, "curve") if path.exists() else {}
-        if "accuracy" in curve:
+        if "accuracy" in curve and curve.get("network") == entries.get("train", {}).get("fingerprint"):
             charts.append(_epsilon_chart(curve, name))
             notes.append(note(text.reaches_zero_text(curve)))
     drawn = element("div", *charts, class_="charts")

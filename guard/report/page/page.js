@@ -43,10 +43,10 @@ function orderOf(row, column) {
   return text !== "" && isFinite(text) ? Number(text) : text;
 }
 
-function compare(one, other) {
-  if (typeof one === "number" && typeof other === "number") return one - other;
+// sign: 1 for ascending, -1 for descending; what is no number comes after the numbers in both.
+function compare(one, other, sign) {
   if (typeof one !== typeof other) return typeof one === "number" ? -1 : 1;
-  return one.localeCompare(other);
+  return sign * (typeof one === "number" ? one - other : one.localeCompare(other));
 }
 
 function sortBy(heading) {
@@ -60,7 +60,7 @@ function sortBy(heading) {
   for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");
   heading.ariaSort = order;
   const rows = [...table.tBodies[0].rows];
-  rows.sort((one, other) => sign * compare(orderOf(one, column), orderOf(other, column)));
+  rows.sort((one, other) => compare(orderOf(one, column), orderOf(other, column), sign));
   table.tBodies[0].append(...rows);
 }
 
