@@ -57,6 +57,8 @@ def _unlike_the_recipe(options, settings):
         given = {name: value for name, value in as_dict(settings[stage]).items() if value != own[name]}
         found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
     found |= {name: value for name, value in hard_labels.of_images(options).items() if value}
+    if found.get("image_size") == recipes.resolve(options.dataset, "pretrain", {}).image_size:
+        del found["image_size"]
     if settings["evaluate"].images:
         found["evaluated images per class"] = settings["evaluate"].images
     return {name.replace("_", " "): value for name, value in found.items()}

@@ -44,25 +44,34 @@ def _in(folder, classes):
     """(the sets in a folder, {what else is there: why that is none})."""
     here, others = [], {}
     for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            missing = [name for name in classes if not (path / name).is_dir()]
-            if not missing:
-                here.append(path)
-            elif file := tensor_set.file_of(path):
-                here.append(file)
-            else:
-                others[path.name] = f"no folder {missing[0]}"
-        elif path.suffix not in SUFFIXES:
+        file = tensor_set.file_of(path)
+        missing = [] if path.is_file() else [name for name in classes if not (path / name).is_dir()]
+        if path.is_file() and path.suffix not in SUFFIXES:
             others[path.name] = f"not {' or '.join(SUFFIXES)}"
-        elif not _labels_of_another(path):
+        elif missing and not file:
+            others[path.name] = f"no folder {missing[0]}"
+        elif not file or not missing and path.is_dir():
             here.append(path)
+        elif (reason := _skipped(file)) is None:
+            here.append(file)
+        elif reason:
+            others[path.name] = reason
     return here, others
 
 
-def _labels_of_another(path):
-    """Whether a file is the labels of images beside it."""
-    name = path.name.replace("labels", "images", 1)
-    return name != path.name and path.with_name(name).is_file()
+def _skipped(path):
+    """Why a file of tensors is no set of its own, beside what lies in its folder: '' where that needs no
+    telling, as of labels; None for one that is a set.
+    """
+    beside = {each.name for each in path.parent.iterdir()}
+    kind, _, rest = path.name.partition("_")
+    if kind == "labels" and beside & {f"images_{rest}", f"{tensor_set.UNWHITENED}{rest}"}:
+        return ""
+    if kind != "images" or path.name.startswith(tensor_set.UNWHITENED):
+        return None
+    if any(name.startswith(tensor_set.UNWHITENED) for name in beside):
+        return f"whitened, {tensor_set.UNWHITENED}*.pt are not"
+    return f"{tensor_set.BEST} is read" if tensor_set.BEST in beside - {path.name} else None
 
 
 def _name(path):

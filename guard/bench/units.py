@@ -112,11 +112,7 @@ def network_of_condensation(settings, teacher_settings, dataset, classes, device
     x = model.normalize(random_images(len(held.labels), classes, model.image_size, device).pixels / 255)
     optimizer = torch.optim.SGD([x.requires_grad_()], settings.image_rate)
 
-    def run():
-        with computing(settings.precision, device):
-            dc.on_a_fresh_network(held, 0, x, optimizer)
-
-    return run
+    return lambda: dc.on_a_fresh_network(held, 0, x, optimizer)
 
 
 def input_gradient(model, pixels, labels):

@@ -65,9 +65,9 @@ def _tensors_in(path, contents):
     files in MTT's. contents: of the file at `path`.
     """
     if isinstance(contents, torch.Tensor):
-        unwhitened = path.with_name(path.name.replace("images_", UNWHITENED, 1))
-        if not path.name.startswith(UNWHITENED) and unwhitened != path and unwhitened.is_file():
-            raise UserError(f"{path} is ZCA-whitened; name {unwhitened} beside it, which is not")
+        unwhitened = sorted(path.parent.glob(f"{UNWHITENED}*.pt"))
+        if unwhitened and path.name.startswith("images_") and not path.name.startswith(UNWHITENED):
+            raise UserError(f"{path} is ZCA-whitened; name {unwhitened[-1]} beside it, which is not")
         beside = path.with_name(path.name.replace(UNWHITENED, "images_").replace("images", "labels"))
         if beside == path or not beside.is_file():
             raise UserError(

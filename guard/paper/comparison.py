@@ -86,7 +86,8 @@ def _settings(record):
                 chosen |= {f"of views, {name}": value for name, value in of_views.items() if name != "seed"}
             if "recover" in record:  # else nothing but their fingerprint tells which images they are
                 chosen.pop("images", None)
-                chosen["by the images' own teacher"] = teacher == record["recover"]["teacher"]
+                if teacher != record["recover"]["teacher"]:  # of that one nothing else is known here
+                    chosen["images of teacher"] = record["recover"]["teacher"]
         found |= {f"{stage} {name}": value for name, value in chosen.items() if name not in DRAWN}
     return found
 
@@ -114,7 +115,10 @@ def _rows(runs):
                     f"{seeds[run.seed]} and {run.folder} have the same settings and seed; name one"
                 )
             seeds[run.seed] = run.folder
-    return [Row(_name([run.folder for run in held]), held) for _, held in found]
+    names = [_name([run.folder for run in held]) for _, held in found]
+    whole = [", ".join(run.folder.resolve().name for run in held) for _, held in found]
+    names = [each if names.count(each) == 1 else instead for each, instead in zip(names, whole)]
+    return [Row(name, held) for name, (_, held) in zip(names, found)]
 
 
 def _evaluation(run):
@@ -127,7 +131,8 @@ def _name(folders):
     names = [folder.resolve().name for folder in folders]
     if len(names) == 1:
         return names[0]
-    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", os.path.commonprefix(names)) or ", ".join(names)
+    common = re.sub(r"[0-9]*$", "", os.path.commonprefix(names))  # 10 and 11 have more in common than 1
+    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", common) or ", ".join(names)
 
 
 # ---- numbers -------------------------------------------------------------------------------------

@@ -82,9 +82,29 @@ def test_runs_that_differ_in_views_or_in_whose_labels_they_are_are_no_seeds_of_o
     text = compare(hard)
     assert cells(text, "hard-0", "student")[0] == cells(text, "hard-1", "student")[0] == "1"
     assert "hard-1, unlike hard-0: train of views, mix cutmix instead of none." in text
-    swapped = experiment(tmp_path / "swapped-1", 70, 40, seed=1, student={"teacher": "another"})
-    text = compare([folders[0], swapped])
-    assert "swapped-1, unlike plain-0: train by the images' own teacher False instead of True." in text
+    swapped = [
+        experiment(tmp_path / f"swapped-{seed}", 70, 40, seed=seed, student={"teacher": "another"})
+        for seed in (1, 2)
+    ]
+    text = compare([folders[0], *swapped])
+    assert "swapped-1, unlike plain-0: train images of teacher t1." in text
+    assert cells(text, "swapped-1", "student")[0] == cells(text, "swapped-2", "student")[0] == "1"
+
+
+def test_a_rows_name_is_what_its_folders_have_in_common(folders, tmp_path):
+    """Not half a number of theirs, and nothing that another row is called."""
+    for place, (names, named) in enumerate(
+        [(("plain-10", "plain-11"), "plain"), (("24", "25"), "24, 25"), (("a-seed0", "a-seed1"), "a")]
+    ):
+        made = [
+            experiment(tmp_path / str(place) / name, 80, 30, seed=seed) for seed, name in enumerate(names)
+        ]
+        assert cells(compare(made), named, "student")[0] == "2"
+    other = [
+        experiment(tmp_path / f"plain-{seed}", 80, 30, seed=seed, student={"temperature": 4.0})
+        for seed in (3, 4)
+    ]
+    assert "plain-3, plain-4, unlike plain-0, plain-1:" in compare([*folders[:2], *other])
 
 
 def test_what_cannot_be_compared_is_refused(folders, tmp_path, refused):

@@ -57,9 +57,10 @@ def commands(
 
 def test_cdpath_leads_nowhere_else(tmp_path, monkeypatch):
     """With it cd prints where it went, or goes to another folder of that name."""
-    (tmp_path / "guard").mkdir()
-    monkeypatch.setenv("CDPATH", f"{tmp_path}:.")
-    done = subprocess.run(["bash", "run.sh", "-n"], cwd=ROOT, capture_output=True, text=True, check=False)
+    (tmp_path / ROOT.name).mkdir()
+    monkeypatch.setenv("CDPATH", str(tmp_path))
+    words = ["bash", f"{ROOT.name}/run.sh", "-n"]
+    done = subprocess.run(words, cwd=ROOT.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "python -m train" in done.stdout
     for name in ("run.sh", "tests/run.sh", "results/reproduce.sh"):
         lines = (ROOT / name).read_text().splitlines()

@@ -17,7 +17,7 @@ from guard.method import schedules
 from guard.networks import checkpoint
 from guard.paper import judged
 from guard.settings import Train
-from train import student
+from train import judged_sets, student
 
 FLAGS = ["--dataset", "digits", "--recipe", "dc", "--epochs", 2, "--images", 2, "--attacks", "fgsm"]
 
@@ -130,6 +130,20 @@ def test_a_folder_of_several_says_what_of_it_is_none(sets, tmp_path, capsys, ref
         "convnet-32",
     ]
     assert command(*words, "--distilled", mixed / "mtt-2", "--output", tmp_path / "student") == 0
+
+
+def test_of_mtts_folder_the_best_images_are_read_or_those_that_are_not_whitened(tmp_path):
+    """As its code leaves them: iterations, and with ZCA what its inverse transform made of each."""
+    plain, zca = tmp_path / "mtt-2", tmp_path / "zca"
+    for folder, names in ((plain, ("0", "100", "best")), (zca, ("5000", "zca_5000", "best"))):
+        folder.mkdir()
+        for name in names:
+            (folder / f"images_{name}.pt").touch()
+            (folder / f"labels_{name.removeprefix('zca_')}.pt").touch()
+    expected = {"mtt-2": plain / "images_best.pt"}
+    assert judged_sets.find([plain], ["0"]) == expected
+    assert judged_sets.find([zca], ["0"]) == {"images_zca_5000": zca / "images_zca_5000.pt"}
+    assert judged_sets.find([tmp_path], ["0"]) == expected  # beside a note of the other
 
 
 def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
