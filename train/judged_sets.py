@@ -44,34 +44,39 @@ def _in(folder, classes):
     """(the sets in a folder, {what else is there: why that is none})."""
     here, others = [], {}
     for path in sorted(folder.iterdir()):
-        file = tensor_set.file_of(path)
-        missing = [] if path.is_file() else [name for name in classes if not (path / name).is_dir()]
-        if path.is_file() and path.suffix not in SUFFIXES:
-            others[path.name] = f"not {' or '.join(SUFFIXES)}"
-        elif missing and not file:
-            others[path.name] = f"no folder {missing[0]}"
-        elif not file or not missing and path.is_dir():
-            here.append(path)
-        elif (reason := _skipped(file)) is None:
-            here.append(file)
+        found, reason = _set_at(path, classes)
+        if reason is None:
+            here.append(found)
         elif reason:
             others[path.name] = reason
     return here, others
 
 
+def _set_at(path, classes):
+    """(the set that a path in a folder of several is, None), or (the path, why it is none)."""
+    if path.is_file():
+        return path, _skipped(path)
+    missing = [name for name in classes if not (path / name).is_dir()]
+    if missing and (file := tensor_set.file_of(path)):
+        return file, _skipped(file)
+    return path, f"no folder {missing[0]}" if missing else None
+
+
 def _skipped(path):
-    """Why a file of tensors is no set of its own, beside what lies in its folder: '' where that needs no
-    telling, as of labels; None for one that is a set.
+    """Why a file is no set of its own, beside what lies in its folder: '' where that needs no telling, as of
+    labels; None for one that is a set.
     """
-    beside = {each.name for each in path.parent.iterdir()}
+    if path.suffix not in SUFFIXES:
+        return f"not {' or '.join(SUFFIXES)}"
     kind, _, rest = path.name.partition("_")
-    if kind == "labels" and beside & {f"images_{rest}", f"{tensor_set.UNWHITENED}{rest}"}:
+    of_images = (path.with_name(f"{before}{rest}") for before in ("images_", tensor_set.UNWHITENED))
+    if kind == "labels" and any(each.is_file() for each in of_images):
         return ""
-    if kind != "images" or path.name.startswith(tensor_set.UNWHITENED):
-        return None
-    if any(name.startswith(tensor_set.UNWHITENED) for name in beside):
+    if tensor_set.unwhitened(path):
         return f"whitened, {tensor_set.UNWHITENED}*.pt are not"
-    return f"{tensor_set.BEST} is read" if tensor_set.BEST in beside - {path.name} else None
+    best = path.with_name(tensor_set.BEST)
+    iteration = kind == "images" and path != best and not path.name.startswith(tensor_set.UNWHITENED)
+    return f"{tensor_set.BEST} is read" if iteration and best.is_file() else None
 
 
 def _name(path):

@@ -60,14 +60,20 @@ def file_of(path):
     return next((each for each in (path, path / BEST) if each.is_file()), None)
 
 
+def unwhitened(path):
+    """Files of pixels beside MTT's images at `path`, by which these are known to be whitened."""
+    if not path.name.startswith("images_") or path.name.startswith(UNWHITENED):
+        return []
+    return sorted(path.parent.glob(f"{UNWHITENED}*.pt"))
+
+
 def _tensors_in(path, contents):
     """(images, labels, path of the labels), unchecked: of the first set in a file of DC's layout, or of two
     files in MTT's. contents: of the file at `path`.
     """
     if isinstance(contents, torch.Tensor):
-        unwhitened = sorted(path.parent.glob(f"{UNWHITENED}*.pt"))
-        if unwhitened and path.name.startswith("images_") and not path.name.startswith(UNWHITENED):
-            raise UserError(f"{path} is ZCA-whitened; name {unwhitened[-1]} beside it, which is not")
+        if found := unwhitened(path):
+            raise UserError(f"{path} is ZCA-whitened; name {found[-1]} beside it, which is not")
         beside = path.with_name(path.name.replace(UNWHITENED, "images_").replace("images", "labels"))
         if beside == path or not beside.is_file():
             raise UserError(

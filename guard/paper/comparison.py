@@ -1,5 +1,6 @@
 """Several experiments side by side: those that differ in their seed alone are one row."""
 
+import json
 import os.path
 import re
 from dataclasses import dataclass
@@ -93,32 +94,22 @@ def _settings(record):
 
 
 def _rows(runs):
-    first = runs[0]
-    found = []
+    first, found = runs[0], {}
     for run in runs:
         if _evaluation(run) != _evaluation(first):
             raise UserError(
                 f"{run.folder} was attacked on other images, or within another epsilon, than {first.folder};"
                 " evaluate both alike, by python -m train"
             )
-        for settings, held in found:
-            if settings == run.settings:
-                held.append(run)
-                break
-        else:
-            found.append((run.settings, [run]))
-    for _, held in found:
-        seeds = {}
-        for run in held:
-            if run.seed in seeds:
-                raise UserError(
-                    f"{seeds[run.seed]} and {run.folder} have the same settings and seed; name one"
-                )
-            seeds[run.seed] = run.folder
-    names = [_name([run.folder for run in held]) for _, held in found]
-    whole = [", ".join(run.folder.resolve().name for run in held) for _, held in found]
-    names = [each if names.count(each) == 1 else instead for each, instead in zip(names, whole)]
-    return [Row(name, held) for name, (_, held) in zip(names, found)]
+        by_seed = found.setdefault(json.dumps(run.settings, sort_keys=True), {})
+        if twin := by_seed.get(run.seed):
+            raise UserError(f"{twin.folder} and {run.folder} have the same settings and seed; name one")
+        by_seed[run.seed] = run
+    groups_of_runs = [list(by_seed.values()) for by_seed in found.values()]
+    folders = [[run.folder.resolve().name for run in held] for held in groups_of_runs]
+    short = [_common(names) for names in folders]
+    names = [name if short.count(name) == 1 else ", ".join(whole) for name, whole in zip(short, folders)]
+    return [Row(name, held) for name, held in zip(names, groups_of_runs)]
 
 
 def _evaluation(run):
@@ -126,9 +117,8 @@ def _evaluation(run):
     return found["key"]["dataset"], found["key"]["data"], found["images"], found["epsilon"]
 
 
-def _name(folders):
+def _common(names):
     """What the names of a row's folders have in common, without what is left of the seed's."""
-    names = [folder.resolve().name for folder in folders]
     if len(names) == 1:
         return names[0]
     common = re.sub(r"[0-9]*$", "", os.path.commonprefix(names))  # 10 and 11 have more in common than 1
@@ -172,4 +162,5 @@ def _difference(row, first):
         for name, value in here.items()
         if name not in there or value != there[name]
     ]
+    changed = changed or [f"no {name}" for name in there if name not in here]
     return f"{row.name}, unlike {first.name}: {'; '.join(changed)}."

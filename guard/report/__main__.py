@@ -5,7 +5,7 @@ from pathlib import Path
 
 from guard import cli, ending
 from guard.errors import UserError
-from guard.report.experiment import write
+from guard.report.experiment import images_of, write
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -55,10 +55,7 @@ def main(argv):
 
             print(f"page: {html.write_experiment(folder)}")
             return
-        from guard.distilled import image_folder
-
-        images = folder / "images"  # not there, where a student learnt from images of elsewhere
-        print(write(log, image_folder.load_distilled(images) if images.is_dir() else None))
+        print(write(log, images_of(folder)))
 
     ending.run(work)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from guard import earlier
+from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.report import text
 from guard.report.pictures import bars, curves, image_grid
@@ -23,6 +24,12 @@ def read(log):
     if not results:
         raise UserError(f"{log} has no evaluation yet; run python -m train first")
     return entries, results
+
+
+def images_of(folder):
+    """An experiment's distilled images, as Packed; None where its student learnt from images of elsewhere."""
+    images = Path(folder) / "images"
+    return image_folder.load_distilled(images) if images.is_dir() else None
 
 
 def histories(entries):

@@ -88,6 +88,7 @@ def test_runs_that_differ_in_views_or_in_whose_labels_they_are_are_no_seeds_of_o
     ]
     text = compare([folders[0], *swapped])
     assert "swapped-1, unlike plain-0: train images of teacher t1." in text
+    assert "plain-0, unlike swapped-1: no train images of teacher." in compare([swapped[0], folders[0]])
     assert cells(text, "swapped-1", "student")[0] == cells(text, "swapped-2", "student")[0] == "1"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image
 
 from guard import attacks, earlier
-from guard.distilled import image_folder
 from guard.errors import printable
 from guard.report import experiment, text
 from guard.report.page import svg
@@ -31,8 +30,7 @@ def page_of(folder):
     """
     folder = Path(folder)
     entries, results = experiment.read(folder / "log.json")
-    images = folder / "images"  # not there, where a student learnt from images of elsewhere
-    images = image_folder.load_distilled(images) if images.is_dir() else None
+    images = experiment.images_of(folder)
     title = f"Experiment {printable(folder.resolve().name)}"
     told = [f"{name}: {line}." for name, result in results.items() for line in result["warnings"]]
     return page(
