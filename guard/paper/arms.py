@@ -72,6 +72,14 @@ FRONTIER = {
 }
 ARMS |= FRONTIER
 
+# Images and teachers of the frontier by the paper's recipe of labels and student, METHOD/TEACHER/paper
+BY_RECIPE = {
+    f"{method}/{teacher}/paper": Arm(teacher, f"{ARMS[f'{method}/{teacher}'].flags} -R paper")
+    for method in ("random", "sre2l")
+    for teacher in ("plain", "guard", "nfgsm")
+}
+ARMS |= BY_RECIPE
+
 # The frontier's best arm with one setting of labels or student changed
 BEST = "rded/nfgsm/adversarial"
 

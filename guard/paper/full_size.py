@@ -26,6 +26,11 @@ Where images come from, times the teacher of images and labels, times what the s
 bytes of the stored soft labels. The last rows were published at this size, for a ConvNet-3 unless they say
 otherwise.
 """
+OF_RECIPES = """\
+The same images and teachers by two recipes of labels and student. `paper` is the published one: batches of
+128, the whole of 10 images per class in a step, 400 epochs, crops after padding, mixup, temperature 30.
+`modern` has batches of 50, 600 epochs, crops of at least a quarter, CutMix, temperature 4.
+"""
 OF_STUDENT_SETTINGS = """\
 The first row's arm with one setting of labels or student changed.
 """
@@ -61,6 +66,7 @@ def section(groups, results):
     lines = [heading(2, TITLE), INTRODUCTION]
     parts = {
         "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.read(results)["frontier"])),
+        "recipes": (OF_RECIPES, _recipes),
         "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
         "methods": (OF_METHODS, _methods, "methods-resnet18"),
@@ -192,6 +198,14 @@ def _frontier(groups, points):
         rows.append([name, MISSING, point.get("student", MISSING), MISSING, *within, *[MISSING] * 4])
     after = ("teacher: trained", "teacher: clean", "teacher: PGD 1/255", "labels")
     return table(_columns(before=("images", "teacher", "student sees"), after=after), rows, left=3)
+
+
+def _recipes(groups):
+    rows = []
+    for group in groups:
+        method, teacher, *recipe = group.arm.split("/")
+        rows.append([method, teacher, *(recipe or ["modern"]), str(len(group.runs)), *_student(group)])
+    return table(_columns(before=("images", "labels of", "recipe")), rows, left=3)
 
 
 def _student_settings(groups):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from guard.errors import UserError
 from guard.paper.arms import (
     BEST,
+    BY_RECIPE,
     CURVATURE,
     FRONTIER,
     LABEL_BYTES,
@@ -124,18 +125,23 @@ TABLES = {
     "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "methods-resnet18": {"cifar10": ((10,), tuple(RESNET18))},
+    "recipes": {
+        "cifar10": ((10,), tuple(one for arm in BY_RECIPE for one in (arm.removesuffix("/paper"), arm)))
+    },
     "curvature": {"cifar10": ((10,), (*(f"random/{teacher}" for teacher in TRIED), *CURVATURE))},
     "images-or-labels": {"cifar10": ((10,), ("sre2l/plain", "sre2l/guard", "sre2l/nfgsm"))},
 }
 # table -> its arm of a plain teacher: to its images go the labels of each other arm, and the other way round
 SWAPS = {"swap": "sre2l", "images-or-labels": "sre2l/plain"}
 # tables with a column of each of two epsilons, the second of which is that of a curve
-AT_TWO_EPSILONS = ("frontier", "student-settings", "label-bytes", "curvature", "images-or-labels")
+AT_TWO_EPSILONS = (
+    *("frontier", "recipes", "student-settings", "label-bytes", "curvature", "images-or-labels"),
+)
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
     "recipe": ("digits",),
     "full-cpu": (
-        *("frontier", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
+        *("frontier", "recipes", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
         *("methods", "methods-resnet18", "curvature", "images-or-labels"),
     ),
 }

@@ -82,6 +82,7 @@ def _parser():
         help="a published table; regularizers: each form of the regularizer; swap: images and labels of"
         " different teachers; variations: GUARD with one setting changed; digits: the embedded digits by"
         " their own recipe. Of all of CIFAR-10: frontier: methods of images, teachers and views;"
+        " recipes: some of them by the paper's recipe;"
         " student-settings, label-bytes, curvature: one of its arms with settings changed; images-or-labels:"
         " as swap; methods, methods-resnet18: the published ones, by either network; goal-1, goal-10,"
         " goal-50: as far as it goes",

@@ -157,6 +157,29 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
     assert {text.get_text() for text in of_teachers.texts} == {"", "recipe's", "h-6"}
 
 
+def test_both_recipes_of_the_same_images_and_labels_stand_under_each_other(results):
+    """Each arm's command is that of the frontier's, with the paper's recipe in place of the scale's."""
+    for arm, clean in (("sre2l/plain/paper", 30.0), ("sre2l/plain", 60.0)):
+        add(results, whole({"clean": clean, "pgd100": 20.0}), scale="full-cpu", arm=arm)
+    lines = text_of(results).split("### recipes")[1].splitlines()
+    shown = [line.split(" | ")[:5] for line in lines if line.startswith("| sre2l")]
+    modern, paper = (
+        ["| sre2l", "plain", recipe, "1", clean]
+        for recipe, clean in (("modern", "60.00 ± 4.90"), ("paper", "30.00 ± 4.58"))
+    )
+    assert shown == [modern, paper]
+    words = {
+        run.arm: commands.command_of(run, "full-cpu", root="data/raw", output="runs")
+        for run in plan.runs_of("recipes", "full-cpu")
+    }
+    assert len(words) == 2 * len(arms.BY_RECIPE)
+    for arm in arms.BY_RECIPE:
+        theirs, ours = (commands.meaning(words[name]) for name in (arm.removesuffix("/paper"), arm))
+        differing = {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+        assert differing == {("run.sh", "-R"), ("run.sh", "-x")}
+        assert (ours["run.sh", "-R"], theirs["run.sh", "-R"]) == ("paper", "modern")
+
+
 def test_what_was_not_run_as_planned_is_named_and_pale(results, monkeypatch):
     from guard.report import plots
 
