@@ -124,10 +124,10 @@ if [ -n "$step_length" ] && [[ $adversarial != f || $teacher_flags == *C* ]]; th
 fi
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
-    pretrain+=(--epochs 2 --images 2 --curvature-images 8)
+    pretrain+=(--epochs 2 --images 2 --val-images 2 --curvature-images 8)
     recover+=(--iterations 2 --images-per-class 2)
     relabel+=(--epochs 2)
-    train+=(--epochs 2 --images 2 --protocol quick)
+    train+=(--epochs 2 --images 2 --val-images 2 --protocol quick)
 fi
 stage='' previous=''
 for word in "$@"; do

@@ -55,6 +55,16 @@ def precision():
     )
 
 
+def val_images():
+    """The setting of the stages that train, whose networks are measured meanwhile and at the end."""
+    return setting(
+        0,
+        "measure the accuracy on val on its first N images of each class; 0 for all",
+        unit="images",
+        low=0,
+    )
+
+
 def channels_last():
     return setting(
         False,

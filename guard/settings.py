@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from guard import registry
-from guard.setting_fields import channels_last, compiled, graphs, precision, setting, synced_norm
+from guard.setting_fields import channels_last, compiled, graphs, precision, setting, synced_norm, val_images
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 STEMS = ("standard", "tiny", "cifar")
@@ -85,10 +85,10 @@ class Pretrain:
     channels_last: bool = channels_last()
     compile: bool = compiled()
     sync_batch_norm: bool = synced_norm()
+    val_images: int = val_images()
     curvature_images: int = setting(
         256,
-        "validation images on which the teacher's curvature is measured at the end, by the recipe's h; 0 for"
-        " none",
+        "validation images on which the teacher's curvature is measured in the end, by the recipe's h, or 0",
         unit="images",
         low=0,
     )
@@ -313,6 +313,7 @@ class Train:
     compile: bool = compiled()
     graphs: str = graphs()
     sync_batch_norm: bool = synced_norm()
+    val_images: int = val_images()
     evaluate_every: int = setting(
         0,
         "epochs between measurements of the accuracy on val, which change nothing; 0 for ten in all",

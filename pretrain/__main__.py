@@ -10,7 +10,7 @@ reads   ROOT/DATASET/{train,val}
 writes  OUTPUT/checkpoint.pt    weights, settings, normalization, class names, accuracy, curvature
         OUTPUT/log.json         the record"""
 
-READ_WITH_WEIGHTS = ("model", "image_size", "stem", "curvature_images")
+READ_WITH_WEIGHTS = ("model", "image_size", "stem", "val_images", "curvature_images")
 
 
 def main(argv):

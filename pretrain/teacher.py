@@ -98,7 +98,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
         if work.finished_or_begin(training, key):
             return
         train = images.load(sources[0], settings.image_size, settings.images).to(device)
-        val = images.load(sources[1], settings.image_size).to(device)
+        val = images.load(sources[1], settings.image_size, settings.val_images).to(device)
         data = Data(dataset, train, val, workers, device)
         model, history = _train(settings, data, seed, key, training)
         _finish(work, settings, model, data, key, seed, history)
@@ -121,7 +121,7 @@ def adopt(settings, *, weights, dataset, root, output, log, seed, device_name, w
         load_weights(model.network, weights, settings.model)
         if work.finished_or_begin(training, key):
             return
-        val = images.load(source, settings.image_size).to(device)
+        val = images.load(source, settings.image_size, settings.val_images).to(device)
         data = Data(dataset, val, val, workers, device)  # the training images are not used
         _finish(work, settings, model.to(device).eval(), data, key, seed, history=[])
 
@@ -333,7 +333,7 @@ def _finish(work, settings, model, data, key, seed, history):
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}
         entry |= {"checkpoint": str(work.ledger.path), "fingerprint": teacher.fingerprint}
-        said = f"{results['val accuracy']:.2f} % on val"
+        said = robustness.on_val(results["val accuracy"], settings.val_images)
     else:
         entry, said = {}, ""
     work.finish(teacher, said=said, **entry)

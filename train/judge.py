@@ -45,7 +45,7 @@ def _parser(argv):
     return parser
 
 
-WITHOUT_EFFECT = ("evaluate_every", "channels_last", "compile", "graphs", "sync_batch_norm")
+WITHOUT_EFFECT = ("evaluate_every", "val_images", "channels_last", "compile", "graphs", "sync_batch_norm")
 
 
 def _unlike_the_recipe(options, settings):

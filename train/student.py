@@ -53,7 +53,7 @@ def train(settings, inputs, work, *, seed, workers):
     }
     if not work.finished_or_begin(training, key):
         device = work.device
-        val = images.load(inputs.source, inputs.shape.image_size).to(device)
+        val = images.load(inputs.source, inputs.shape.image_size, settings.val_images).to(device)
         inputs = replace(inputs, distilled=inputs.distilled.to(device))
         labels.prepare(inputs.teacher, inputs.distilled, device)
         model, history = _train(settings, inputs, val, key, training, workers, device)
@@ -275,5 +275,5 @@ def _finish(work, settings, model, history, shape, key):
         results=results,
     )
     entry = {"settings": key, "seed": key["seed"], "results": results, "history": history}
-    said = f"{results['val accuracy']:.2f} % on val"
+    said = robustness.on_val(results["val accuracy"], settings.val_images)
     work.finish(student, said=said, **entry, fingerprint=student.fingerprint)

@@ -37,6 +37,12 @@ def accuracy(model, held, size, precision="fp32", *, workers, device, batch_size
     return 100 * right.item() / len(held)
 
 
+def on_val(percent, per_class):
+    """'93.10 % on val', as `accuracy` found it. per_class: of its first N images of each class; 0 for all."""
+    part = f", the first {per_class} of each class" if per_class else ""
+    return f"{percent:.2f} % on val{part}"
+
+
 def protocol_name(protocol, epsilon):
     """The protocol's name, or 'custom (...)' where a number of it is not its own."""
     if abs(epsilon - attacks.PROTOCOL_EPSILON) < 1e-9:

@@ -129,10 +129,10 @@ GOLDEN = {
         "first": False,
     },
     "-p -g": {
-        "pretrain": "--epochs 2 --images 2 --curvature-images 8 ",
+        "pretrain": "--epochs 2 --images 2 --val-images 2 --curvature-images 8 ",
         "recover": "--iterations 2 --images-per-class 2 ",
         "relabel": "--epochs 2 ",
-        "train": "--epochs 2 --images 2 --protocol quick ",
+        "train": "--epochs 2 --images 2 --val-images 2 --protocol quick ",
         "output": "runs/debug",
     },
     "-y guard -Y plain -x swap": {

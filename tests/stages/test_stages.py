@@ -12,6 +12,7 @@ import torch
 from conftest import TOY, command, toy_student, write_folder
 from PIL import Image
 
+import guard
 from guard import recipes, registry
 from guard.data import pixel_cache
 from guard.errors import UserError
@@ -253,6 +254,24 @@ def test_how_often_a_student_is_measured_makes_no_other_student(toy, tmp_path, c
     assert "is finished" in capsys.readouterr().out
     assert command(*words, "--force") == 0
     assert measured(tmp_path / "x") == [1, 2] and fingerprint(tmp_path / "x") == made
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_accuracy_on_few_images_of_val_is_of_these_and_changes_no_weights(role, toy, tmp_path, capsys):
+    """One of each of the two classes; the accuracy that all of val has is told for all of it."""
+    found = {}
+    for count in (0, 1):
+        folder = tmp_path / str(count)
+        words = pretrain(toy, folder) if role == "teacher" else toy_student(toy, "--output", folder)
+        assert command(*words, "--val-images", count) == 0
+        made = checkpoint.load(folder / "checkpoint.pt")
+        model, (pixels, labels) = made.build("cpu").eval(), guard.load_images("toy", toy, size=16)
+        first = [labels.tolist().index(label) for label in (0, 1)] if count else range(len(labels))
+        right = [int(model(pixels[[i]]).argmax(1)) == labels[i] for i in first]
+        assert made.results["val accuracy"] == 100 * sum(right) / len(right)
+        assert ("on val, the first 1 of each class" in capsys.readouterr().out) == bool(count)
+        found[count] = made.state
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
