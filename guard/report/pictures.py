@@ -52,6 +52,7 @@ def curves(histories, path):
             if points:
                 axes[row][column].plot(*zip(*points), marker="." if len(points) < 40 else None)
             axes[row][column].set(xlabel="epoch", ylabel=unit, title=name if row == 0 else None)
+            axes[row][column].xaxis.get_major_locator().set_params(integer=True)
             axes[row][column].grid(alpha=0.3)
     plots.save(figure, path)
 

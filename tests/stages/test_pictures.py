@@ -5,6 +5,7 @@ import torch
 
 from guard.data.images import Packed
 from guard.report import pictures, plots
+from guard.report.page import svg
 
 
 @pytest.mark.parametrize("per_class", [1, 2, 10, 12])
@@ -30,3 +31,14 @@ def test_classes_of_any_name_stand_beside_their_images(name, tmp_path):
     held = Packed(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), (name, "dog"))
     pictures.image_grid(held, tmp_path / "images.png")
     assert (tmp_path / "images.png").exists()
+
+
+def test_no_epoch_lies_between_two(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    history = [{"epoch": 1, "loss": 2.0, "val accuracy": 10.0}, {"epoch": 2, "loss": 1.0}]
+    pictures.curves({"teacher": history}, tmp_path / "curves.png")
+    axes = drawn[0].axes[0]
+    assert all(place == int(place) for place in axes.get_xticks())
+    assert svg.ticks(1, 2) == [1, 2] and svg.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert svg.ticks(1.0, 2.0)[1] == pytest.approx(1.2)

@@ -41,10 +41,14 @@ class Line:
 
 
 def ticks(low, high, about=5):
-    """Round numbers from at most `low` to at least `high`, about so many, evenly apart."""
+    """Round numbers from at most `low` to at least `high`, about so many, evenly apart: whole ones where both
+    are ints, as epochs are.
+    """
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= about)
+    if isinstance(low, int) and isinstance(high, int):
+        step = max(round(step), 1)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
