@@ -1,5 +1,7 @@
 """Whether a JSON object is the record of a whole run; if not, what is missing or of the wrong kind."""
 
+import shlex
+
 from guard.paper.plan import SCALES
 
 FIELDS = {
@@ -35,7 +37,19 @@ def problem_of(contents, format_name, folder):
     scale = contents["scale"]
     if scale not in SCALES or scale != folder:
         return f"its scale is {scale!r} in the folder {folder!r}; scales are {', '.join(SCALES)}"
-    return _problem_of_record(contents["record"]) or _problem_of_curve(contents.get("curve"))
+    return (
+        _problem_of_command(contents["command"])
+        or _problem_of_record(contents["record"])
+        or _problem_of_curve(contents.get("curve"))
+    )
+
+
+def _problem_of_command(command):
+    try:
+        shlex.split(command)
+    except ValueError:
+        return "its command has a quote that does not end"
+    return None
 
 
 def _is(value, kind):
@@ -53,7 +67,17 @@ def _problem_of_record(record):
             kind = str if name == "model" else (int, float)
             if not isinstance(settings, dict) or not isinstance(settings.get(name), kind):
                 return f"the settings of '{stage}' have no {name}, or one of the wrong kind"
+    for stage in ("pretrain", "evaluate student"):
+        environment = record[stage].get("environment")
+        if not isinstance(environment, dict) or not isinstance(environment.get("device"), str):
+            return f"its entry '{stage}' names no device"
+    if not isinstance(record["pretrain"].get("results", {}), dict):
+        return "the results of 'pretrain' are none"
+    if not _is(record["recover"].get("images"), int):
+        return "its entry 'recover' does not say how many images there are"
     evaluated = record["evaluate student"]
+    if not isinstance(evaluated.get("key", {}), dict):
+        return "the evaluation of its student has a key that is none"
     if not evaluated.get("complete"):
         return "the evaluation of its student is not finished"
     for name, kind in EVALUATION.items():
@@ -80,8 +104,8 @@ def _problem_of_accuracies(record, network):
 def _problem_of_curve(curve):
     if curve is None:
         return None
-    said = "its curve is no list of epsilons with as many percentages"
-    if not isinstance(curve, dict):
+    said = "its curve is no list of epsilons with as many percentages, under an attack that it names"
+    if not isinstance(curve, dict) or not isinstance(curve.get("attack"), str):
         return said
     epsilons, accuracies = curve.get("epsilon"), curve.get("accuracy")
     if not isinstance(epsilons, list) or not isinstance(accuracies, list) or len(epsilons) != len(accuracies):

@@ -3,10 +3,11 @@
 import shlex
 
 from guard.paper.arms import ARMS
-from guard.paper.plan import SCALES
+from guard.paper.plan import SCALES, attacks_of
+from guard.settings import STAGES
 
 OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
-STAGES = ("pretrain", "recover", "relabel", "train")
+OF_THE_ATTACKS = (("train", "--protocol"), ("train", "--images"))
 
 
 def command_of(run, scale, *, root, output, device=None, protocol=None, images=None):
@@ -70,7 +71,13 @@ def same(recorded, words, aside=()):
 def as_planned(run):
     """Whether a recorded run was asked for all that the plan asks of it, attacks and their images aside."""
     words = command_of(run, run.scale, root="", output="")
-    return same(run.command, words, aside=[("train", "--protocol"), ("train", "--images")])
+    return same(run.command, words, aside=OF_THE_ATTACKS)
+
+
+def attacked_as_planned(run, table):
+    """Whether a recorded run was asked for all that the plan asks of it for a table, attacks and all."""
+    protocol, images = attacks_of(table, run.scale, run.dataset)
+    return same(run.command, command_of(run, run.scale, root="", output="", protocol=protocol, images=images))
 
 
 def last(words, flag):

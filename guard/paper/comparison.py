@@ -162,5 +162,5 @@ def _difference(row, first):
         for name, value in here.items()
         if name not in there or value != there[name]
     ]
-    changed = changed or [f"no {name}" for name in there if name not in here]
+    changed += [f"no {name}" for name in there if name not in here]
     return f"{row.name}, unlike {first.name}: {'; '.join(changed)}."

@@ -1,7 +1,6 @@
 """The figures of results/TABLES.md: one file for each kind, scale and data set that has runs, none otherwise.
 
-Runs with swapped labels are in none: they have tables. The pictures of distilled images are drawn by
-guard.paper.distilled, since they take the images themselves.
+Runs with swapped labels are in none: they have tables.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""What the records show, in a few lines with intervals: whether GUARD helps the student, whether images or
-labels carry it, and which settings matter.
+"""What the records show, in a few lines with intervals: whether a teacher's training helps the student,
+whether images or labels carry it, and which settings matter.
 
 Every number is a mean of changes, seed by seed, between two students of the same seed, with its 95 %
 confidence interval by Student's t distribution. A change is clear where the interval excludes zero.
@@ -8,9 +8,9 @@ confidence interval by Student's t distribution. A change is clear where the int
 from dataclasses import dataclass
 from math import sqrt
 
+from guard.paper import full_size, published, swap, variations
 from guard.paper import groups as gathered
-from guard.paper import published, swap, variations
-from guard.paper.arms import VARIATIONS
+from guard.paper.arms import CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import heading, scale_text, table
 
@@ -36,7 +36,8 @@ class Change:
 
     @property
     def clear(self):
-        return abs(self.mean) > self.half_width
+        """Differences that are all the same, which few seeds have by chance, leave no interval to go by."""
+        return abs(self.mean) > self.half_width > 0
 
     @property
     def verdict(self):
@@ -74,47 +75,62 @@ def _where(size):
 
 
 def _count(changes, more, less):
-    """'clearly higher in 2 of 7 comparisons and clearly lower in none'."""
-    verdicts = [change.verdict for change in changes]
+    """'clearly higher in 2 of 7 comparisons of several seeds and clearly lower in none'."""
+    verdicts = [change.verdict for change in changes if change.seeds > 1]
     higher, lower = verdicts.count("higher"), verdicts.count("lower")
-    of_all = f"{len(changes)} comparison{'s' * (len(changes) != 1)}"
+    of_all = f"{len(verdicts)} comparison{'s' * (len(verdicts) != 1)} of several seeds"
     return f"clearly {more} in {higher or 'none'} of {of_all} and clearly {less} in {lower or 'none'}"
+
+
+def _within(attack, groups):
+    """'pgd100 within 1/255': the attack and the epsilon of the students' evaluation."""
+    epsilon = groups[0].records[0]["evaluate student"]["epsilon"]
+    return f"{attack} within {epsilon * 255:.3g}/255"
+
+
+def _plain_beside(arm):
+    """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
+    method, and with the same views of the student.
+    """
+    if arm in (ROBUST, "guard-batch", "nfgsm"):
+        return PLAIN
+    first, teacher, *views = arm.split("/") if arm in {*FRONTIER, *CURVATURE} else ("", "plain")
+    if teacher == "plain" or first not in ("curvature-batch", *IMAGE_METHODS):
+        return None  # of the settings of curvature there is a table of its own
+    return "/".join(["random" if arm in CURVATURE else first, "plain", *views])
 
 
 # ---- the questions -------------------------------------------------------------------------------
 
 
 def _does_it_help(groups):
-    """GUARD's students against SRe2L's."""
+    """Students of other teachers against those of a plain one."""
     rows, of_robust, of_clean = [], [], []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
-        plain, robust = gathered.of_arm(here, PLAIN), gathered.of_arm(here, ROBUST)
-        if plain is None or robust is None:
-            continue
-        attack = gathered.robust_attack([plain, robust])
-        found = [gathered.change(robust, plain, name) for name in (attack, "clean")]
-        if None in found:
-            continue
-        under_attack, clean = (changed(*one) for one in found)
-        of_robust.append(under_attack)
-        of_clean.append(clean)
-        seeds = str(under_attack.seeds)
-        rows.append([_where(size), attack, str(under_attack), under_attack.verdict, str(clean), seeds])
+        for group in here:
+            plain = gathered.of_arm(here, _plain_beside(group.arm))
+            if plain is None or not (full_size.as_planned(group) and full_size.as_planned(plain)):
+                continue
+            attack = gathered.robust_attack([plain, group])
+            found = [gathered.change(group, plain, name) for name in (attack, "clean")]
+            if None in found:
+                continue
+            under_attack, clean = (changed(*one) for one in found)
+            of_robust.append(under_attack)
+            of_clean.append(clean)
+            row = [_where(size), f"{group.arm} less {plain.arm}", _within(attack, [group])]
+            row += [str(under_attack), under_attack.verdict, str(clean), clean.verdict]
+            rows.append([*row, str(under_attack.seeds)])
     if not rows:
         return []
-    header = [
-        "where",
-        "attack",
-        "under attack: guard less sre2l",
-        "so it is",
-        "clean: guard less sre2l",
-        "seeds",
-    ]
+    header = ["where", "students", "attack", "under attack", "so it is", "clean", "so it is", "seeds"]
     answer = (
-        f"Against SRe2L's, GUARD's students are {_count(of_robust, 'more robust', 'less robust')}. Their"
-        f" clean accuracy is {_count(of_clean, 'higher', 'lower')}.\n"
+        "Against those of a plain teacher, students of a regularized or adversarially trained one are"
+        f" {_count(of_robust, 'more robust', 'less robust')}. Their clean accuracy is"
+        f" {_count(of_clean, 'higher', 'lower')}.\n"
     )
-    return [heading(3, "Does GUARD help the student?"), answer, *table(header, rows, left=4), ""]
+    title = "Does the teacher's training help the student?"
+    return [heading(3, title), answer, *table(header, rows, left=7), ""]
 
 
 def _images_or_labels(groups):
@@ -127,7 +143,8 @@ def _images_or_labels(groups):
         images, labels = changed(found[0], found[2]), changed(found[1], found[2])
         of_images.append(images)
         of_labels.append(labels)
-        first = [_where(square.size), square.attack, square.arm]
+        attack = _within(square.attack, list(square.groups.values()))
+        first = [_where(square.size), attack, square.arm]
         row = [*first, str(images), images.verdict, str(labels), labels.verdict]
         rows.append([*row, str(images.seeds)])
     if not rows:

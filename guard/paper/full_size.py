@@ -4,6 +4,7 @@ student, labels in few bytes, and the goals.
 A student is attacked within two epsilons: the second is a point of its accuracy against epsilon.
 """
 
+from dataclasses import fields
 from math import isclose
 
 from guard.paper import arms, commands, not_run, our_tables, plan, published, settings
@@ -73,15 +74,20 @@ def section(groups, results):
         "curvature": (OF_CURVATURE, _curvature),
     }
     for name, (introduction, drawn, *more) in parts.items():
-        here = _of_tables([name, *more], ours)
+        here = of_tables([name, *more], ours)
         own = [group for group in here if name == "frontier" or group.arm not in arms.FRONTIER]
         if own:  # else all of its rows stand in the frontier's
             lines += [heading(3, name), introduction, *drawn(here), "", *_notes(here)]
     tables = plan.OWN_TABLES[SCALE]
-    if here := _of_tables([name for name in tables if name.startswith("goal-")], ours):
-        lines += [heading(3, "goals"), OF_GOALS, *_goals(here), ""]
-    lines += [line + "\n" for line in settings.warnings(ours)]
-    return lines + not_run.lines(tables, [SCALE], groups, results)
+    if here := of_tables([name for name in tables if name.startswith("goal-")], ours):
+        lines += [heading(3, "goals"), OF_GOALS, *_goals(here), "", *_notes(here)]
+    planned = of_tables(tables, ours)
+    rest = [group for group in ours if group not in planned]
+    return [
+        *lines,
+        *our_tables.tables_of("other runs", SCALE, rest),
+        *not_run.lines(tables, [SCALE], groups, results),
+    ]
 
 
 def _notes(groups):
@@ -101,7 +107,7 @@ def as_planned(group):
     return all(commands.as_planned(run) for run in group.runs)
 
 
-def _of_tables(names, groups):
+def of_tables(names, groups):
     """The groups that the tables of those names plan, in their order."""
     planned = [run for name in names for run in plan.runs_of(name, SCALE)]
     of_key = {(group.dataset, group.images_per_class, group.arm): group for group in groups}
@@ -136,7 +142,9 @@ def label_bytes(record):
     images = record["recover"]["images"]
     if hard_labels(record):
         return images
-    recipe = LabelRecipe(**record["relabel"]["settings"])
+    known = {row.name for row in fields(LabelRecipe)}
+    told = record["relabel"]["settings"]  # of a later version, perhaps, with more of them
+    recipe = LabelRecipe(**{name: value for name, value in told.items() if name in known})
     classes = images // record["recover"]["settings"]["images_per_class"]
     size = record["pretrain"]["settings"]["image_size"]
     return recipe.epochs * images * stored_type(recipe, classes, size).itemsize
@@ -158,7 +166,7 @@ def parts_of(group):
 
 
 def _bytes(count):
-    return f"{count / 1000:,.0f} kB"
+    return f"{count / 1000:,.0f} kB" if count >= 1000 else f"{count} bytes"
 
 
 # ---- the tables ----------------------------------------------------------------------------------
@@ -168,6 +176,12 @@ def _student(group):
     """Cells of a student's accuracies: clean, then within each epsilon."""
     clean = number(gathered.accuracies(group.records, "student", "clean"))
     return [clean, *(number(robust(group, epsilon)) for epsilon in EPSILONS.values())]
+
+
+def _of_teacher(group):
+    """Cells of a teacher's accuracies: clean, then within 1/255."""
+    clean = number(gathered.accuracies(group.records, "teacher", "clean"))
+    return [clean, number(robust(group, EPSILONS["1/255"], "teacher"))]
 
 
 def _trained(group):
@@ -185,13 +199,9 @@ def _frontier(groups, points):
     for group in groups:
         method, teacher, adversarial = parts_of(group)
         views = "adversarial views" if adversarial else "views"
-        of_teacher = [
-            number(gathered.accuracies(group.records, "teacher", "clean")),
-            number(robust(group, EPSILONS["1/255"], "teacher")),
-        ]
         first = [method, teacher, views, str(len(group.runs))]
         sizes = _bytes(label_bytes(group.records[0]))
-        rows.append([*first, *_student(group), _trained(group), *of_teacher, sizes])
+        rows.append([*first, *_student(group), _trained(group), *_of_teacher(group), sizes])
     for point in points:
         name = f"published: {point['name']}, {point['source']}"
         within = [f"{point[at]:.1f}" if at in point else MISSING for at in ("clean", *EPSILONS)]
@@ -222,8 +232,9 @@ def _label_bytes(groups):
     for group in groups:
         labels, images = label_bytes(group.records[0]), image_bytes(group.records[0])
         sizes = [_bytes(labels), _bytes(images), _bytes(labels + images)]
-        rows.append([group.arm, *sizes, str(len(group.runs)), *_student(group)])
-    return table(_columns(before=("arm", "labels", "images", "both")), rows, left=1)
+        rows.append([group.arm, *sizes, str(len(group.runs)), *_student(group), _trained(group)])
+    columns = _columns(before=("arm", "labels", "images", "both"), after=("teacher: trained",))
+    return table(columns, rows, left=1)
 
 
 def _methods(groups):
@@ -241,11 +252,8 @@ def _curvature(groups):
     rows = []
     for group in groups:
         bent = number(gathered.curvatures(group.records, "gradient_change"), ".2e")
-        of_teacher = [
-            number(gathered.accuracies(group.records, "teacher", "clean")),
-            number(robust(group, EPSILONS["1/255"], "teacher")),
-        ]
-        rows.append([group.arm, str(len(group.runs)), *_student(group), _trained(group), bent, *of_teacher])
+        row = [group.arm, str(len(group.runs)), *_student(group), _trained(group)]
+        rows.append([*row, bent, *_of_teacher(group)])
     after = ("teacher: trained", "teacher: curvature", "teacher: clean", "teacher: PGD 1/255")
     return table(_columns(before=("arm",), after=after), rows, left=1)
 

@@ -5,7 +5,7 @@ Marks say where images come from, colours the teacher; a student that trains adv
 run with other settings than the plan's is pale.
 """
 
-from guard.paper import arms, full_size, plan
+from guard.paper import arms, full_size
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
@@ -18,12 +18,12 @@ TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 def of_the_frontier(groups, _):
     """The groups that the frontier's figure can show."""
-    return [group for group in groups if group.arm in arms.FRONTIER]
+    return full_size.of_tables(["frontier"], groups)
 
 
 def of_label_bytes(groups, _):
     """The groups that the figure of label bytes can show, if there are several."""
-    found = [group for group in groups if group.arm in (arms.BEST, *arms.LABEL_BYTES)]
+    found = full_size.of_tables(["label-bytes"], groups)
     return found if len(found) > 1 else []
 
 
@@ -56,7 +56,8 @@ def label_bytes(groups, title, path, _):
             found, mark = _accuracy(group, name), "x" if full_size.hard_labels(group.records[0]) else "o"
             if found:
                 size, error = _kilobytes(group), [found[1] or 0]
-                axes.errorbar([size], [found[0]], yerr=error, color=colour, marker=mark, capsize=3)
+                look = {"color": colour, "marker": mark, "capsize": 3, "alpha": _opacity(group)}
+                axes.errorbar([size], [found[0]], yerr=error, **look)
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
         words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
@@ -66,6 +67,7 @@ def label_bytes(groups, title, path, _):
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
+    _explain_pale(axes, groups)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.4)
     left, right = axes.get_xlim()
@@ -82,7 +84,7 @@ def label_bytes(groups, title, path, _):
 
 def of_curvature(groups, _):
     """The groups that the figure of curvature can show, if there are several."""
-    found = [group for group in groups if group.arm in plan.TABLES["curvature"]["cifar10"][1]]
+    found = full_size.of_tables(["curvature"], groups)
     measured = [group for group in found if gathered.curvatures(group.records, "gradient_change")]
     return measured if {group.arm for group in measured} & set(arms.CURVATURE) else []
 
@@ -137,6 +139,16 @@ def _accuracy(group, name):
     return full_size.robust(group, full_size.EPSILONS[name])
 
 
+def _opacity(group):
+    return 0.9 if full_size.as_planned(group) else PALE
+
+
+def _explain_pale(axes, groups):
+    """A line in the legend where a group is pale."""
+    if not all(full_size.as_planned(group) for group in groups):
+        axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
+
+
 def _point(axes, group, epsilon):
     method, teacher, adversarial = full_size.parts_of(group)
     clean, robust = _accuracy(group, "clean"), full_size.robust(group, epsilon)
@@ -153,7 +165,7 @@ def _point(axes, group, epsilon):
         markersize=8,
         linestyle="none",
         elinewidth=0.7,
-        alpha=0.9 if full_size.as_planned(group) else PALE,
+        alpha=_opacity(group),
     )
 
 
@@ -191,7 +203,6 @@ def _legend(figure, axes, groups):
             linestyle="none",
             label=f"student: {words}",
         )
-    if not all(full_size.as_planned(group) for group in groups):
-        axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
+    _explain_pale(axes, groups)
     axes.plot([], [], color=PUBLISHED, marker="X", linestyle="none", label="published")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)

@@ -13,34 +13,47 @@ from guard.run import storage
 FILE = "estimates.json"
 
 
-def missing(table, scale, groups):
-    """{data set: arms that lack a run, or () where all do} of a table at a scale."""
+NOT_RUN = "Not run yet"
+OTHERWISE = "Attacked on other images or by other attacks than planned"
+
+
+def lacking(table, scale, groups):
+    """{NOT_RUN or OTHERWISE: {data set: arms, or () where it is all of them}} of a table at a scale."""
     made = {(group.size, group.images_from, group.labels_from): group.runs for group in groups}
-    lacking, whole = {}, {}
+    arms, found = {}, {}
     for run in plan.runs_of(table, scale):
         size = scale, run.dataset, run.images_per_class
         runs = made.get((size, run.images_from, run.labels_from), ())
-        is_done = any(commands.as_planned(one) for one in runs)
-        whole[run.dataset] = whole.get(run.dataset, True) and not is_done
-        if not is_done:
-            lacking.setdefault(run.dataset, {})[run.arm] = None
-    return {dataset: () if whole[dataset] else tuple(arms) for dataset, arms in lacking.items()}
+        arms.setdefault(run.dataset, set()).add(run.arm)
+        if any(commands.attacked_as_planned(one, table) for one in runs):
+            continue
+        state = OTHERWISE if any(map(commands.as_planned, runs)) else NOT_RUN
+        found.setdefault(state, {}).setdefault(run.dataset, {})[run.arm] = None
+    return {
+        state: {name: () if held.keys() == arms[name] else tuple(held) for name, held in of_state.items()}
+        for state, of_state in found.items()
+    }
 
 
 def line(table, scale, groups, results):
-    """'Not run yet ...: `command`, about 3 hours.' or, where all of the table is done, None."""
-    found = missing(table, scale, groups)
-    if not found:
-        return None
+    """'Not run yet ...: `command`, about 3 hours.', then what was attacked otherwise than planned; None where
+    all of the table is done.
+    """
+    found = lacking(table, scale, groups)
+    said = [_said(state, found[state], table, scale) for state in (NOT_RUN, OTHERWISE) if state in found]
+    return f"{'. '.join(said)}, {_time(table, scale, results)}." if said else None
+
+
+def _said(state, found, table, scale):
     datasets = [name for name in plan.TABLES[table] if name in plan.SCALES[scale]]
     command = f"bash results/reproduce.sh {table}"
     command += f" --scale {scale}" if scale != plan.scales_of(table)[0] else ""
     command += f" --dataset {','.join(found)}" if len(found) < len(datasets) else ""
-    told = ""
+    told = " at the published size" if scale == "paper" else ""
     if len(found) < len(datasets) or any(found.values()):
-        told = " (" + "; ".join(_named(dataset, arms) for dataset, arms in found.items()) + ")"
+        told += " (" + "; ".join(_named(dataset, arms) for dataset, arms in found.items()) + ")"
     curve = " --curve 0,1/255,2/255" if table in plan.AT_TWO_EPSILONS else ""
-    return f"Not run yet{told}: `{command} --seeds 0,1,2{curve}`, {_time(table, scale, results)}."
+    return f"{state}{told}: `{command} --seeds 0,1,2{curve}`"
 
 
 def lines(tables, scales, groups, results):

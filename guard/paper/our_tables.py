@@ -11,8 +11,8 @@ TITLES = {
 }
 INTRODUCTIONS = {
     "recipe": """\
-Runs with every default of their data set's recipe but for the attacks: protocol paper, on all validation
-images. Nothing was published on these data sets.
+Runs with every default of their data set's recipe but for what an arm is about, and for the attacks: the
+protocols paper and standard, on all validation images. Nothing was published on these data sets.
 """,
     "cpu": """\
 These runs are small ones on a CPU: other networks, images and epochs than the published, spelled out below
@@ -35,17 +35,17 @@ def section(scale, groups, results):
     for name in tables:
         planned = {(run.dataset, run.images_per_class, run.arm) for run in plan.runs_of(name, scale)}
         here = [group for group in ours if (group.dataset, group.images_per_class, group.arm) in planned]
-        lines += _tables_of(name, scale, here)
+        lines += tables_of(name, scale, here)
         shown += here
     rest = [group for group in ours if group not in shown]
     return [
         *lines,
-        *_tables_of("other runs", scale, rest),
+        *tables_of("other runs", scale, rest),
         *not_run.lines(tables, [scale], groups, results),
     ]
 
 
-def _tables_of(name, scale, groups):
+def tables_of(name, scale, groups):
     """A table for each data set; at the recipe's size one of teachers, too."""
     lines = []
     for dataset in dict.fromkeys(group.dataset for group in groups):

@@ -135,14 +135,28 @@ TABLES = {
 SWAPS = {"swap": "sre2l", "images-or-labels": "sre2l/plain"}
 # tables with a column of each of two epsilons, the second of which is that of a curve
 AT_TWO_EPSILONS = (
-    *("frontier", "recipes", "student-settings", "label-bytes", "curvature", "images-or-labels"),
+    "frontier",
+    "recipes",
+    "student-settings",
+    "label-bytes",
+    "curvature",
+    "images-or-labels",
 )
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {
     "recipe": ("digits",),
     "full-cpu": (
-        *("frontier", "recipes", "student-settings", "label-bytes", "goal-1", "goal-10", "goal-50"),
-        *("methods", "methods-resnet18", "curvature", "images-or-labels"),
+        "frontier",
+        "recipes",
+        "student-settings",
+        "label-bytes",
+        "goal-1",
+        "goal-10",
+        "goal-50",
+        "methods",
+        "methods-resnet18",
+        "curvature",
+        "images-or-labels",
     ),
 }
 # tables that are not about the published sizes: they keep their images per class at every scale
@@ -223,7 +237,7 @@ def runs_of(table, scale, *, datasets=None, images_per_class=None, arms=None, se
         if plain := SWAPS.get(table):
             for arm, _ in pairs[:]:
                 pairs += [(arm, plain), (plain, arm)] if arm != plain else []
-        for seed in seeds:
-            for count in images_per_class or own or published:
+        for seed in dict.fromkeys(seeds):
+            for count in dict.fromkeys(images_per_class or own or published):
                 found += [PlannedRun(name, count, images, labels, seed) for images, labels in pairs]
     return sorted(found, key=lambda run: run.swapped)

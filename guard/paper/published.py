@@ -28,7 +28,8 @@ def read(results):
     """The contents of results/published.json."""
     path = Path(results) / FILE
     contents = storage.read_json(path, "file of published numbers")
-    if not isinstance(contents.get("tables"), dict) or not isinstance(contents.get("attacks"), list):
+    kinds = {"tables": dict, "attacks": list, "frontier": list}
+    if not all(isinstance(contents.get(name), kind) for name, kind in kinds.items()):
         raise UserError(
             f"{path} holds no published tables; take the repository's own again: git checkout {path}"
         )

@@ -96,7 +96,7 @@ def _remedy(path):
 def _recorded(line, place, path):
     """The run of one line. Raises UserError that names its place."""
     try:
-        contents = json.loads(line)
+        contents = dict(json.loads(line))
         seal = contents.pop(storage.SEAL, None)
     except (ValueError, RecursionError, AttributeError, TypeError) as problem:
         raise UserError(f"{place} is no record of a run ({first_line(problem)}); {_remedy(path)}") from None

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from guard import cli, ending
 from guard.errors import UserError
-from guard.paper import runner
-from guard.paper.commands import command_of
+from guard.paper import commands, runner
 from guard.paper.plan import SCALES, TABLES, attacks_of, runs_of, scales_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +178,8 @@ def _work(options):
     if options.only_print:
         _print(todo, len(runs), own, options)
         return
+    _refuse_to_replace(todo, own, options)
+    _check_folder(options.results / scale)
     for name in dict.fromkeys(run.dataset for run, _ in todo):
         runner.prepare(name, scale, options.root)
     print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished", flush=True)
@@ -188,10 +189,38 @@ def _work(options):
         raise UserError(f"{len(failed)} of {len(todo)} runs failed: {lines}")
 
 
+def _refuse_to_replace(todo, own, options):
+    """Raises UserError where flags ask for other attacks, or another size, than the plan's, and what they
+    make would come in place of a recorded run that was attacked otherwise.
+    """
+    if options.protocol is None and options.images is None and options.images_per_class is None:
+        return
+    for run, words in todo:
+        found = own.recorded.get(run.name)
+        if found is None or commands.same(found.command, words):
+            continue
+        if commands.same(found.command, words, aside=commands.OF_THE_ATTACKS):
+            raise UserError(
+                f"{found.place} has {run.name} with other attacks, which this would replace; name another"
+                " folder for the records with --results, or remove that line"
+            )
+
+
+def _check_folder(folder):
+    """Raises UserError for a folder of records that cannot be written, before the runs that it is for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fine = os.access(folder, os.W_OK)
+    except OSError:
+        fine = False
+    if not fine:
+        raise UserError(f"cannot write {folder}; name another folder for the records with --results")
+
+
 def command(run, table, scale, options):
     """The words of a run's run.sh, with what the flags say of all runs."""
     protocol, images = attacks_of(table, scale, run.dataset)
-    return command_of(
+    return commands.command_of(
         run,
         scale,
         root=options.root,

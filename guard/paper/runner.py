@@ -1,15 +1,18 @@
 """Does planned runs through run.sh, several at a time, and keeps a record of each."""
 
 import concurrent.futures
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-from guard.errors import UserError
+from guard import cli
+from guard.errors import UserError, first_line
 from guard.paper import commands
 from guard.paper.plan import SCALES
 
@@ -19,8 +22,9 @@ class Runner:
     """What all runs of a call have in common.
 
     table, scale: whose runs they are; results: folder of the records; output: run.sh's output root;
-    threads: of each process; curve: epsilons at which each student is measured as well, or nothing;
-    recorded: {name: recorded run} of what is done already.
+    threads: of each process; curve: epsilons at which each student is measured as well, as they were typed,
+    or nothing; recorded: {name: recorded run} of what is done already; processes: those under way; stopped:
+    set where no more are to be started.
     """
 
     table: str
@@ -30,6 +34,8 @@ class Runner:
     threads: int
     curve: str | None = None
     recorded: dict = field(default_factory=dict)
+    processes: set = field(default_factory=set)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def folder(self, run):
         return self.output / run.name
@@ -39,50 +45,72 @@ class Runner:
         found = self.recorded.get(run.name)
         if found is None or not commands.same(found.command, words):
             return False
-        return not self.curve or self._drawn(found.curve)
+        return not self.curve or self._asked() <= set(self._drawn(run, words))
 
-    def _drawn(self, curve):
-        """Whether a curve is finished and at the epsilons that are asked for."""
-        asked = sorted(float(Fraction(word)) for word in self.curve.split(","))
-        return curve is not None and curve["epsilon"] == asked
+    def _asked(self):
+        """The epsilons of the curve."""
+        return set(cli.numbers(cli.number(float))(self.curve))
+
+    def _drawn(self, run, words):
+        """The epsilons of the curve that is recorded of the run, if it was done by this command."""
+        found = self.recorded.get(run.name)
+        known = found is not None and found.curve and commands.same(found.command, words)
+        return found.curve["epsilon"] if known else []
 
     def do(self, run, words):
         """Does one run and records it; returns None, or the line with which it failed."""
         log = self.output / "logs" / f"{run.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         todo = [words, *([self._curve_words(run, words)] if self.curve else [])]
-        with open(log, "w") as file:
-            for command in todo:
-                status = self._call(command, file)
-                if status:
-                    break
-        if status:
-            return f"{_complaint(log)} (status {status}, {log})"
         try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "a") as file:  # another call may be at the same run, and its lines are to stay
+                begin = file.tell()
+                status = next((failed for failed in (self._call(each, file) for each in todo) if failed), 0)
+            if status:
+                return f"{_complaint(log, begin)} (status {status}, {log})"
             self._record(run, words)
         except UserError as problem:
             return f"error: {problem}"
+        except OSError as problem:
+            return f"error: {first_line(problem)}"
         return None
 
     def _call(self, command, file):
         """Calls a command with its output in an open file; returns its exit status."""
+        if self.stopped.is_set():
+            return -signal.SIGTERM
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        return subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
+        with subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        ) as process:
+            self.processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                self.processes.discard(process)
+
+    def stop(self):
+        """Ends the runs that are under way, each with all processes that it has started."""
+        self.stopped.set()
+        for process in tuple(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
     def _curve_words(self, run, words):
         """The command that draws the student's accuracy against epsilon, on the images that run.sh
-        attacks. It goes by the experiment's record, so what that has of an epsilon is not found again.
+        attacks, at the epsilons that are recorded as well. It goes by the experiment's record, so what that
+        has of an epsilon is not found again.
         """
         folder = self.folder(run)
-        after = words[words.index("train") :] if "train" in words else []
-        command = [sys.executable, "-m", "train.evaluate", "--epsilon", self.curve]
+        images = commands.meaning(words).get(("train", "--images"))
+        recorded = [str(epsilon) for epsilon in self._drawn(run, words) if epsilon not in self._asked()]
+        epsilons = ",".join([self.curve, *recorded])
+        command = [sys.executable, "-m", "train.evaluate", "--epsilon", epsilons]
         command += ["--checkpoint", str(folder / "student" / "checkpoint.pt")]
         command += ["--record", str(folder / "log.json")]
         command += ["--dataset", commands.last(words, "-d"), "--root", commands.last(words, "-r")]
         command += ["--seed", commands.last(words, "-s")]
-        command += ["--images", commands.last(after, "--images")] if "--images" in after else []
+        command += ["--images", images] if images else []
         command += ["--device", commands.last(words, "-u")] if "-u" in words else []
         return command
 
@@ -100,17 +128,23 @@ class Runner:
         records.add(contents, self.results, self.table)
 
 
-def _complaint(log):
-    """The line of a log that says what went wrong: the last error, or the last line."""
-    lines = log.read_text().strip().splitlines() or ["no output"]
+def _complaint(log, begin):
+    """The line of a log, from `begin` on, that says what went wrong: the last error, or the last line."""
+    with open(log, errors="replace") as file:
+        file.seek(begin)
+        lines = file.read().strip().splitlines() or ["no output"]
     errors = [line for line in lines if line.startswith("error: ")]
     return errors[-1] if errors else lines[-1]
 
 
 def do_all(work, runner, jobs):
     """Does `work` ((run, words) pairs), `jobs` at a time, runs that make teachers before those that borrow
-    them; returns {run: line} of those that failed.
+    them; returns {run: line} of those that failed. Ctrl-C, and a signal that ends this process, end the runs
+    that are under way.
     """
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) == signal.SIG_DFL:  # as Ctrl-C; nohup's is ignored
+            signal.signal(ending, signal.default_int_handler)
     failed = {}
     for borrowing in (False, True):
         todo = [(run, words) for run, words in work if run.swapped == borrowing]
@@ -123,10 +157,12 @@ def do_all(work, runner, jobs):
                     failed[run] = problem
                 now = time.strftime("%H:%M:%S")
                 print(f"{now} {number}/{len(todo)} {run.name}: {problem or 'done'}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
+            raise
         finally:
-            pool.shutdown(
-                cancel_futures=True
-            )  # Ctrl-C ends the runs that are under way, and starts no others
+            pool.shutdown()
     return failed
 
 

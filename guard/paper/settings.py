@@ -32,7 +32,10 @@ def described(record):
     epochs = f"{train.get('epochs', relabel['epochs'])} epochs"
     if epochs != f"{relabel['epochs']} epochs":
         epochs += f" by the labels of {relabel['epochs']}"
-    student = f"student {train['model']}, {epochs}, temperature {train['temperature']:.4g}"
+    of_labels = (
+        "hard labels" if train.get("loss") == "cross-entropy" else f"temperature {train['temperature']:.4g}"
+    )
+    student = f"student {train['model']}, {epochs}, {of_labels}"
     return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
 
 
@@ -71,14 +74,25 @@ def regularized(record):
             coefficient = f"beta {pretrain['loss_beta']:.4g}"
         else:
             coefficient = f"lambda {pretrain['lambda']:.4g}"
-        found.append(f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}")
+        found.append(
+            f"curvature regularizer {pretrain['regularizer']}, {coefficient}, h {pretrain['h']:.4g}"
+            + _of_the_penalty(pretrain)
+        )
     if pretrain.get("gradient_regularization"):
-        found.append(f"gradient regularization, beta {pretrain['gradient_beta']:.4g}")
+        beta = f"beta {pretrain['gradient_beta']:.4g}"
+        found.append(f"gradient regularization, {beta}" + _of_the_penalty(pretrain))
     if pretrain.get("adversarial", "none") != "none":
         found.append(f"adversarial training, {_adversarial(pretrain)}")
     if record["recover"]["settings"].get("cda"):
         found.append("recovery with CDA")
     return "; ".join(found) or "nothing added"
+
+
+def _of_the_penalty(pretrain):
+    """What is not as published of how a regularizer is computed."""
+    statistics, every = pretrain.get("curvature_statistics", "running"), pretrain.get("curvature_every", 1)
+    told = ", by statistics of the mini-batch" if statistics != "running" else ""
+    return told + (f", at one step of {every}" if every > 1 else "")
 
 
 def _adversarial(pretrain):
@@ -117,17 +131,20 @@ def _computed_on(groups):
         devices = {entry["environment"]["device"].split(",")[0] for entry in stages}  # not its threads
         held.setdefault(" and ".join(sorted(devices)), []).append(group)
     named = [f"{device}: {_named(of_device)}" for device, of_device in held.items()]
-    return [f"Computed on {'; on '.join(named)}."] if len(held) > 1 else []
+    several = len(held) > 1 or any(" and " in devices for devices in held)
+    return [f"Computed on {'; on '.join(named)}."] if several else []
 
 
 def _named(groups):
     """'sre2l / guard at 1 and 10 images per class', for the arms that have the same sizes together."""
     arms, sizes = {}, {}
     for group in groups:
-        arms.setdefault(group.arm, []).append(str(group.images_per_class))
+        used = group.records[0]["recover"]["settings"].get("images_per_class", group.images_per_class)
+        arms.setdefault(group.arm, []).append(str(used))
     for arm, held in arms.items():
         sizes.setdefault(" and ".join(held), []).append(arm)
-    return ", ".join(f"{' / '.join(held)} at {size}" for size, held in sizes.items()) + " images per class"
+    named = ", ".join(f"{' / '.join(held)} at {size}" for size, held in sizes.items())
+    return f"{named} image{'' if list(sizes) == ['1'] else 's'} per class"
 
 
 # ---- differences ---------------------------------------------------------------------------------

@@ -124,8 +124,12 @@ def _by_seed(group, what):
     return found
 
 
-def _name(what, attack):
-    return what if isinstance(what, str) else f"{attack} at {what * 255:.3g}/255"
+def _name(what, square):
+    """What a column shows: clean, the evaluation's attack, or the curve's, which may be another."""
+    if isinstance(what, str):
+        return what
+    run = next(run for group in square.groups.values() for run in group.runs)
+    return f"{run.curve['attack']} at {what * 255:.3g}/255"
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -133,7 +137,7 @@ def _name(what, attack):
 
 def _table(square):
     shown, both = square.shown, (square.plain, square.arm)
-    names = [_name(what, square.attack) for what in shown]
+    names = [_name(what, square) for what in shown]
     header = [
         "images from",
         *(f"labels from {labels}: {name}" for labels in both for name in names),

@@ -31,6 +31,7 @@ def run(
         },
         "recover": {
             "settings": {"iterations": 250, "r_bn": 1.0, "step_size": 0.25, "images_per_class": 10},
+            "images": 100,
             "seed": seed,
             "teacher": "t",
         },

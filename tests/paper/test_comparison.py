@@ -71,6 +71,13 @@ def test_a_row_of_one_run_has_its_images_error_and_other_seeds_are_no_pair(folde
     assert "or of one run the standard error of 100 images" in text
 
 
+def test_settings_that_only_one_of_two_has_are_told_whichever_comes_first(folders):
+    plain, guard = folders[0], folders[3]
+    there, back = (compare(pair).splitlines()[-1] for pair in ((plain, guard), (guard, plain)))
+    assert "curvature True instead of False" in there and "pretrain lambda 30.0" in there
+    assert "curvature False instead of True" in back and "no pretrain lambda" in back
+
+
 def test_runs_that_differ_in_views_or_in_whose_labels_they_are_are_no_seeds_of_one_row(folders, tmp_path):
     """Of hard labels' views stage train alone tells; whose labels they are, two fingerprints."""
     hard = []

@@ -1,13 +1,9 @@
 """The figures of results/TABLES.md, and those of distilled images."""
 
-import shutil
-
 import pytest
-from conftest import command
-from PIL import Image
 from recorded import add, empty, gathered, run, text_of
 
-from guard.paper import arms, drawing, figures, plan, tables
+from guard.paper import arms, drawing, figures, tables
 
 
 @pytest.fixture
@@ -91,52 +87,6 @@ def test_a_single_run_is_as_uncertain_as_its_images_leave_it(results):
     add(results, run({"clean": 84.0, "pgd100": 20.0}), seed=1)
     (group,) = gathered(results)
     assert drawing.accuracy(group, "clean") == pytest.approx((82.0, 8**0.5))
-
-
-# ---- distilled images ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def images(toy, tmp_path, monkeypatch):
-    """An output root with the images of both arms, as results/reproduce.sh leaves them."""
-    monkeypatch.setitem(plan.SCALES["cpu"], "digits", plan.Setting("toy"))
-    for arm in ("guard", "sre2l"):
-        name = plan.PlannedRun("digits", 10, arm, arm, 2).name
-        shutil.copytree(toy / "images", tmp_path / "runs/cpu" / name / "images")
-    return tmp_path / "runs"
-
-
-def test_distilled_images_are_drawn_from_the_runs_own_folders(images, tmp_path, capsys):
-    words = ["--scale", "cpu", "--output", images, "--to", tmp_path / "pictures"]
-    assert command("guard.paper.distilled", *words) == 0
-    (drawn,) = (tmp_path / "pictures").iterdir()
-    assert drawn.name == "distilled-cpu-digits.png" and str(drawn) in capsys.readouterr().out
-    with Image.open(drawn) as picture:
-        assert picture.width == 1200  # ten inches
-
-
-def test_the_strip_is_the_first_image_of_each_class(toy):
-    from guard.distilled import image_folder
-    from guard.paper.distilled import strip
-
-    held = image_folder.load_distilled(toy / "images")
-    found = strip(toy / "images")
-    side = held.pixels.shape[2]
-    assert found.shape == (side, 2 * side, 3)
-    second = held.pixels[held.labels == 1][0].permute(1, 2, 0).numpy()
-    assert (found[:, side:] == second).all()
-
-
-def test_a_damaged_image_is_named(images, tmp_path, refused):
-    path = next((images / "cpu").rglob("*guard*/images/*/*.png"))
-    path.write_bytes(b"no picture")
-    assert path.name in refused("guard.paper.distilled", "--output", images, "--to", tmp_path)
-    assert not list(tmp_path.glob("*.png"))
-
-
-def test_images_of_one_arm_make_no_picture(images, refused):
-    shutil.rmtree(next((images / "cpu").glob("*sre2l*")))
-    assert "no images of both guard and sre2l" in refused("guard.paper.distilled", "--output", images)
 
 
 def test_an_arm_has_one_colour_in_figures_and_pages():

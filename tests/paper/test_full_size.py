@@ -8,8 +8,8 @@ from recorded import RESULTS, add, contents, empty, gathered, run, text_of
 
 from guard.distilled import label_format
 from guard.distilled.soft_labels import LabelRecipe, draw_epoch
-from guard.paper import arms, commands, figures, full_size, plan, records
-from guard.settings import Relabel
+from guard.paper import arms, commands, figures, full_size, full_size_drawing, plan, records, settings
+from guard.settings import Pretrain, Relabel, as_dict
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ def test_label_bytes_are_those_of_the_arrays_that_are_stored(relabel):
     assert full_size.label_bytes(record) == stored
     assert full_size.image_bytes(record) == 20 * 3 * 32 * 32
     assert full_size.label_bytes(whole({}, loss="cross-entropy")) == 20
+    record["relabel"]["settings"]["of a later version"] = True
+    assert full_size.label_bytes(record) == stored
 
 
 @pytest.mark.parametrize("label_format, beside", [("fp16", 105), ("int8", 37)])
@@ -110,6 +112,57 @@ def test_the_frontier_shows_every_arm_and_every_published_point(results, monkeyp
     assert points == {(40.0 + number, 30.0 + number) for number in range(len(arms.FRONTIER))}
     named = {text.get_text() for axes in (first, second) for text in axes.texts}
     assert named >= {"C2R", "ROME", "SRe2L", "SRe2L + GUARD, ResNet-18", "DATM, clean", "RDED, clean"}
+
+
+def test_runs_at_another_size_than_planned_have_a_table_of_their_own_and_are_in_no_figure(results):
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    for size, clean in ((10, 60.0), (20, 71.0)):
+        record = whole({"clean": clean, "pgd100": 50.0})
+        add(results, record, scale="full-cpu", arm="random/plain", size=size, curve=curve)
+    text = text_of(results)
+    assert "| 20 | random/plain | 1 | 71.00 ± 4.54 |" in text.split("### other runs, all of CIFAR-10")[1]
+    (shown,) = full_size_drawing.of_the_frontier(gathered(results), None)
+    assert shown.images_per_class == 10
+
+
+def test_labels_of_other_teachers_than_planned_are_pale_and_named(results, monkeypatch):
+    from guard.report import plots
+
+    record = whole({"clean": 60.0, "pgd100": 50.0})
+    add(results, record, scale="full-cpu", arm=arms.BEST)
+    at = {"scale": "full-cpu", "dataset": "cifar10", "size": 10, "arm": "labels-int8", "seed": 0}
+    other = contents(whole({"clean": 40.0, "pgd100": 50.0}), **at)
+    other["command"] = other["command"].replace("--epochs 8", "--epochs 16")
+    records.add(other, results, "label-bytes")
+    rows_here = text_of(results).split("### label-bytes")[1].splitlines()
+    assert sum(line.endswith("| 4 epochs, cosine |") for line in rows_here) == 2
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures")
+    figure = getattr(drawn, "label-bytes-full-cpu-cifar10")
+    lines = [
+        line for line in figure.axes[0].get_lines() if line.get_marker() == "o" and len(line.get_xdata())
+    ]
+    opacity = {line.get_ydata()[0]: line.get_alpha() for line in lines}
+    assert opacity[40.0] == full_size_drawing.PALE < opacity[60.0]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "other settings than planned" in told
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "told"),
+    [
+        ({}, "nothing added"),
+        ({"curvature": True}, "lambda 100, h 3"),
+        ({"curvature": True, "curvature_statistics": "batch"}, "h 3, by statistics of the mini-batch"),
+        ({"curvature": True, "curvature_every": 4}, "h 3, at one step of 4"),
+        ({"gradient_regularization": True, "curvature_every": 4}, "beta 0.0001, at one step of 4"),
+    ],
+)
+def test_what_is_not_as_published_of_a_penalty_is_told(pretrain, told):
+    record = whole({})
+    record["pretrain"]["settings"] |= as_dict(Pretrain(**pretrain))
+    assert settings.regularized(record).endswith(told)
 
 
 def test_accuracies_within_different_epsilons_stand_in_charts_of_their_own(results):
@@ -203,13 +256,21 @@ def test_what_was_not_run_as_planned_is_named_and_pale(results, monkeypatch):
 
 def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results):
     """Runs of a CPU differ in their threads, which change nothing."""
-    for arm, device in (("random/plain", "one GPU"), ("rded/plain", "a CPU, 1 threads")):
+
+    def run_on(device):
         record = whole({"clean": 60.0, "pgd100": 50.0})
         for entry in record.values():
             entry["environment"] = {**entry["environment"], "device": device}
-        add(results, record, scale="full-cpu", arm=arm)
-    size = "at 10 images per class"
+        return record
+
+    for arm, device in (("random/plain", "one GPU"), ("rded/plain", "a CPU, 1 threads")):
+        add(results, run_on(device), scale="full-cpu", arm=arm)
+    size = "at 2 images per class"
     told = f"Computed on one GPU: random/plain {size}; on a CPU: rded/plain {size}."
+    assert told in text_of(results)
+    add(results, run_on("a CPU, 1 threads"), scale="full-cpu", arm="random/plain", seed=1)
+    add(results, run_on("one GPU"), scale="full-cpu", arm="rded/plain", seed=1)
+    told = f"Computed on a CPU and one GPU: random/plain / rded/plain {size}."
     assert told in text_of(results)
 
 
@@ -259,7 +320,7 @@ def test_a_swap_at_full_size_has_its_own_plain_arm_and_a_second_epsilon(results)
         arm = images if images == labels else f"images {images}, labels {labels}"
         accuracy = [float(clean), float(pgd), float(further)]
         curve = {"attack": "pgd100", "epsilon": [0.0, 1 / 255, 2 / 255], "accuracy": accuracy, "images": 1000}
-        record = whole({"clean": float(clean), "pgd100": float(pgd)})
+        record = whole({"clean": float(clean), "pgd20": float(pgd)})
         record["evaluate student"]["images"] = 1000
         place = {"scale": "full-cpu", "table": "images-or-labels", "curve": curve}
         add(results, record, arm=arm, images=images, labels=labels, **place)
@@ -267,6 +328,7 @@ def test_a_swap_at_full_size_has_its_own_plain_arm_and_a_second_epsilon(results)
     # images: (31 - 30 + 44 - 41) / 2 = 2, labels: (41 - 30 + 44 - 31) / 2 = 12; of one seed the standard
     # error of four shares of 1,000 images, sqrt(30 * 70 + 41 * 59 + 31 * 69 + 44 * 56) / sqrt(1000) / 2
     assert "| pgd100 at 2/255 | +2.00 ± 1.51 | +12.00 ± 1.51 | 1 |" in text
+    assert "| pgd20 | " in text and "pgd20 at" not in text
     assert f"| images from {of_nfgsm} | labels from {of_nfgsm} |" in text
     (row,) = [line for line in text.splitlines() if line.startswith(f"| {of_nfgsm} |")]
     assert row.split(" | ")[4:7] == ["58.00 ± 1.56 [1]", "53.00 ± 1.58 [1]", "44.00 ± 1.57 [1]"]

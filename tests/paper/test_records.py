@@ -59,7 +59,19 @@ def damage(held, case):
     if case == "teacher on no images":
         del held["record"]["evaluate teacher"]["images"]
     if case == "curve":
-        held["curve"] = {"epsilon": [0.0], "accuracy": []}
+        held["curve"] = {"attack": "pgd100", "epsilon": [0.0], "accuracy": []}
+    if case == "curve by no attack":
+        held["curve"] = {"epsilon": [0.0], "accuracy": [40.0]}
+    if case == "no device":
+        del held["record"]["pretrain"]["environment"]
+    if case == "no results":
+        held["record"]["pretrain"]["results"] = None
+    if case == "no images":
+        del held["record"]["recover"]["images"]
+    if case == "no key":
+        held["record"]["evaluate student"]["key"] = None
+    if case == "open quote":
+        held["command"] += " '"
     return held
 
 
@@ -75,6 +87,12 @@ CASES = {
     "no command": "'command' is missing",
     "teacher on no images": "its teacher was evaluated on no images",
     "curve": "its curve is no list",
+    "curve by no attack": "under an attack that it names",
+    "no device": "'pretrain' names no device",
+    "no results": "results of 'pretrain' are none",
+    "no images": "does not say how many images",
+    "no key": "a key that is none",
+    "open quote": "a quote that does not end",
 }
 
 
@@ -94,6 +112,7 @@ SPOILED = {
     "another number": lambda line: line.replace('"accuracy": 40.0', '"accuracy": 90.0'),
     "without its fingerprint": lambda line: json.dumps(json.loads(line) | {"fingerprint": None}),
     "a list": lambda line: "[1, 2]",
+    "an empty list": lambda line: "[]",
     "text": lambda line: "hello",
 }
 
@@ -163,7 +182,7 @@ def test_the_same_run_twice_is_an_error(results, copy):
 
 
 def test_a_run_is_read_as_it_was_added(results):
-    record, curve = run({"clean": 40.0}), {"epsilon": [0.0], "accuracy": [40.0]}
+    record, curve = run({"clean": 40.0}), {"attack": "pgd100", "epsilon": [0.0], "accuracy": [40.0]}
     arm = "images guard, labels sre2l"
     add(results, record, images="guard", labels="sre2l", seed=3, curve=curve, table="swap")
     (found,) = records.read(results)

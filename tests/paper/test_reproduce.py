@@ -4,9 +4,13 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -393,3 +397,122 @@ def test_runs_share_the_cores_unless_the_caller_says_how_many_threads(given, job
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert reproduce._threads(jobs) == threads
+
+
+# ---- the runner ----------------------------------------------------------------------------------
+
+
+def a_run(seed=0):
+    return plan.runs_of("digits", "recipe", arms=("guard",), seeds=(seed,))[0]
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Runs whose run.sh and curve are shell words, of which nothing is recorded."""
+    monkeypatch.setattr(runner.Runner, "_record", lambda self, run, words: None)
+    return runner.Runner("digits", "recipe", tmp_path / "results", tmp_path / "runs", 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "finished"),
+    [
+        ("0,1/255,2/255", True),
+        ("2/255,0", True),
+        ("0,0,1/255", True),
+        ("0,1.5/255", True),
+        ("0,4/255", False),
+        (None, True),
+    ],
+)
+def test_a_curve_that_holds_what_is_asked_for_is_not_drawn_again(asked, finished, tmp_path):
+    words = ["bash", "run.sh", "-d", "digits"]
+    at = [0.0, 1 / 255, 1.5 / 255, 2 / 255]
+    found = SimpleNamespace(command="bash run.sh -d digits", curve={"epsilon": at})
+    recorded = {a_run().name: found}
+    own = runner.Runner("digits", "recipe", tmp_path, tmp_path, 1, curve=asked, recorded=recorded)
+    assert own.finished(a_run(), words) == finished
+
+
+def test_a_further_curve_keeps_the_epsilons_of_the_one_before(tmp_path):
+    run = a_run()
+    words = commands.command_of(run, "recipe", root="data", output="runs", images=7)
+    found = SimpleNamespace(command=commands.shown(words), curve={"epsilon": [0.0, 2 / 255]})
+    own = runner.Runner(
+        "digits", "recipe", tmp_path, tmp_path, 1, curve="0,4/255", recorded={run.name: found}
+    )
+    drawn = own._curve_words(run, words)
+    assert (
+        commands.last(drawn, "--epsilon") == f"0,4/255,{2 / 255}" and commands.last(drawn, "--images") == "7"
+    )
+    found.command += " -f"  # done by another command, its curve is of another student
+    assert commands.last(own._curve_words(run, words), "--epsilon") == "0,4/255"
+
+
+def test_seeds_and_sizes_that_are_given_twice_are_one_run():
+    runs = plan.runs_of("main", "paper", arms=("guard",), seeds=(5, 5), images_per_class=(10, 10))
+    assert len({run.name for run in runs}) == len(runs) == 3  # of three data sets
+
+
+def test_a_run_whose_log_cannot_be_written_stops_no_other(driver, capsys):
+    (driver.output / "logs" / f"{a_run().name}.log").mkdir(parents=True)
+    failed = runner.do_all([(a_run(seed), ["true"]) for seed in (0, 1)], driver, 1)
+    assert list(failed) == [a_run()] and failed[a_run()].startswith("error: ")
+    assert "2/2" in capsys.readouterr().out
+
+
+def test_a_log_of_any_bytes_is_read(driver):
+    assert "status 3" in driver.do(a_run(), ["bash", "-c", r"printf 'error: \xff' && exit 3"])
+
+
+def test_what_another_call_writes_into_a_log_stays_and_is_no_complaint_of_this_one(driver):
+    assert "error: first" in driver.do(a_run(), ["bash", "-c", "echo error: first; exit 2"])
+    assert driver.do(a_run(), ["bash", "-c", "echo second; exit 2"]).startswith("second")
+    log = driver.output / "logs" / f"{a_run().name}.log"
+    assert log.read_text().splitlines() == ["error: first", "second"]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_ends_the_driver_ends_all_that_its_runs_have_started(ending, tmp_path):
+    """A stage is a child of run.sh, which is one of the driver."""
+    program = """
+from pathlib import Path
+from guard.paper import plan, runner
+own = runner.Runner("digits", "recipe", Path("results"), Path("runs"), 1)
+run = plan.runs_of("digits", "recipe")[0]
+runner.do_all([(run, ["bash", "-c", "sleep 300 & echo $! > child; wait"])], own, 1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    child = tmp_path / "child"
+    wait_until(lambda: child.exists() and child.read_text().strip())
+    driver.send_signal(ending)
+    assert driver.wait(30) != 0
+    wait_until(lambda: not alive(int(child.read_text())))
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(process):
+    """Whether a process runs; one that nobody has asked for its status since it ended does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_folder_of_records_that_cannot_be_written_is_named_before_the_runs(tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    words = ["digits", "--arms", "guard", "--output", tmp_path / "runs", "--results", tmp_path / "file"]
+    assert "--results" in refused("guard.paper.reproduce", *words) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("flags", [["--protocol", "quick"], ["--images", 5]])
+def test_other_attacks_come_in_place_of_no_record(flags, tmp_path, refused):
+    words = ["digits", "--arms", "guard", "--seeds", 0, "--output", tmp_path, *flags]
+    told = refused("guard.paper.reproduce", *words)
+    assert "digits.jsonl, line" in told and "--results" in told and not list(tmp_path.iterdir())
