@@ -12,7 +12,7 @@ from guard.attacks.ball import bounds, uniform_noise
 from guard.attacks.slots import Slots, no_steps, none_broken, note_broken, per_image
 
 MOMENTUM = 0.75  # weight of the new step in x_{k+1} = x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})
-# rho: the step is halved where fewer than this share of the steps since the last look raised the loss
+# rho: the step is halved where no more than this share of the steps since the last look raised the loss
 PROGRESS = 0.75
 
 
@@ -135,7 +135,6 @@ def _keep_best(state, losses, gradient):
     state["best"] = torch.where(per_image(better), state["x"], state["best"])
     state["best_gradient"] = torch.where(per_image(better), gradient, state["best_gradient"])
     state["best_loss"] = torch.where(better, losses, state["best_loss"])
-    state["looked"] = torch.where(started, state["looked"], losses)
 
 
 def _adapt_step(state, gradient, intervals):

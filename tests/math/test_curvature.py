@@ -229,6 +229,18 @@ def test_share_of_a_batch_uses_the_whole_batch_size(network, batch):
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)
 
 
+def test_the_sign_of_the_loss_is_that_of_all_shares_by_their_images(network, batch, monkeypatch):
+    """What each share tells the others adds up to L(x + z) - L(x) of the whole mini-batch."""
+    x, y = batch
+    told = []
+    monkeypatch.setattr(regularizers, "sum_over_processes", lambda share: told.append(share) or share)
+    settings = Pretrain(curvature=True, regularizer="loss", loss_beta=1.0, h=H)
+    for part in (slice(0, 1), slice(1, 5)):
+        regularizers.penalty(settings, network, x[part], y[part], batch_size=5)
+    whole = reference.loss_difference(network, x, y, H)
+    assert sum(told).abs().item() == pytest.approx(whole.item(), rel=1e-10)
+
+
 def test_measured_curvature_is_the_hessians(network, batch):
     network.eval()
     x, y = batch

@@ -142,6 +142,22 @@ def test_the_published_loops(count, expected):
     assert dc.loops(dataclasses.replace(recipe("cifar10").recover, images_per_class=count)) == expected
 
 
+def test_the_published_numbers_of_images():
+    """16 training images of each class for batch norms, 256 distilled ones in a step of a network."""
+    assert dc.STATISTICS_IMAGES == 16
+    network, sizes = small_network(torch.float32), []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    x, labels = torch.rand(300, 3, 8, 8), torch.arange(300) % 3
+    dc._train(network, optimizer, x, labels, 2, torch.Generator().manual_seed(0), "fp32")
+    assert sizes == 2 * [256, 44]
+
+
+def test_the_regularizers_are_those_of_the_teachers_settings():
+    for penalty in (PLAIN, CURVED, Pretrain(gradient_regularization=True, gradient_beta=2.0)):
+        assert dc.settings_of(SimpleNamespace(settings=as_dict(penalty))) == penalty
+
+
 class Bar:
     def step(self, *_, **__):
         pass
@@ -243,6 +259,15 @@ def test_batch_norm_sees_training_images_and_no_single_class():
     dc.real_gradients(model, *held.training_batch(1, 4, torch.Generator().manual_seed(0)), held.penalty)
     assert not norm.training and torch.equal(norm.running_var, before)
     assert make(request).pixels.isfinite().all()
+
+
+def test_a_network_is_trained_with_the_statistics_of_its_mini_batches():
+    """Also after its batch norms have stood still while gradients were matched."""
+    network, x = with_batch_norm().eval(), torch.rand(6, 3, 8, 8)
+    still = torch.optim.SGD(network.parameters(), 0.0)
+    dc._train(network, still, x, torch.arange(6) % 3, 1, torch.Generator().manual_seed(0), "fp32")
+    seen = network[0](x).mean((0, 2, 3))
+    torch.testing.assert_close(network[1].running_mean, 0.1 * seen)  # one step, with momentum 0.1
 
 
 @pytest.mark.parametrize("network_of", [with_batch_norm, lambda: small_network(torch.float32)])

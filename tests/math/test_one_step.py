@@ -4,13 +4,15 @@ import copy
 import dataclasses
 import math
 
+import device_steps
 import pytest
 import torch
-from conftest import TOY, command, pixel_model
+from conftest import TOY, command, pixel_model, toy_student
 
-from guard.method import one_step, schedules
+from guard.distilled import soft_labels
+from guard.method import losses, one_step, schedules
 from guard.method.views import adversarial_views
-from guard.networks import models
+from guard.networks import checkpoint, models
 from guard.run import records
 from guard.run.seeds import generator
 from guard.settings import Pretrain, Train
@@ -77,6 +79,17 @@ def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(networ
         torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-12)
 
 
+def test_views_are_made_in_eval_mode_and_change_no_statistics(network, batch):
+    model, (pixels, _) = pixel_model(network), batch
+    logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
+    given = {"epsilon": EPSILON, "noise": torch.rand(pixels.shape, generator=generator("noise")).double()}
+    expected = adversarial_views(model.eval(), pixels, logits, **given)
+    before = copy.deepcopy(model.state_dict())
+    found = adversarial_views(model.train(), pixels, logits, **given)
+    assert torch.equal(found, expected) and model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(network, batch):
     model, (pixels, labels) = pixel_model(network), batch
     logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
@@ -88,7 +101,9 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
         return student.student_loss(settings, model, pixels, logits, targets, noise=noise).item()
 
     clean, adversarial = loss(), loss(adversarial_share=1.0)
-    assert adversarial > clean
+    moved = adversarial_views(model, pixels, logits, epsilon=EPSILON, noise=noise)
+    of_moved = losses.kullback_leibler(model(moved), logits, targets, 2.0).item()
+    assert adversarial == pytest.approx(of_moved) and adversarial > clean
     assert loss(adversarial_share=5 / 6) == pytest.approx(clean / 6 + 5 / 6 * adversarial)
     assert loss(squared_temperature=True) == pytest.approx(4 * clean)
     for name in ("mse", "cross-entropy"):  # which have no temperature
@@ -108,6 +123,68 @@ def test_the_average_of_weights_is_the_recursion(network):
         averaged.update()
     for found, wanted in zip(averaged.average.parameters(), expected):
         torch.testing.assert_close(found.data, wanted.data, rtol=0, atol=1e-12)
+
+
+def labelled(count):
+    """What a step of the student takes: views, the teacher's logits, targets, no gradient, no noise."""
+    pixels = torch.rand(count, 3, 8, 8, generator=generator("views"), dtype=torch.float64)
+    logits = torch.randn(count, 3, generator=generator("logits"), dtype=torch.float64)
+    targets = torch.nn.functional.one_hot(torch.arange(count) % 3, 3).double()
+    return pixels, logits, targets, None, None, count
+
+
+def test_a_step_of_the_student_trains_moves_the_average_and_gives_the_sum_of_the_losses(network):
+    model, given = pixel_model(network).train(), labelled(6)
+    settings, averaged = Train(precision="fp32", temperature=2.0), student.Averaged(model, 0.25)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    expected = student.student_loss(settings, copy.deepcopy(model), *given[:3]).item()
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    (found,) = student.training_step(settings, model, optimizer, torch.device("cpu"), averaged)(*given)
+    assert found.item() == pytest.approx(6 * expected)
+    averaged.copy_buffers()
+    for old, new, mean in zip(before, model.parameters(), averaged.average.parameters()):
+        assert not torch.equal(old, new)
+        torch.testing.assert_close(mean.data, 0.25 * old + 0.75 * new.data, rtol=0, atol=1e-12)
+    for value, mean in zip(model.buffers(), averaged.average.buffers()):
+        assert torch.equal(value, mean)
+
+
+def test_adamw_shrinks_matrices_and_no_vectors(network):
+    """By 1 - r d in a step, where the gradients are zero."""
+    settings = Train(optimizer="adamw", learning_rate=0.5, weight_decay=0.1)
+    before = [weight.detach().clone() for weight in network.parameters()]
+    optimizer = student.optimizer_of(network, settings)
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for old, new in zip(before, network.parameters()):
+        torch.testing.assert_close(new.data, old * (0.95 if old.ndim > 1 else 1.0))
+    assert {weight.ndim for weight in network.parameters()} == {1, 2, 4}
+
+
+def test_an_epoch_trains_in_train_mode_with_noise_of_its_own():
+    cpu, settings = torch.device("cpu"), Train(adversarial_share=0.5)
+    images, model = device_steps.make_images(10, cpu), device_steps.make_model()
+    recipe = soft_labels.LabelRecipe(batch_size=4)
+    rows = soft_labels.draw_epoch(recipe, 10, images.pixels.shape[2], len(images.classes), 0)
+
+    def noise(seed, epoch):
+        found = []
+
+        def step(pixels, logits, targets, gradient, noise, whole):
+            assert model.training and noise.shape == pixels.shape
+            found.append(noise)
+            return [torch.tensor(2.0 * whole)]
+
+        given = {"rows": rows, "recipe": recipe, "distilled": images, "device": cpu}
+        key = (seed, "student", epoch)
+        assert student.epoch_of(settings, model.eval(), step, **given, seed_key=key) == 2.0
+        return torch.cat(found)
+
+    first = noise(3, 0)
+    assert torch.equal(first, noise(3, 0)) and 0 <= first.min() and first.max() < 1
+    others = [noise(3, 1), noise(4, 0), first[4:8], first[8:]]
+    assert not any(torch.equal(first[: len(each)], each) for each in others)
 
 
 def test_the_smoothed_cosine_stops_on_its_way():
@@ -149,6 +226,53 @@ def test_a_teachers_learning_rate_goes_by_epoch_or_by_step(toy, tmp_path, monkey
     assert by_step == pytest.approx([0.2 * schedules.one_cycle(step, 6) for step in range(6)])
 
 
+@pytest.mark.parametrize(
+    ("words", "factors"),
+    [
+        (("--zeta", 2), [(1 + math.cos(math.pi * epoch / 12)) / 2 for epoch in range(6)]),
+        (("--schedule", "step"), [1.0] * 5 + [0.1]),
+    ],
+)
+def test_a_students_learning_rate_goes_by_its_schedule(words, factors, toy, tmp_path, monkeypatch):
+    """Of four images an epoch is one step."""
+    seen, real = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self: seen.append(self.param_groups[0]["lr"]) or real(self)
+    )
+    sgd = ["--optimizer", "sgd", "--learning-rate", 0.2, "--labels", "online", "--epochs", 6]
+    assert command(*toy_student(toy, *sgd, *words, "--images", 1, "--output", tmp_path)) == 0
+    assert seen == pytest.approx([0.2 * factor for factor in factors])
+
+
+def test_what_is_saved_is_the_average_with_the_students_statistics(toy, tmp_path):
+    """An average that hardly moves is where the student began, which its seed decides."""
+
+    def trained(name, *words):
+        sgd = ["--optimizer", "sgd", "--loss", "cross-entropy", "--images", 1, *words]
+        assert command(*toy_student(toy, *sgd, "--output", tmp_path / name)) == 0
+        return checkpoint.load(tmp_path / name / "checkpoint.pt").state
+
+    still, fast = trained("still", "--learning-rate", 1e-9), trained("fast", "--learning-rate", 0.5)
+    average = trained("average", "--learning-rate", 0.5, "--weight-average", 0.999999)
+    other = trained("other", "--learning-rate", 1e-9, "--seed", 1)
+    for name in still:
+        if "running" in name:
+            assert torch.equal(average[name], fast[name]) and not torch.equal(average[name], still[name])
+        elif still[name].ndim > 1:
+            torch.testing.assert_close(average[name], still[name], rtol=0, atol=1e-4)
+            assert (fast[name] - still[name]).abs().max() > 1e-3
+            assert (other[name] - still[name]).abs().max() > 1e-3
+
+
+def test_what_an_epoch_draws_depends_on_the_seed_and_the_epoch(toy, tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(student, "epoch_of", lambda *_, seed_key, **__: keys.append(seed_key) or 1.0)
+    for seed in (0, 5):
+        words = ["--images", 1, "--seed", seed, "--output", tmp_path / str(seed)]
+        assert command(*toy_student(toy, *words)) == 0
+    assert len(set(keys)) == 4  # two epochs each
+
+
 def test_a_one_step_teacher_watches_itself_and_names_its_collapse(toy, tmp_path, monkeypatch, capsys):
     found = iter([60.0, 80.0, 41.0, 39.0])
     monkeypatch.setattr(teacher.Data, "pgd10_accuracy", lambda *_: next(found))
@@ -176,7 +300,6 @@ def test_the_watched_accuracy_is_that_of_the_attack(network, tmp_path):
 def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_bits(
     toy, tmp_path, monkeypatch
 ):
-    from guard.networks import checkpoint
     from guard.networks.training import Training
 
     made = ["--dataset", "toy", "--root", toy, "--teacher", toy / "teacher/checkpoint.pt", *TOY["train"]]

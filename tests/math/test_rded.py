@@ -67,6 +67,32 @@ def test_the_easiest_crop_of_the_easiest_images(label, request_for, monkeypatch)
     assert len(set(made.looked_at)) == 6 and all(number % 3 == label for number in made.looked_at)
 
 
+def test_each_seed_and_each_class_has_draws_of_its_own(request_for):
+    request = request_for()
+    one, _, other = (part.make(Bar()) for part in rded.plan(request).parts)
+    again = rded.plan(dataclasses.replace(request, seed=4)).parts[0].make(Bar())
+    assert not torch.equal(one.pixels, again.pixels)
+    assert [number // 3 for number in one.looked_at] != [number // 3 for number in other.looked_at]
+
+
+def test_crops_are_as_large_as_asked_for(request_for, monkeypatch):
+    """At the least share 1 of the area they are whole images."""
+    request = request_for(crop_area=1.0)
+    seen, made = all_crops(request, rded.plan(request).parts[1], monkeypatch)
+    whole = request.training_images.pixels[torch.tensor(made.looked_at)] / 255
+    for crops in seen:
+        torch.testing.assert_close(crops, whole)
+
+
+def test_the_loss_of_a_stitched_image_is_the_mean_of_its_crops(request_for, monkeypatch):
+    request = request_for(images_per_class=1, stitch=2)
+    seen, made = all_crops(request, rded.plan(request).parts[1], monkeypatch)
+    with torch.no_grad():
+        losses = torch.stack([-request.model(crops).log_softmax(1)[:, 1] for crops in seen])
+    easiest = sorted(losses.amin(0).tolist())[:4]
+    assert made.losses == [[pytest.approx(sum(easiest) / 4, abs=1e-5)]]
+
+
 def test_crops_are_stitched_to_whole_images(request_for, monkeypatch):
     request = request_for(images_per_class=1, stitch=2)
     seen, made = all_crops(request, rded.plan(request).parts[1], monkeypatch)

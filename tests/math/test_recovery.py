@@ -15,7 +15,7 @@ from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.method.batch_statistics import BatchStatistics
 from guard.recipes import recipe
-from guard.run import storage
+from guard.run import records, storage
 from guard.run.seeds import generator
 from recover import recovery, sre2l
 
@@ -91,6 +91,20 @@ def test_the_derivative_of_the_distance_is_that_of_autograd_and_of_differences(l
     torch.testing.assert_close(mine, by_hand, rtol=1e-10, atol=1e-12)
 
 
+def test_statistics_that_are_nearly_met_still_pull_with_full_strength():
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(3).double().eval()
+    x = torch.rand(4, 3, 5, 5, dtype=torch.float64)
+    norm.running_mean, norm.running_var = x.mean((0, 2, 3)) + 1e-8, x.var((0, 2, 3), correction=0) - 1e-8
+    x.requires_grad_()
+    with BatchStatistics(norm, problems=1, first_layer_weight=1.0) as statistics:
+        norm(x)
+        (found,) = torch.autograd.grad(statistics.loss().sum(), x)
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    expected = (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()
+    torch.testing.assert_close(found, torch.autograd.grad(expected, x)[0], rtol=1e-5, atol=1e-9)
+
+
 def test_statistics_that_are_met_exactly_pull_nowhere():
     norm = torch.nn.BatchNorm2d(3).eval()
     x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 2, 2).clone().requires_grad_()
@@ -147,6 +161,37 @@ def test_packed_problems_equal_the_naive_loop_one_by_one(changes, network):
         )
         torch.testing.assert_close(model.normalize(found), naively, rtol=0, atol=1e-6)
     assert not torch.equal(packed[0], packed[1]) and 0 <= packed.min() and packed.max() <= 1
+
+
+def test_views_are_drawn_as_the_settings_say():
+    """Rolls of 0 to `roll` pixels, half of all views flipped, crops of at least `crop_scale` of the area."""
+    settings = dataclasses.replace(SETTINGS, iterations=2000, crop=True, crop_scale=0.3)
+    views, rolls = sre2l.draw_views(settings, sre2l.Problem(0, (0,)), 7, 64)
+    assert rolls.shape == (2000, 2) and set(rolls.flatten().tolist()) == {0, 1, 2}
+    assert 0.45 < views.flips.double().mean() < 0.55
+    areas = views.boxes[:, 2] * views.boxes[:, 3] / 64**2
+    assert 0.28 < areas.min() < 0.34 and areas.max() > 0.96
+    curriculum = dataclasses.replace(settings, cda=True, cda_milestone=0.5, cda_schedule="step")
+    boxes = sre2l.draw_views(curriculum, sre2l.Problem(0, (0,)), 7, 64)[0].boxes
+    areas = boxes[:, 2] * boxes[:, 3] / 64**2
+    assert areas[:1000].min() > 0.7 and 0.28 < areas[1000:].min() < 0.34
+
+
+def test_every_image_starts_from_noise_of_its_own(network):
+    problems = sre2l.problems_of(4, 2, classes_per_problem=2)
+    noise = sre2l._noise(pixel_model(network), problems, 7)
+    assert len(noise) == 8 and all(not torch.equal(*pair) for pair in itertools.combinations(noise, 2))
+
+
+def test_the_losses_are_the_cross_entropy_and_the_batch_norm_loss(network):
+    """Of a single iteration, which sees the noise itself."""
+    settings = dataclasses.replace(SETTINGS, iterations=1, crop=False, roll=0)
+    model, problem = pixel_model(network), sre2l.Problem(0, (0, 1, 2))
+    _, losses = sre2l.recover_pack(settings, model, [problem], 7, torch.device("cpu"))
+    noise = sre2l._noise(model, [problem], 7)
+    cross_entropy = torch.nn.functional.cross_entropy(model.network(noise), torch.arange(3))
+    expected = [cross_entropy.item(), reference.batch_norm_loss(model.network, noise).item()]
+    assert losses[0].tolist() == pytest.approx(expected)
 
 
 def test_float64_recovery_depends_on_noise_views_and_seed(network):
@@ -211,6 +256,25 @@ def test_manifest_names_every_file_and_its_bytes(toy):
     assert manifest["complete"] and len(manifest["files"]) == 4 and manifest["classes"] == ["cat", "dog"]
     assert all(of_file(toy / "images" / name) == digest for name, digest in manifest["files"].items())
     assert manifest["teacher"] == load(toy / "teacher" / "checkpoint.pt").fingerprint
+
+
+def test_classes_are_numbered_as_in_the_manifest(toy, tmp_path):
+    """By which the teacher numbers them, whatever the order of the folders is."""
+    shutil.copytree(toy / "images", tmp_path / "images")
+    path = tmp_path / "images" / "manifest.json"
+    storage.write_sealed({**storage.read_sealed(path, "manifest"), "classes": ["dog", "cat"]}, path)
+    found, before = (image_folder.load_distilled(root / "images") for root in (tmp_path, toy))
+    assert (before.classes, before.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
+    assert (found.classes, found.labels.tolist()) == (("dog", "cat"), [1, 1, 0, 0])
+    assert torch.equal(found.pixels, before.pixels)
+
+
+def test_the_record_holds_the_mean_losses_of_all_images(toy):
+    losses = storage.read_sealed(toy / "images" / "manifest.json", "manifest")["losses"]
+    rows = [row for part in losses.values() for row in part]
+    results = records.read(toy / "images" / "log.json")["recover"]["results"]
+    for place, name in enumerate(("cross-entropy", "batch-norm loss")):
+        assert results[name] == pytest.approx(sum(row[place] for row in rows) / len(rows))
 
 
 def test_force_starts_again_whatever_the_manifest_was(toy, tmp_path, refused):

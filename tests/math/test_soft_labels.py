@@ -4,8 +4,10 @@ belong are refused by name.
 
 import copy
 import dataclasses
+import itertools
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -15,6 +17,7 @@ from conftest import TOY, pixel_model
 from guard.bench import reference
 from guard.data.images import Packed
 from guard.distilled import label_store, soft_labels
+from guard.errors import UserError
 from guard.method import losses
 from guard.networks import checkpoint
 from guard.recipes import recipe
@@ -102,6 +105,28 @@ def test_an_epoch_can_be_made_again_alone(images, network):
     assert soft_labels.make_epoch(teacher, images, RECIPE, 2).tobytes() == first[2].tobytes()
     other = dataclasses.replace(RECIPE, seed=6)
     assert soft_labels.make_epoch(teacher, images, other, 2).tobytes() != first[2].tobytes()
+
+
+def test_every_epoch_has_an_order_of_its_own_and_every_batch_views_of_its_own():
+    one, other = (soft_labels.draw_epoch(RECIPE, 8, 32, 3, epoch) for epoch in range(2))
+    assert one["image"].tolist() != other["image"].tolist()
+    boxes = [rows["box"][start : start + 4].tolist() for rows in (one, other) for start in (0, 4)]
+    assert all(a != b for a, b in itertools.combinations(boxes, 2))
+
+
+def test_crops_and_mixes_are_drawn_by_the_recipes_numbers():
+    """Shares of Beta(200, 200) are near a half, and crops of at least 0.8 of the area are large."""
+    wanted = dataclasses.replace(RECIPE, mix="mixup", mix_alpha=200.0, crop_scale=0.8)
+    rows = soft_labels.draw_epoch(wanted, 80, 64, 3, 0)
+    assert (abs(rows["share"] - 0.5) < 0.2).all() and len(set(rows["share"].tolist())) == 20
+    areas = rows["box"][:, 2].astype(int) * rows["box"][:, 3] / 64**2
+    assert areas.min() > 0.75 and len(set(areas.tolist())) > 10
+
+
+def test_the_same_classes_in_another_order_are_other_classes(images):
+    network = SimpleNamespace(classes=("b", "a", "c"), image_size=8)
+    with pytest.raises(UserError, match="another order"):
+        soft_labels.check_classes(network, images, "a folder")
 
 
 def test_teacher_mode_train_uses_the_batchs_statistics_and_keeps_the_running_ones(images, network):

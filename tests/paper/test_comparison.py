@@ -115,6 +115,33 @@ def test_a_rows_name_is_what_its_folders_have_in_common(folders, tmp_path):
     assert "plain-3, plain-4, unlike plain-0, plain-1:" in compare([*folders[:2], *other])
 
 
+def change(folder, name, **changes):
+    records.update(folder / "log.json", name, records.read(folder / "log.json")[name] | changes)
+    return folder
+
+
+def test_only_attacks_that_all_students_met_are_shown(folders):
+    for folder in folders[:2]:
+        found = records.read(folder / "log.json")["evaluate student"]["attacks"]
+        change(folder, "evaluate student", attacks=found | {"cw": {"accuracy": 1.0}})
+    assert "| cw |" in compare(folders[:2]) and "| cw |" not in compare(folders[:3])
+
+
+def test_what_follows_from_seed_and_machine_makes_no_other_row(folders):
+    for seed, folder in enumerate(folders[:3]):
+        settings = records.read(folder / "log.json")["recover"]["settings"]
+        drawn = {"seed": seed, "pack_images": 10 + seed, "data": f"d{seed}"}
+        change(folder, "recover", settings=settings | drawn)
+    assert cells(compare(folders[:3]), "plain", "student")[0] == "3"
+
+
+@pytest.mark.parametrize("changes", [{"images": 99}, {"key": {"dataset": "digits", "data": "e"}}])
+def test_evaluations_on_other_images_are_not_compared(changes, folders):
+    change(folders[1], "evaluate student", **changes)
+    with pytest.raises(UserError, match="plain-1 was attacked on other images"):
+        compare(folders[:2])
+
+
 def test_what_cannot_be_compared_is_refused(folders, tmp_path, refused):
     wider = experiment(tmp_path / "wider", 90, 10, seed=0, epsilon=2 / 255)
     with pytest.raises(UserError, match="wider was attacked on other images, or within another epsilon"):

@@ -367,6 +367,25 @@ def test_a_swap_from_another_teacher_is_told(results):
     assert len(warned) == 1 and "relabel did not use the teacher of sre2l with seed 0" in warned[0]
 
 
+def test_a_swap_from_the_teacher_of_another_seed_is_told(results):
+    for seed in (0, 1):
+        for images, labels in (("sre2l", "sre2l"), ("guard", "guard"), ("guard", "sre2l")):
+            record = run({"clean": 50, "pgd100": 10}, seed=seed)
+            record["recover"]["teacher"] = f"{images} {seed}"
+            record["relabel"]["teacher"] = f"{labels} {seed if images == labels else 0}"
+            arm = images if images == labels else f"images {images}, labels {labels}"
+            add(results, record, arm=arm, images=images, labels=labels, seed=seed)
+    warned = [line for line in text_of(results).splitlines() if line.startswith("**Warning**")]
+    assert len(warned) == 1 and "relabel did not use the teacher of sre2l with seed 1" in warned[0]
+
+
+def test_students_of_which_one_was_not_attacked_have_no_mean(results):
+    for seed, met in enumerate(({"clean": 50, "pgd100": 10}, {"clean": 52})):
+        add(results, run(met, seed=seed), arm="sre2l", seed=seed)
+    (group,) = gathered(results)
+    assert swap._student(group, "clean") == "51.00 ± 1.41 [2]" and swap._student(group, "pgd100") == "-"
+
+
 # ---- costs ---------------------------------------------------------------------------------------
 
 
@@ -507,6 +526,23 @@ def test_what_a_single_run_changes_is_as_uncertain_as_its_images_leave_it(result
     plain, robust = gathered(results)
     found, seeds = groups.change(robust, plain, "clean")
     assert seeds == 1 and found == pytest.approx((-30.0, (16 + 25) ** 0.5))
+
+
+def test_a_curve_has_the_epsilons_that_all_runs_have(results):
+    for seed, (middle, clean) in enumerate(((2 / 255, 50.0), (4 / 255, 60.0))):
+        accuracy = [clean, 20.0 + seed, 0.0]
+        curve = {"attack": "pgd100", "epsilon": [0.0, middle, 1.0], "accuracy": accuracy, "images": 100}
+        add(results, run({"clean": clean}, seed=seed), seed=seed, curve=curve)
+    (group,) = gathered(results)
+    found = groups.curve(group)
+    assert list(found) == [0.0, 1.0] and found[0.0] == pytest.approx((55.0, 50**0.5))
+
+
+def test_one_run_under_pgd100_makes_it_the_robust_attack(results):
+    add(results, run({"clean": 50.0, "pgd20": 30.0}), arm="sre2l")
+    assert groups.robust_attack(gathered(results)) == "pgd20"
+    add(results, run({"clean": 50.0, "pgd100": 30.0}))
+    assert groups.robust_attack(gathered(results)) == "pgd100"
 
 
 def test_a_folder_still_means_an_experiment(tmp_path, capsys):
