@@ -263,6 +263,24 @@ def numbers(number):
     return lambda text: tuple(number(word) for word in text.split(","))
 
 
+def add_normalization(parser):
+    """--mean and --std of weights that were trained elsewhere."""
+    for name, what in (("mean", "means"), ("std", "standard deviations")):
+        parser.add_argument(
+            f"--{name}",
+            type=_of_three_channels,
+            metavar="R,G,B",
+            help=f"with --weights: {what} by which its pixels in [0,1] were normalized [the recipe's]",
+        )
+
+
+def _of_three_channels(text):
+    values = numbers(number(float, low=0.0, high=1.0))(text)
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three numbers, one for each channel")
+    return values
+
+
 def _one_or_several(number):
     """A parser of one number, or of several with commas between them, which make a tuple."""
 

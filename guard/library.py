@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from guard.attacks import robustness
+from guard.attacks import check_inputs, robustness
 from guard.data import find, images
 from guard.data.augment import as_float
 from guard.distilled import image_folder, shared_set
@@ -43,6 +43,8 @@ class Distilled(Dataset):
         """
         store = LabelStore(folder)
         wanted = store.open(self.fingerprint, self.classes)
+        if not 0 <= epoch < wanted.epochs:
+            raise UserError(f"there is no epoch {epoch} in {folder}; there are 0 to {wanted.epochs - 1}")
         rows = store.read(epoch, wanted, self.packed)
         for batch in batches_of(rows, wanted.batch_size):
             yield look(self.packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
@@ -83,9 +85,11 @@ def load_network(path, device="cpu"):
 def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None):
     """(pixels (N, 3, S, S), labels (N,)) of a data set, resized and centre-cropped as for validation.
 
-    split: 'train' or 'val'. per_class: the first so many images of each class, 0 for all. size: S, the
-    recipe's where it is None.
+    split: 'train', 'val' or another word for it, 'test'. per_class: the first so many images of each class,
+    0 for all. size: S, the recipe's where it is None.
     """
+    if per_class < 0:
+        raise UserError(f"per_class is {per_class}; it is the number of images of each class, 0 for all")
     size = size or recipe(dataset).pretrain.image_size
     held = images.load(find.find(dataset, root, split), size, per_class)
     return as_float(held.validation(torch.arange(len(held)), size)), held.labels
@@ -108,7 +112,8 @@ def evaluate(
     model is moved there, and stays. protocol: a name in guard.registry.PROTOCOLS, whose attacks are run
     unless `attacks` lists others, or names one. epsilon: largest change of a pixel. An image counts as robust
     where it is classified correctly and no iterate of the attack fools the model. From here on torch uses
-    deterministic kernels. Raises UserError for names that there are not.
+    deterministic kernels. Raises UserError for names that there are not, and for inputs that no attack can
+    work on.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"there is no protocol '{protocol}'; there are {', '.join(PROTOCOLS)}")
@@ -116,6 +121,9 @@ def evaluate(
         names = robustness.check_names([attacks] if isinstance(attacks, str) else attacks)
     else:
         names = robustness.attacks_of([protocol])
+    check_inputs(model, pixels, labels, epsilon)
+    if not len(pixels):
+        raise UserError("there are no images; an accuracy needs one at least")
     if device is None:
         device = next((each.device for each in (*model.parameters(), *model.buffers())), "cpu")
     place = devices.ready(str(device))

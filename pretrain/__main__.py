@@ -1,4 +1,4 @@
-"""Flags of stage pretrain; the work is in pretrain/teacher.py."""
+"""Flags of stage pretrain; the work is in pretrain/teacher.py and pretrain/adopt.py."""
 
 import sys
 
@@ -26,7 +26,10 @@ def main(argv):
             " weights of that name, such as IMAGENET1K_V1"
         ),
     )
+    cli.add_normalization(parser)
     options = parser.parse_args(argv)
+    if not options.weights and (options.mean or options.std):
+        parser.error("--mean and --std go with --weights; a teacher that is trained here has the recipe's")
     settings = cli.resolve(options, options.dataset, "pretrain")
     if settings.adversarial == "n" and settings.epsilon > 1:  # with f it may be run.sh's -h, as published
         parser.error(
@@ -39,12 +42,15 @@ def main(argv):
     data = {"dataset": options.dataset, "root": options.root, "workers": options.workers}
 
     def work():
-        from pretrain import teacher
-
         if options.weights:
+            from pretrain.adopt import adopt
+
             cli.tell_unread(parser, options, "pretrain", settings, "with --weights", READ_WITH_WEIGHTS)
-            teacher.adopt(settings, weights=options.weights, **data, **cli.run_of(options))
+            normalized = {"mean": options.mean, "std": options.std}
+            adopt(settings, weights=options.weights, **normalized, **data, **cli.run_of(options))
         else:
+            from pretrain import teacher
+
             cli.tell_unread(parser, options, "pretrain", settings, "in training this teacher")
             teacher.pretrain(settings, **data, **cli.run_of(options))
 

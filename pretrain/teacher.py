@@ -4,7 +4,6 @@ import functools
 import math
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,8 @@ from guard.method import curvature, regularizers, schedules
 from guard.networks import checkpoint, layout, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
-from guard.networks.weights import load_weights
 from guard.registry import ADVERSARIAL_TEACHERS, function_of
-from guard.run import devices, fingerprints, precision, processes, seeds
+from guard.run import devices, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.run.stage import Stage
 from guard.settings import as_dict
@@ -101,43 +99,22 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
         val = images.load(sources[1], settings.image_size, settings.val_images).to(device)
         data = Data(dataset, train, val, workers, device)
         model, history = _train(settings, data, seed, key, training)
-        _finish(work, settings, model, data, key, seed, history)
-
-
-def adopt(settings, *, weights, dataset, root, output, log, seed, device_name, workers, force):
-    """Makes a teacher's checkpoint of existing weights; nothing is trained.
-
-    weights: a file with a plain state_dict of settings.model, or the name of torchvision's own weights. The
-    accuracy on val is measured and stored, so that a wrong order of the classes shows at once.
-    """
-    origin = fingerprints.of_file(weights) if Path(weights).is_file() else weights
-    architecture = {"model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
-    key = {"dataset": dataset, "weights": origin, **architecture}
-    work = Stage("pretrain", output, log=log, force=force, shared=True)
-    with work.entered(device_name) as device:
-        training = Training(work.output / "checkpoint.pt", "teacher")
-        source = find.find(dataset, root, "val")
-        model = _build(settings, dataset, source.classes)
-        load_weights(model.network, weights, settings.model)
-        if work.finished_or_begin(training, key):
-            return
-        val = images.load(source, settings.image_size, settings.val_images).to(device)
-        data = Data(dataset, val, val, workers, device)  # the training images are not used
-        _finish(work, settings, model.to(device).eval(), data, key, seed, history=[])
+        finish(work, settings, model, data, key, seed, history)
 
 
 # ---- model ---------------------------------------------------------------------------------------
 
 
-def _build(settings, dataset, classes):
+def build(settings, dataset, classes, mean=None, std=None):
+    """The PixelModel of a teacher, with first weights. mean, std: of the channels, None for the recipe's."""
     normalization = recipes.recipe(dataset)
     return models.build(
         settings.model,
         classes=len(classes),
         image_size=settings.image_size,
         stem=settings.stem,
-        mean=normalization.mean,
-        std=normalization.std,
+        mean=mean or normalization.mean,
+        std=std or normalization.std,
     )
 
 
@@ -175,7 +152,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
 def _train(settings, data, seed, key, training):
     """(trained PixelModel in eval mode, history: a row for each epoch)."""
     seeds.seed_everything(seed, "teacher", "weights")
-    model = _build(settings, data.dataset, data.train.classes).to(data.device)
+    model = build(settings, data.dataset, data.train.classes).to(data.device)
     layout.arrange(
         model.network,
         channels_last=settings.channels_last,
@@ -303,8 +280,10 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
 # ---- save ----------------------------------------------------------------------------------------
 
 
-def _finish(work, settings, model, data, key, seed, history):
-    """Measures the trained model, and writes checkpoint and record."""
+def finish(work, settings, model, data, key, seed, history):
+    """Measures the trained model, and writes checkpoint and record; returns what was measured, on the first
+    process alone.
+    """
     teacher = None
     if processes.rank() == 0:
         teacher = Checkpoint(
@@ -337,6 +316,7 @@ def _finish(work, settings, model, data, key, seed, history):
     else:
         entry, said = {}, ""
     work.finish(teacher, said=said, **entry)
+    return entry.get("results", {})
 
 
 def measure_curvature(model, data, count, h, batch_size=32):

@@ -35,6 +35,7 @@ def _parser(argv):
     parser.add_argument(
         "--stem", metavar="NAME", help="with --weights: first layers of a ResNet [the recipe's]"
     )
+    cli.add_normalization(parser)
     return parser
 
 
@@ -47,8 +48,11 @@ def main(argv):
         parser.error("weights by name have no folder for their record; name a file with --record")
     if isinstance(options.epsilon, tuple) and (options.attacks or options.protocol):
         parser.error("several --epsilon make a curve, which is of PGD100; leave --attacks and --protocol out")
-    if options.checkpoint and (options.model or options.image_size or options.stem):
-        parser.error("--model, --image-size and --stem go with --weights; a checkpoint knows its own")
+    of_weights = (options.model, options.image_size, options.stem, options.mean, options.std)
+    if options.checkpoint and any(of_weights):
+        parser.error(
+            "--model, --image-size, --stem, --mean and --std go with --weights; a checkpoint knows its own"
+        )
     if options.check:
         return
     settings = cli.resolve(options, options.dataset, "evaluate")
@@ -69,6 +73,8 @@ def main(argv):
                     options.model,
                     image_size=options.image_size,
                     stem=options.stem,
+                    mean=options.mean,
+                    std=options.std,
                     **data,
                 )
             else:

@@ -225,13 +225,13 @@ def _evaluate_teacher(teacher, judgement, shared, own):
         evaluate_network(teacher, judgement, own)
 
 
-def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):
+def checkpoint_of_weights(weights, model, dataset, root, image_size, stem, mean=None, std=None):
     """A Checkpoint, role 'network', of existing weights; what is None comes from the data set's recipe."""
     recipe = recipes.recipe(dataset)
     pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size, "stem": stem})
     size, stem = pretrain.image_size, pretrain.stem
     classes = find.find(dataset, root, "val").classes
-    shape = {"image_size": size, "stem": stem, "mean": recipe.mean, "std": recipe.std}
+    shape = {"image_size": size, "stem": stem, "mean": mean or recipe.mean, "std": std or recipe.std}
     made = models.build(model, classes=len(classes), **shape)
     load_weights(made.network, weights, model)
     return checkpoint.Checkpoint(
@@ -240,8 +240,8 @@ def checkpoint_of_weights(weights, model, dataset, root, image_size, stem):
         model=model,
         stem=stem,
         image_size=size,
-        mean=list(recipe.mean),
-        std=list(recipe.std),
+        mean=list(shape["mean"]),
+        std=list(shape["std"]),
         classes=list(classes),
         seed=0,
         settings={"weights": weights},

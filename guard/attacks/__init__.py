@@ -21,17 +21,25 @@ __all__ = ["ATTACKS", "PROTOCOLS", "PROTOCOL_EPSILON", "Attack", "attack", "run"
 ROWS = 8  # mini-batches are filled up to a multiple of this, see _whole_blocks
 
 
-def check_inputs(model, images, labels, epsilon):
+def check_inputs(model, images, labels, epsilon, norm="L-inf"):
     """Raises UserError for what no attack can work on.
 
-    That is a bad epsilon, a model in train mode, shapes that do not fit, pixels outside [0,1], or negative
-    labels.
+    That is a bad epsilon, a model that is no module or in train mode, what are no tensors of pixels and
+    classes, shapes that do not fit, pixels outside [0,1], or negative labels. norm: that of epsilon.
     """
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise UserError(f"epsilon is {epsilon}; it has to be a finite number of at least 0, in [0,1] pixels")
+    if norm == "L-inf" and epsilon > 1:
+        raise UserError(f"epsilon is {epsilon:g}, more than all of a pixel; perhaps {epsilon:g}/255 is meant")
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"the model is a {type(model).__name__}; wrap it in a torch.nn.Module")
     if model.training:
         raise UserError("the model is in train mode; call model.eval() before an attack")
-    if images.ndim != 4 or len(images) != len(labels):
+    if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
+        raise UserError("the images are no floating-point tensor; expected pixels in [0,1], (N, 3, H, W)")
+    if not (isinstance(labels, torch.Tensor) and labels.dtype == torch.int64):
+        raise UserError("the labels are no int64 tensor; expected the numbers of classes, (N,)")
+    if images.ndim != 4 or images.shape[1] != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise UserError(
             f"images are {tuple(images.shape)} and labels {tuple(labels.shape)};"
             " expected (N, 3, H, W) and (N,)"
@@ -69,7 +77,7 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
     """
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
-    check_inputs(model, images, labels, epsilon)
+    check_inputs(model, images, labels, epsilon, ATTACKS[name].norm)
     numbers = range(len(images)) if indices is None else torch.as_tensor(indices).tolist()
     adversarial = images.clone()
     with frozen_eval(model):

@@ -56,10 +56,13 @@ def _files_below(folder):
 
 
 def find(name, root, split):
-    """The Source of split 'train' or 'val' of data set `name` under ROOT/name.
+    """The Source of split 'train', 'val' or 'test', another word for it, of data set `name` under ROOT/name.
 
-    Raises UserError when it isn't there or is empty.
+    Raises UserError when it isn't there or is empty, and for a split that there is not.
     """
+    split = next((known for known, names in SPLITS.items() if split in (known, *names)), None)
+    if split is None:
+        raise UserError(f"there is no such split; there are {' and '.join(SPLITS)}")
     look = registry.function_of(registry.DATA_SETS.get(name, _folders))
     return look(name, Path(root), split)
 
@@ -106,12 +109,14 @@ def scan(name, folder, split):
 
 def _images_in(folder):
     """Sorted paths of the images in the folder of a class."""
-    entries = [entry for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    entries = [entry for entry in _entries(folder) if not entry.name.startswith(".")]  # macOS's own
+    entries = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
     strange = sorted(entry.path for entry in entries if not entry.is_file())
     if strange:
         raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
     if not entries:
-        raise UserError(f"{folder} holds no images; remove the empty class or fill it")
+        read = " ".join(IMAGE_SUFFIXES)
+        raise UserError(f"{folder} holds no images ({read}); remove the empty class or fill it")
     return sorted(entry.path for entry in entries)
 
 

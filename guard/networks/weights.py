@@ -8,20 +8,23 @@ from guard.errors import UserError, first_line
 from guard.run import processes, tensor_files
 
 MOST_NAMED = 4  # keys that do not fit, in an error's text
+PLAIN = "save the weights alone, by torch.save(model.state_dict(), FILE)"
+HOLDERS = ("model", "state_dict", "model_state_dict", "net")  # keys under which a file may hold a state_dict
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 
 
 def load_weights(network, weights, name):
     """Loads a state_dict into `network`, which is the model `name`; all keys and shapes have to fit.
 
-    weights: a file, or the name of torchvision's weights of that model. A file may come from DataParallel,
-    and may hold the state_dict under the key model, state_dict or net. Raises UserError that says which keys
-    do not fit.
+    weights: a file, or the name of torchvision's weights of that model. A file may hold the state_dict under
+    one of HOLDERS, and its keys may all begin with one of PREFIXES. Raises UserError that says which keys do
+    not fit, and for weights that are not finite.
     """
     from_file = Path(weights).is_file()
-    contents = tensor_files.read(weights) if from_file else _torchvision_state(weights, name)
-    state = _state_dict_in(contents)
+    contents = tensor_files.read(weights, PLAIN, what="file of weights") if from_file else None
+    state = _state_dict_in(contents if from_file else _torchvision_state(weights, name))
     if state is None:
-        raise UserError(f"{weights} holds no state_dict; save one with torch.save(model.state_dict(), FILE)")
+        raise UserError(f"{weights} holds no state_dict; {PLAIN}")
     wrong = _misfits(state, network.state_dict())
     if wrong:
         more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
@@ -29,6 +32,9 @@ def load_weights(network, weights, name):
             f"{weights} does not fit the model {name}: {'; '.join(wrong[:MOST_NAMED])}{more}; check --model,"
             " --stem and the classes"
         )
+    infinite = [key for key, value in state.items() if not value.double().isfinite().all()]
+    if infinite:
+        raise UserError(f"{weights} holds numbers that are not finite, in {infinite[0]}; train it again")
     try:
         network.load_state_dict(state)
     except RuntimeError as problem:
@@ -39,9 +45,11 @@ def load_weights(network, weights, name):
 
 
 def _state_dict_in(contents):
-    """The state_dict that a file's contents are or hold, without DataParallel's prefix; else None."""
+    """The state_dict that a file's contents are or hold, without what wrappers put before its keys; else
+    None.
+    """
     state = contents
-    for key in ("model", "state_dict", "net"):
+    for key in HOLDERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
@@ -49,18 +57,27 @@ def _state_dict_in(contents):
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             return None
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    for _ in PREFIXES:  # one may stand before another
+        for prefix in PREFIXES:
+            if all(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _misfits(state, own):
-    """A few words for each key in which `state` does not fit a network's `own` state_dict."""
+    """A few words for each key in which `state` does not fit a network's `own` state_dict.
+
+    Missing and unknown ones come in turn, since a prefix shows in the two together.
+    """
     missing = [f"missing {key}" for key in own if key not in state]
     unknown = [f"unknown {key}" for key in state if key not in own]
+    both = [each for pair in zip(missing, unknown) for each in pair]
+    rest = missing[len(unknown) :] + unknown[len(missing) :]
     other_shapes = []
     for key, tensor in own.items():
         if key in state and state[key].shape != tensor.shape:
             other_shapes.append(f"{key} is {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
-    return missing + unknown + other_shapes
+    return both + rest + other_shapes
 
 
 def _torchvision_state(weights, name):

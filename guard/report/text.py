@@ -59,8 +59,8 @@ def how_evaluated(results):
 
 
 def metrics_text(name, result):
-    """RR, I-RR and worst case of a network as a sentence; None where it met no attack."""
-    if len(result["attacks"]) < 2:
+    """RR, I-RR and worst case of a network as a sentence; None where it met no two attacks to compare."""
+    if len(result["attacks"]) < 3:  # clean accuracy is the first
         return None
     found = metrics.of_record(result)
     worst = f", worst case {found['worst_case']:.2f}" if found["worst_case"] is not None else ""

@@ -18,6 +18,7 @@ The order of calls:
 """
 
 import contextlib
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,7 @@ class Stage:
             for path in filter(None, (self.log, ledger.path)):
                 storage.check_writable(path)
             if self.found is None:
+                self._tell_replaced(ledger, key)
                 ledger.start_over(key)
             else:
                 ledger.reopen()
@@ -168,9 +170,17 @@ class Stage:
         if ledger.replaces:
             return None
         return UserError(
-            f"{self._place()} holds {ledger.what} made with another {', '.join(different)}; choose another"
+            f"{self._place()} holds {ledger.what} made with other {', '.join(different)}; choose another"
             " folder (-x or -y in run.sh), or --force (-f in run.sh) to replace it"
         )
+
+    def _tell_replaced(self, ledger, key):
+        """A note where a finished result of other settings gives way without being asked."""
+        earlier = ledger.find() if ledger.replaces and not self.force else None
+        if earlier and earlier.complete:
+            different = ", ".join(differences(self.name, earlier.key, key))
+            told = f"note: {self.name}: in {ledger.path} this comes in place of one with other {different}"
+            print(told, file=sys.stderr, flush=True)
 
     def _place(self):
         path = self.ledger.path

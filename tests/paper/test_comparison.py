@@ -71,6 +71,14 @@ def test_a_row_of_one_run_has_its_images_error_and_other_seeds_are_no_pair(folde
     assert "or of one run the standard error of 100 images" in text
 
 
+def test_experiments_that_share_a_teacher_say_nothing_of_other_teachers(folders):
+    for folder, teacher in zip(folders[:3], ("a", "a", "b")):
+        key = records.read(folder / "log.json")["evaluate teacher"].get("key", {})
+        change(folder, "evaluate teacher", key=key | {"fingerprint": teacher})
+    text = compare(folders[:3])
+    assert cells(text, "plain", "student")[0] == "3" and cells(text, "plain", "teacher")[0] == "2"
+
+
 def test_settings_that_only_one_of_two_has_are_told_whichever_comes_first(folders):
     plain, guard = folders[0], folders[3]
     there, back = (compare(pair).splitlines()[-1] for pair in ((plain, guard), (guard, plain)))

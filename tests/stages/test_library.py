@@ -53,6 +53,57 @@ def test_evaluate_agrees_with_the_stage(toy, tmp_path):
     assert ours == {name: result["accuracy"] for name, result in found["attacks"].items()}
 
 
+REFUSED = {
+    "fewer labels": ({"labels": torch.zeros(2, dtype=torch.int64)}, "expected"),
+    "labels of another type": ({"labels": torch.zeros(3, dtype=torch.int32)}, "int64"),
+    "labels in a list": ({"labels": [0, 1, 0]}, "int64"),
+    "one-hot labels": ({"labels": torch.eye(3).long()}, "expected"),
+    "bytes": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.uint8)}, "floating-point"),
+    "an array": ({"pixels": torch.zeros(3, 3, 16, 16).numpy()}, "floating-point"),
+    "one channel": ({"pixels": torch.zeros(3, 1, 16, 16)}, "expected"),
+    "epsilon without /255": ({"epsilon": 8}, "perhaps 8/255 is meant"),
+    "a function": ({"model": lambda pixels: pixels}, "a function; wrap it"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("call", ["attack", "evaluate"])
+def test_what_no_attack_can_work_on_is_one_line(call, case, toy):
+    network = guard.load_network(toy / "teacher/checkpoint.pt")
+    given = {"model": network, "pixels": torch.zeros(3, 3, 16, 16), "labels": torch.tensor([0, 1, 0])}
+    changed, told = REFUSED[case]
+    given = given | {"epsilon": 1 / 255} | changed
+    inputs = [given.pop(name) for name in ("model", "pixels", "labels")]
+    with pytest.raises(UserError, match=told):
+        if call == "attack":
+            guard.attack("fgsm", *inputs, **given)
+        else:
+            guard.evaluate(*inputs, **given, attacks="fgsm")
+
+
+def test_an_epsilon_in_l2_may_be_above_one(toy):
+    network = guard.load_network(toy / "teacher/checkpoint.pt")
+    pixels, labels = guard.load_images("toy", toy, size=16)
+    found = guard.attack("pgd100-l2", network, pixels[:2], labels[:2], epsilon=2.0)
+    assert (found - pixels[:2]).flatten(1).norm(dim=1).max() <= 2.0 + 1e-5
+
+
+def test_no_images_have_no_accuracy(toy):
+    network = guard.load_network(toy / "teacher/checkpoint.pt")
+    with pytest.raises(UserError, match="no images"):
+        guard.evaluate(network, torch.zeros(0, 3, 16, 16), torch.zeros(0).long(), attacks="fgsm")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "toy"])
+def test_test_is_another_word_for_val_and_other_splits_there_are_not(dataset, toy):
+    val, test = (guard.load_images(dataset, toy, split=split, size=16) for split in ("val", "test"))
+    assert all(torch.equal(one, other) for one, other in zip(val, test, strict=True))
+    with pytest.raises(UserError, match="no such split"):
+        guard.load_images(dataset, toy, split="Val")
+    with pytest.raises(UserError, match="per_class is -1"):
+        guard.load_images(dataset, toy, per_class=-1)
+
+
 def test_evaluate_computes_where_the_model_is(monkeypatch):
     asked = []
 
@@ -63,9 +114,9 @@ def test_evaluate_computes_where_the_model_is(monkeypatch):
     monkeypatch.setattr(guard.library.devices, "ready", note)
     pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
     for model, more in (
-        (torch.nn.Linear(1, 1, device="meta"), {}),
-        (torch.nn.Linear(1, 1, device="meta"), {"device": "cpu"}),
-        (torch.nn.Identity(), {}),
+        (torch.nn.Linear(1, 1, device="meta").eval(), {}),
+        (torch.nn.Linear(1, 1, device="meta").eval(), {"device": "cpu"}),
+        (torch.nn.Identity().eval(), {}),
     ):
         with pytest.raises(UserError, match="seen enough"):
             guard.evaluate(model, pixels, labels, protocol="quick", **more)
@@ -77,7 +128,7 @@ def test_items_are_the_images_and_their_labels(toy):
     pixels, label = distilled[3]
     assert (len(distilled), label, distilled.classes) == (4, 1, ("cat", "dog"))
     assert torch.equal(pixels, distilled.packed.pixels[3].float() / 255)
-    with pytest.raises(guard.UserError, match="epoch_0007"):
+    with pytest.raises(guard.UserError, match="no epoch 7 .* 0 to 1"):
         next(distilled.labelled(toy / "labels", epoch=7))
 
 

@@ -374,7 +374,7 @@ def test_without_it_two_processes_train_as_two_halves_of_each_batch_would(toy, t
     settings = cli.resolve(options.parse_known_args([str(word) for word in words[1:]])[0], "toy", "pretrain")
     held = images.load(find.find("toy", toy, "train"), settings.image_size)
     seeds.seed_everything(0, "teacher", "weights")
-    model = teacher._build(settings, "toy", held.classes).train()
+    model = teacher.build(settings, "toy", held.classes).train()
     statistics = [{name: buffer.clone() for name, buffer in model.named_buffers()} for _ in range(2)]
     optimizer = torch.optim.SGD(
         model.parameters(),

@@ -1,10 +1,12 @@
 """Each stage alone, on explicit paths: what it makes, what it refuses, how it goes on."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -454,6 +456,12 @@ WRAPPED = {
         "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}
     },
     "under net": lambda state: {"net": state},
+    "under model_state_dict, Lightning": lambda state: {
+        "model_state_dict": {f"model.{name}": tensor for name, tensor in state.items()}
+    },
+    "compiled, in DataParallel": lambda state: {
+        f"module._orig_mod.{name}": tensor for name, tensor in state.items()
+    },
 }
 
 
@@ -483,7 +491,65 @@ def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
     assert "no weights of that name" in refused(
         *pretrain(toy, tmp_path / "out", "--weights", tmp_path / "nosuch.pt")
     )
+    prefixed = {f"net.{name}": tensor for name, tensor in state.items()}
+    torch.save(prefixed, tmp_path / "prefixed.pt")
+    line = refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "prefixed.pt"))
+    first = next(iter(state))
+    assert f"missing {first}; unknown net.{first}" in line
+    torch.save({"state_dict": state, "arguments": SimpleNamespace()}, tmp_path / "more.pt")
+    line = refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "more.pt"))
+    assert line.endswith("save the weights alone, by torch.save(model.state_dict(), FILE)")
+    torch.save(state | {first: state[first] * torch.nan}, tmp_path / "nan.pt")
+    line = refused(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "nan.pt"))
+    assert f"not finite, in {first}" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_normalization_are_taken_by_it(toy, tmp_path):
+    """The network saw (x - 0.25) / 0.5; the recipe's mean and std would show it other images."""
+    made = checkpoint.load(toy / "teacher/checkpoint.pt")
+    own = dataclasses.replace(made, mean=[0.25, 0.25, 0.25], std=[0.5, 0.5, 0.5])
+    torch.save(made.state, tmp_path / "weights.pt")
+    given = ["--mean", "0.25,0.25,0.25", "--std", "0.5,0.5,0.5"]
+    words = ["--weights", tmp_path / "weights.pt", *given]
+    assert command(*pretrain(toy, tmp_path / "adopted", *words)) == 0
+    pixels, _ = guard.load_images("toy", toy, size=16)
+    adopted = checkpoint.load(tmp_path / "adopted/checkpoint.pt").build()
+    assert torch.equal(adopted(pixels), own.build()(pixels))
+    assert not torch.equal(adopted(pixels), made.build()(pixels))
+    found = evaluation.checkpoint_of_weights(
+        str(tmp_path / "weights.pt"), "convnet-32", "toy", toy, 16, None, mean=own.mean, std=own.std
+    )
+    assert torch.equal(found.build()(pixels), own.build()(pixels))
+
+
+def test_weights_that_are_right_no_more_often_than_guessing_are_told(toy, tmp_path, capsys):
+    state = checkpoint.load(toy / "teacher/checkpoint.pt").state
+    torch.save({name: 0 * value for name, value in state.items()}, tmp_path / "weights.pt")
+    assert command(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "weights.pt")) == 0
+    assert "--mean, --std" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["0.5", "0.5,0.5,2", "0.5,0.5,x"])
+def test_a_normalization_is_three_shares(given, toy, tmp_path, capsys):
+    assert command(*pretrain(toy, tmp_path / "out", "--weights", "w.pt", "--mean", given)) == 2
+    assert "--mean" in capsys.readouterr().err
+    assert command(*pretrain(toy, tmp_path / "out", "--mean", "0.5,0.5,0.5")) == 2
+    assert "go with --weights" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_comes_in_place_of_another_is_told(toy, tmp_path, capsys):
+    words = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy"]
+    words += ["--root", toy, "--record", tmp_path / "log.json", "--workers", 0, "--attacks", "fgsm"]
+    for epsilon, more, told in (
+        ("4/255", [], False),
+        ("4/255", [], False),
+        ("8/255", [], True),
+        ("4/255", ["--force"], False),
+    ):
+        assert command(*words, "--epsilon", epsilon, *more) == 0
+        said = "this comes in place of one with other epsilon" in capsys.readouterr().err
+        assert said == told
 
 
 # ---- what a stage refuses ------------------------------------------------------------------------
