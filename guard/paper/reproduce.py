@@ -182,11 +182,16 @@ def _work(options):
     _check_folder(options.results / scale)
     for name in dict.fromkeys(run.dataset for run, _ in todo):
         runner.prepare(name, scale, options.root)
-    print(f"{len(runs) - len(todo)} of {len(runs)} runs are finished", flush=True)
+    _tell_finished(len(runs) - len(todo), len(runs), options.results / scale)
     failed = runner.do_all(todo, own, options.jobs)
     if failed:
         lines = "; ".join(f"{run.name}: {line}" for run, line in failed.items())
         raise UserError(f"{len(failed)} of {len(todo)} runs failed: {lines}")
+
+
+def _tell_finished(done, count, folder):
+    hint = f", by the records in {folder}; --results DIR does them for records of your own" if done else ""
+    print(f"{done} of {count} runs are finished{hint}", flush=True)
 
 
 def _refuse_to_replace(todo, own, options):
