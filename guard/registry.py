@@ -74,6 +74,12 @@ REGULARIZERS = {
     "loss": Regularizer("guard.method.regularizers:loss_difference", "loss_beta", False, sums=True),
 }
 
+
+def weighed_by(coefficient):
+    """Names of the regularizers that a setting is the coefficient of, in words."""
+    return " and ".join(name for name, row in REGULARIZERS.items() if row.coefficient == coefficient)
+
+
 # name -> function(model, pixels, labels, *, settings, draws) -> (loss, logits of the images it is a loss of)
 ADVERSARIAL_TEACHERS = {
     "t": "guard.method.adversarial:trades",

@@ -53,7 +53,7 @@ class Pretrain:
         "gradient-norm", "form of the curvature regularizer", choices=tuple(registry.REGULARIZERS)
     )
     lambda_: float = setting(
-        100.0, "coefficient of gradient-norm and gradient-squared", low=0.0, flag="--lambda"
+        100.0, f"coefficient of {registry.weighed_by('lambda_')}", low=0.0, flag="--lambda"
     )
     h: float = setting(
         3.0, "length of the curvature regularizer's step along the gradient, in normalized images", above=0.0

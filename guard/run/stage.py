@@ -137,6 +137,9 @@ class Stage:
             if ledger.tells:
                 told = "is finished; --force (-f in run.sh) makes it again"
                 print(f"{self.name}: {ledger.what} in {self._place()} {told}", flush=True)
+                if self.name not in records.read(self.log):
+                    lost = f"note: {self.log} says nothing of it; --force makes both again"
+                    print(lost, file=sys.stderr, flush=True)
         return True
 
     def finished_or_begin(self, ledger, key, parts=()):

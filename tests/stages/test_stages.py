@@ -241,6 +241,17 @@ def test_relabel_and_train_take_images_distilled_elsewhere(toy, tmp_path):
     )
 
 
+def test_a_finished_stage_that_its_record_says_nothing_of_is_told(toy, tmp_path, capsys):
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    words = pretrain(toy, tmp_path / "teacher")
+    for gone in (False, True):
+        if gone:
+            (tmp_path / "teacher/log.json").unlink()
+        assert command(*words) == 0
+        printed = capsys.readouterr()
+        assert "is finished" in printed.out and ("says nothing of it" in printed.err) == gone
+
+
 def test_how_often_a_student_is_measured_makes_no_other_student(toy, tmp_path, capsys):
     words = toy_student(toy, "--epochs", 2, "--output", tmp_path / "x")
 
