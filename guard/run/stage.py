@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard.earlier import comparable
+from guard.earlier import SETTINGS_IN_KEYS, comparable
 from guard.errors import UserError
 from guard.run import devices, lock, processes, records, storage
 
@@ -75,12 +75,24 @@ class Ledger:
 
 
 def differences(stage, found, wanted):
-    """Names of what differs between two keys.
+    """Names of what differs between two keys, and between the stage's settings in them: 'images_per_class',
+    'labels epochs'.
 
     A setting that one of them lacks, since an earlier version wrote it, counts as what that version did.
     """
     found, wanted = comparable(stage, found), comparable(stage, wanted)
-    return [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    told = []
+    for name in _unequal(found, wanted):
+        one, other, whose = found.get(name), wanted.get(name), SETTINGS_IN_KEYS.get(stage, {}).get(name)
+        inside = _unequal(one, other) if isinstance(one, dict) and isinstance(other, dict) else []
+        # What only one of two image methods reads follows from the method, which both have.
+        inside = [each for each in inside if each in one and each in other] or inside
+        told += [each if whose == stage else f"{name} {each}" for each in inside] or [name]
+    return told
+
+
+def _unequal(one, other):
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
 class Stage:

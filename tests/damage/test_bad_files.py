@@ -339,7 +339,7 @@ CASES |= {
     "manifest of images with other packs": (
         "recover",
         lambda: reseal(Path("images/manifest.json"), settings={"pack_images": "many"}),
-        "another settings",
+        "other ",
     ),
     "manifest of labels with a word for a number": (
         "train",

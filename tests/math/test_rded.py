@@ -127,7 +127,7 @@ def test_a_folder_of_them_is_as_any_other(toy, tmp_path, refused):
     assert (
         command("recover", *words, "--iterations", 77) == 0
     )  # a setting of sre2l, which counts for nothing here
-    assert "another settings" in refused("recover", *words, "--crops", 3)
+    assert "other crops;" in refused("recover", *words, "--crops", 3)
     assert "8 crops are needed for 2 images, of 5 training images" in refused(
         "recover", *words, "--images-per-class", 2, "--force"
     )

@@ -285,10 +285,10 @@ def test_relabel_refuses_a_folder_of_other_labels(toy, tmp_path, refused):
         "--output",
         chain / "labels",
     ]
-    assert "another recipe" in refused("relabel", *arguments, "--epochs", 2, "--mix", "mixup")
-    assert "another recipe" in refused("relabel", *arguments, "--epochs", 3)
+    assert "other mix;" in refused("relabel", *arguments, "--epochs", 2, "--mix", "mixup")
+    assert "other epochs;" in refused("relabel", *arguments, "--epochs", 3)
     spoil_images(chain)
-    assert "another images" in refused("relabel", *arguments, "--epochs", 2)
+    assert "other images;" in refused("relabel", *arguments, "--epochs", 2)
 
 
 def test_batch_size_follows_the_images_per_class(images):

@@ -52,8 +52,8 @@ def test_same_seed_same_bits_and_what_counts(words, tmp_path, refused, capsys):
     capsys.readouterr()
     assert command(*words("one", "--roll", 1, "--crops", 9)) == 0  # which other methods read
     assert "is finished" in capsys.readouterr().out
-    assert "another settings" in refused(*words("one", "--image-rate", 0.2))
-    assert "another settings" in refused(*words("one", "--iterations", 4))
+    assert "other image_rate;" in refused(*words("one", "--image-rate", 0.2))
+    assert "other iterations;" in refused(*words("one", "--iterations", 4))
 
 
 def test_of_the_teacher_the_regularizer_counts_and_no_weight(words, tmp_path):
@@ -83,7 +83,7 @@ def test_after_a_stop_it_goes_on_to_the_same_bits(words, tmp_path, monkeypatch, 
         assert command(*words("stopped")) != 0
     state = tmp_path / "stopped/.part_0.pt"
     assert tensor_files.read(state)["iterations"] == 2
-    assert "another settings" in refused(*words("stopped", "--network-rate", 0.5))
+    assert "other network_rate;" in refused(*words("stopped", "--network-rate", 0.5))
     made, one_network = [], dc.on_a_fresh_network
     monkeypatch.setattr(
         dc,
@@ -110,7 +110,7 @@ def test_a_state_that_is_none_is_named_and_force_begins_anew(words, tmp_path, mo
 def test_it_starts_from_training_images_where_asked(words, tmp_path, refused):
     still = ["--image-rate", 1e-9]
     assert command(*words("started", *still, "--start", "random")) == 0
-    assert "another settings" in refused(*words("started", *still))
+    assert "made with other " in refused(*words("started", *still))
     assert command(*words("random", "--method", "random")) == 0
     assert torch.equal(images(tmp_path / "started").pixels, images(tmp_path / "random").pixels)
 

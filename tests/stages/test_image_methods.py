@@ -47,8 +47,8 @@ def test_another_seed_draws_others_and_is_refused_in_the_same_folder(toy, tmp_pa
     )
     one, other = (image_folder.load_distilled(tmp_path / name) for name in ("one", "other"))
     assert one.fingerprint != other.fingerprint
-    assert "another seed" in refused(*words(toy, tmp_path / "one", "--seed", 1))
-    assert "another data, settings" in refused(*words(toy, tmp_path / "one")[:-4])
+    assert "other seed" in refused(*words(toy, tmp_path / "one", "--seed", 1))
+    assert "other data, images_per_class, method;" in refused(*words(toy, tmp_path / "one")[:-4])
 
 
 def test_a_method_that_draws_from_torchs_own_generator_makes_the_same_from_one_seed(
@@ -198,9 +198,9 @@ def test_it_moves_away_from_them_goes_on_after_a_stop_and_is_other_work(toy, tmp
     assert command(*started(toy, tmp_path / "images", "rded")) == 0
     assert image_folder.load_distilled(tmp_path / "images").fingerprint == whole.fingerprint
     assert manifest_of(tmp_path / "images") == manifest
-    assert "another settings" in refused(*started(toy, tmp_path / "images", "random"))
-    assert "another settings" in refused(*started(toy, tmp_path / "images", "rded", "--crops", 1))
-    assert "another data, settings" in refused(*started(toy, tmp_path / "images", "noise"))
+    assert "other start;" in refused(*started(toy, tmp_path / "images", "random"))
+    assert "other crops;" in refused(*started(toy, tmp_path / "images", "rded", "--crops", 1))
+    assert "other data, start;" in refused(*started(toy, tmp_path / "images", "noise"))
 
 
 def test_settings_of_rded_count_for_nothing_in_a_recovery_from_noise(toy, tmp_path, capsys):

@@ -42,6 +42,6 @@ def test_toy_run_of_all_stages(tmp_path):
     other = run_sh("-g", "-p", "-o", tmp_path, "-u", "cpu")
     assert (
         other.returncode == 2
-        and "another curvature" in other.stderr
+        and "other curvature" in other.stderr
         and len(other.stderr.strip().splitlines()) == 1
     )
