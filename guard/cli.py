@@ -265,20 +265,24 @@ def numbers(number):
 
 def add_normalization(parser):
     """--mean and --std of weights that were trained elsewhere."""
-    for name, what in (("mean", "means"), ("std", "standard deviations")):
+    mean, std = number(float, low=0.0, high=1.0), number(float, above=0.0, high=1.0)
+    for name, what, kind in (("mean", "means", mean), ("std", "standard deviations", std)):
         parser.add_argument(
             f"--{name}",
-            type=_of_three_channels,
+            type=_of_three_channels(kind),
             metavar="R,G,B",
             help=f"with --weights: {what} by which its pixels in [0,1] were normalized [the recipe's]",
         )
 
 
-def _of_three_channels(text):
-    values = numbers(number(float, low=0.0, high=1.0))(text)
-    if len(values) != 3:
-        raise argparse.ArgumentTypeError(f"'{text}' is not three numbers, one for each channel")
-    return values
+def _of_three_channels(number):
+    def parse(text):
+        values = numbers(number)(text)
+        if len(values) != 3:
+            raise argparse.ArgumentTypeError(f"'{text}' is not three numbers, one for each channel")
+        return values
+
+    return parse
 
 
 def _one_or_several(number):

@@ -27,6 +27,7 @@ def as_now(stage, found):
 
 
 # Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
+TOLD_ALONE = ("evaluate_every", "val_images")  # they decide what is told of a network, and not the network
 SETTINGS_IN_KEYS = {
     "pretrain": {"": "pretrain"},
     "recover": {"settings": "recover"},
@@ -47,7 +48,8 @@ def comparable(stage, key):
         made["settings"] = read_by_stage(stage, made["settings"])
     if stage in READ_WITH:
         made = read_by_stage(stage, made)
-    made.pop("evaluate_every", None)  # of stage train: it decides what is told of the student alone
+    for name in TOLD_ALONE:
+        made.pop(name, None)
     return made
 
 

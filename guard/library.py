@@ -14,7 +14,7 @@ from guard.distilled.soft_labels import batches_of, look
 from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.recipes import recipe
-from guard.registry import PROTOCOL_EPSILON, PROTOCOLS
+from guard.registry import ATTACKS, PROTOCOL_EPSILON, PROTOCOLS
 from guard.run import devices
 
 
@@ -85,7 +85,7 @@ def load_network(path, device="cpu"):
 def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None):
     """(pixels (N, 3, S, S), labels (N,)) of a data set, resized and centre-cropped as for validation.
 
-    split: 'train', 'val' or another word for it, 'test'. per_class: the first so many images of each class,
+    split: 'train' or 'val'. per_class: the first so many images of each class,
     0 for all. size: S, the recipe's where it is None.
     """
     if per_class < 0:
@@ -121,7 +121,8 @@ def evaluate(
         names = robustness.check_names([attacks] if isinstance(attacks, str) else attacks)
     else:
         names = robustness.attacks_of([protocol])
-    check_inputs(model, pixels, labels, epsilon)
+    norms = {ATTACKS[name].norm for name in names}
+    check_inputs(model, pixels, labels, epsilon, "L-inf" if "L-inf" in norms else "L2")
     if not len(pixels):
         raise UserError("there are no images; an accuracy needs one at least")
     if device is None:

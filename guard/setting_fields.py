@@ -59,7 +59,7 @@ def val_images():
     """The setting of the stages that train, whose networks are measured meanwhile and at the end."""
     return setting(
         0,
-        "measure the accuracy on val on its first N images of each class; 0 for all",
+        "measure accuracy, and curvature, on the first N images of val of each class alone; 0 for all",
         unit="images",
         low=0,
     )

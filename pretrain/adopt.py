@@ -3,14 +3,16 @@
 import sys
 from pathlib import Path
 
+from guard import recipes
 from guard.data import find, images
 from guard.networks.training import Training
 from guard.networks.weights import load_weights
+from guard.report.statistics import standard_error
 from guard.run import fingerprints
 from guard.run.stage import Stage
 from pretrain.teacher import Data, build, finish
 
-NEAR_CHANCE = 1.5  # times the accuracy of guessing, below which something about the weights is wrong
+ERRORS = 2  # standard errors above the accuracy of guessing, up to which weights are no better than that
 
 
 def adopt(settings, *, weights, mean, std, dataset, root, output, log, seed, device_name, workers, force):
@@ -22,7 +24,9 @@ def adopt(settings, *, weights, mean, std, dataset, root, output, log, seed, dev
     """
     origin = fingerprints.of_file(weights) if Path(weights).is_file() else weights
     architecture = {"model": settings.model, "image_size": settings.image_size, "stem": settings.stem}
-    given = {name: list(value) for name, value in (("mean", mean), ("std", std)) if value}
+    own = recipes.recipe(dataset)
+    named = {"mean": (mean, own.mean), "std": (std, own.std)}
+    given = {name: list(value) for name, (value, usual) in named.items() if value and value != usual}
     key = {"dataset": dataset, "weights": origin, **architecture, **given}
     work = Stage("pretrain", output, log=log, force=force, shared=True)
     with work.entered(device_name) as device:
@@ -35,7 +39,8 @@ def adopt(settings, *, weights, mean, std, dataset, root, output, log, seed, dev
         val = images.load(source, settings.image_size, settings.val_images).to(device)
         data = Data(dataset, val, val, workers, device)  # the training images are not used
         results = finish(work, settings, model.to(device).eval(), data, key, seed, history=[])
-        if results.get("val accuracy", 100.0) < NEAR_CHANCE * 100 / len(source.classes):
+        chance = 100 / len(source.classes)
+        if results.get("val accuracy", 100.0) <= chance + ERRORS * standard_error(chance, len(val)):
             print(
                 f"note: {weights} is right on no more images than guessing would be; its pixels may have been"
                 " normalized otherwise (--mean, --std), or its classes stand in another order",

@@ -304,7 +304,7 @@ def finish(work, settings, model, data, key, seed, history):
         if silent := models.silent_channels(plain, data.checked(model.image_size)[0]):
             worst = max(silent, key=lambda row: row[1] / row[2])
             results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
-            if history:  # else it was not trained here
+            if history and not settings.val_images:  # else not trained here, or seen on too few images
                 _warn_of_silence(*worst)
         if settings.curvature_images:
             yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another

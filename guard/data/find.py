@@ -56,13 +56,12 @@ def _files_below(folder):
 
 
 def find(name, root, split):
-    """The Source of split 'train', 'val' or 'test', another word for it, of data set `name` under ROOT/name.
+    """The Source of split 'train' or 'val' of data set `name` under ROOT/name.
 
     Raises UserError when it isn't there or is empty, and for a split that there is not.
     """
-    split = next((known for known, names in SPLITS.items() if split in (known, *names)), None)
-    if split is None:
-        raise UserError(f"there is no such split; there are {' and '.join(SPLITS)}")
+    if split not in SPLITS:
+        raise UserError(f"there is no split '{split}'; there are {' and '.join(SPLITS)}")
     look = registry.function_of(registry.DATA_SETS.get(name, _folders))
     return look(name, Path(root), split)
 

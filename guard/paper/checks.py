@@ -72,12 +72,12 @@ def _problem_of_record(record):
         if not isinstance(environment, dict) or not isinstance(environment.get("device"), str):
             return f"its entry '{stage}' names no device"
     if not isinstance(record["pretrain"].get("results", {}), dict):
-        return "the results of 'pretrain' are none"
+        return "the results of 'pretrain' are no object"
     if not _is(record["recover"].get("images"), int):
         return "its entry 'recover' does not say how many images there are"
     evaluated = record["evaluate student"]
     if not isinstance(evaluated.get("key", {}), dict):
-        return "the evaluation of its student has a key that is none"
+        return "the key of its student's evaluation is no object"
     if not evaluated.get("complete"):
         return "the evaluation of its student is not finished"
     for name, kind in EVALUATION.items():

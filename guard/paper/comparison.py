@@ -12,7 +12,8 @@ from guard.paper import groups
 from guard.paper.markdown import number, table
 from guard.report import experiment
 
-DRAWN = ("seed", "pack_images", "data")  # of a stage's settings: no choice of anybody's
+# of a stage's settings: no choice of anybody's, or nothing that a network comes from
+DRAWN = ("seed", "pack_images", "data", *earlier.TOLD_ALONE)
 NETWORKS = ("student", "teacher")
 
 

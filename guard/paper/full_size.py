@@ -28,9 +28,9 @@ bytes of the stored soft labels. The last rows were published at this size, for 
 otherwise.
 """
 OF_RECIPES = """\
-The same images and teachers by two recipes of labels and student. `paper` is the published one: batches of
-128, the whole of 10 images per class in a step, 400 epochs, crops after padding, mixup, temperature 30.
-`modern` has batches of 50, 600 epochs, crops of at least a quarter, CutMix, temperature 4.
+The same kinds of images and teachers by two recipes of labels and student. `paper` is the published one:
+batches of 128, so all of 10 images per class in a step, 400 epochs, crops after padding, mixup, temperature
+30. `modern` has batches of 50, 600 epochs, crops of at least a quarter, CutMix, temperature 4.
 """
 OF_STUDENT_SETTINGS = """\
 The first row's arm with one setting of labels or student changed.
@@ -214,8 +214,10 @@ def _recipes(groups):
     rows = []
     for group in groups:
         method, teacher, *recipe = group.arm.split("/")
-        rows.append([method, teacher, *(recipe or ["modern"]), str(len(group.runs)), *_student(group)])
-    return table(_columns(before=("images", "labels of", "recipe")), rows, left=3)
+        row = [method, teacher, *(recipe or ["modern"]), str(len(group.runs)), *_student(group)]
+        rows.append([*row, _trained(group)])
+    columns = _columns(before=("images", "labels of", "recipe"), after=("teacher: trained",))
+    return table(columns, rows, left=3)
 
 
 def _student_settings(groups):

@@ -195,10 +195,10 @@ def _tell_finished(done, count, folder):
 
 
 def _refuse_to_replace(todo, own, options):
-    """Raises UserError where flags ask for other attacks, or another size, than the plan's, and what they
-    make would come in place of a recorded run that was attacked otherwise.
+    """Raises UserError where flags ask for other attacks than the plan's, and what they make would come in
+    place of a recorded run that was attacked otherwise. What the plan asks for may.
     """
-    if options.protocol is None and options.images is None and options.images_per_class is None:
+    if options.protocol is None and options.images is None:
         return
     for run, words in todo:
         found = own.recorded.get(run.name)

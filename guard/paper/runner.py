@@ -84,6 +84,8 @@ class Runner:
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         ) as process:
             self.processes.add(process)
+            if self.stopped.is_set():  # meanwhile
+                self.stop()
             try:
                 return process.wait()
             finally:
@@ -139,13 +141,30 @@ def _complaint(log, begin):
 
 def do_all(work, runner, jobs):
     """Does `work` ((run, words) pairs), `jobs` at a time, runs that make teachers before those that borrow
-    them; returns {run: line} of those that failed. Ctrl-C, and a signal that ends this process, end the runs
-    that are under way.
+    them; returns {run: line} of those that failed. Ctrl-C, SIGTERM and SIGHUP end what is under way.
     """
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) == signal.SIG_DFL:  # as Ctrl-C; nohup's is ignored
-            signal.signal(ending, signal.default_int_handler)
     failed = {}
+    with _ended_as_by_ctrl_c():
+        _do_all(work, runner, jobs, failed)
+    return failed
+
+
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c():
+    """Has the signals that end a process raise KeyboardInterrupt, but those that are ignored, as by nohup."""
+    earlier = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    earlier = {each: handler for each, handler in earlier.items() if handler == signal.SIG_DFL}
+    for each in earlier:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each, handler in earlier.items():
+            signal.signal(each, handler)
+
+
+def _do_all(work, runner, jobs, failed):
+    """Adds the runs that failed to `failed`."""
     for borrowing in (False, True):
         todo = [(run, words) for run, words in work if run.swapped == borrowing]
         pool = concurrent.futures.ThreadPoolExecutor(jobs)
@@ -163,7 +182,6 @@ def do_all(work, runner, jobs):
             raise
         finally:
             pool.shutdown()
-    return failed
 
 
 def prepare(name, scale, root):

@@ -2,12 +2,14 @@
 attacks; and where the settings of two runs differ.
 """
 
+from guard.earlier import TOLD_ALONE
 from guard.paper.published import place
 from guard.paper.records import STAGES
 from guard.report.statistics import standard_error
 
 # settings that name what a run was made from, not how: they differ between seeds as they must
-OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed", "train evaluate_every"}
+OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
+OF_THE_RUN |= {f"{stage} {name}" for stage in ("pretrain", "train") for name in TOLD_ALONE}
 
 
 def described(record):

@@ -151,6 +151,7 @@ def naive_fab(model, image, label, target, epsilon, steps):
 def test_fab_is_its_published_loop(share, watched):
     """At an epsilon that is too small, and just at the distance that it finds."""
     model, seen = watched
+    compared = 0
     for image, label in standing(model, seen, 4):
         target = (label + 1) % 3
         given = image[0], label.item(), target.item()
@@ -160,6 +161,7 @@ def test_fab_is_its_published_loop(share, watched):
             continue
         epsilon = share * min((x - image[0]).abs().max().item() for x in fooling)
         expected, broken_by = naive_fab(model, *given, epsilon, 8)
+        compared += 1
         seen.clear()
         found, broken = fab.fast_adaptive_boundary(
             model, image, label, targets=target, epsilon=epsilon, draws=None, batch_size=1, steps=8
@@ -169,6 +171,7 @@ def test_fab_is_its_published_loop(share, watched):
         assert broken.item() == (broken_by is not None) == (share > 1)
         wanted = image[0] if broken_by is None else broken_by
         torch.testing.assert_close(found[0], wanted, rtol=0, atol=1e-7)
+    assert compared
 
 
 # ---- Square --------------------------------------------------------------------------------------

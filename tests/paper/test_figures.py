@@ -1,4 +1,4 @@
-"""The figures of results/TABLES.md, and those of distilled images."""
+"""The figures of results/TABLES.md."""
 
 import pytest
 from recorded import add, empty, gathered, run, text_of

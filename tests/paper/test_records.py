@@ -89,9 +89,9 @@ CASES = {
     "curve": "its curve is no list",
     "curve by no attack": "under an attack that it names",
     "no device": "'pretrain' names no device",
-    "no results": "results of 'pretrain' are none",
+    "no results": "results of 'pretrain' are no object",
     "no images": "does not say how many images",
-    "no key": "a key that is none",
+    "no key": "evaluation is no object",
     "open quote": "a quote that does not end",
 }
 

@@ -1,6 +1,7 @@
 """results/reproduce.sh: which runs a table has, what they do, what is skipped, and what a failure does."""
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -476,7 +477,9 @@ def test_a_signal_that_ends_the_driver_ends_all_that_its_runs_have_started(endin
     """A stage is a child of run.sh, which is one of the driver."""
     program = """
 from pathlib import Path
+import signal
 from guard.paper import plan, runner
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has its children ignore
 own = runner.Runner("digits", "recipe", Path("results"), Path("runs"), 1)
 run = plan.runs_of("digits", "recipe")[0]
 runner.do_all([(run, ["bash", "-c", "sleep 300 & echo $! > child; wait"])], own, 1)
@@ -484,10 +487,15 @@ runner.do_all([(run, ["bash", "-c", "sleep 300 & echo $! > child; wait"])], own,
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
     child = tmp_path / "child"
-    wait_until(lambda: child.exists() and child.read_text().strip())
-    driver.send_signal(ending)
-    assert driver.wait(30) != 0
-    wait_until(lambda: not alive(int(child.read_text())))
+    try:
+        wait_until(lambda: child.exists() and child.read_text().strip())
+        driver.send_signal(ending)
+        assert driver.wait(30) != 0
+        wait_until(lambda: not alive(int(child.read_text())))
+    finally:
+        driver.kill()
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 def wait_until(true, seconds=60):

@@ -86,6 +86,9 @@ def test_an_epsilon_in_l2_may_be_above_one(toy):
     pixels, labels = guard.load_images("toy", toy, size=16)
     found = guard.attack("pgd100-l2", network, pixels[:2], labels[:2], epsilon=2.0)
     assert (found - pixels[:2]).flatten(1).norm(dim=1).max() <= 2.0 + 1e-5
+    assert guard.evaluate(network, pixels, labels, attacks="pgd100-l2", epsilon=2.0)["clean"] >= 0
+    with pytest.raises(UserError, match="perhaps 2/255 is meant"):
+        guard.evaluate(network, pixels, labels, attacks=["pgd100-l2", "fgsm"], epsilon=2.0)
 
 
 def test_no_images_have_no_accuracy(toy):
@@ -95,11 +98,10 @@ def test_no_images_have_no_accuracy(toy):
 
 
 @pytest.mark.parametrize("dataset", ["digits", "toy"])
-def test_test_is_another_word_for_val_and_other_splits_there_are_not(dataset, toy):
-    val, test = (guard.load_images(dataset, toy, split=split, size=16) for split in ("val", "test"))
-    assert all(torch.equal(one, other) for one, other in zip(val, test, strict=True))
-    with pytest.raises(UserError, match="no such split"):
-        guard.load_images(dataset, toy, split="Val")
+@pytest.mark.parametrize("split", ["test", "Val"])
+def test_a_split_that_there_is_not_is_refused(dataset, split, toy):
+    with pytest.raises(UserError, match=f"no split '{split}'; there are train and val"):
+        guard.load_images(dataset, toy, split=split)
     with pytest.raises(UserError, match="per_class is -1"):
         guard.load_images(dataset, toy, per_class=-1)
 

@@ -24,6 +24,7 @@ from guard.run import records, storage
 from guard.run.progress import Progress
 from guard.run.stage import differences
 from guard.settings import as_dict
+from pretrain import teacher
 from train import evaluation
 
 
@@ -285,6 +286,8 @@ def test_accuracy_on_few_images_of_val_is_of_these_and_changes_no_weights(role, 
         assert ("on val, the first 1 of each class" in capsys.readouterr().out) == bool(count)
         found[count] = made.state
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert command(*words, "--val-images", 0) == 0  # which does not make the finished one another
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_evaluate_takes_any_checkpoint_and_keeps_what_is_done(toy, tmp_path, capsys):
@@ -539,6 +542,33 @@ def test_weights_that_are_right_no_more_often_than_guessing_are_told(toy, tmp_pa
     torch.save({name: 0 * value for name, value in state.items()}, tmp_path / "weights.pt")
     assert command(*pretrain(toy, tmp_path / "out", "--weights", tmp_path / "weights.pt")) == 0
     assert "--mean, --std" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(50.0, True), (60.0, True), (72.5, False), (100.0, False)])
+def test_weights_that_are_better_than_guessing_are_not_told(
+    accuracy, told, toy, tmp_path, capsys, monkeypatch
+):
+    """The standard error of one half of 60 images is 6.5 points."""
+    write_folder(tmp_path, count=30)
+    monkeypatch.setattr(teacher.Data, "accuracy", lambda *_: accuracy)
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, tmp_path / "weights.pt")
+    words = ["--weights", tmp_path / "weights.pt", "--curvature-images", 0]
+    assert command(*pretrain(tmp_path, tmp_path / "out", *words)) == 0
+    assert ("--mean, --std" in capsys.readouterr().err) == told
+
+
+def test_the_recipes_own_normalization_is_no_other(toy, tmp_path, capsys):
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, tmp_path / "weights.pt")
+    words = pretrain(toy, tmp_path / "out", "--weights", tmp_path / "weights.pt")
+    usual = ",".join(map(str, recipes.recipe("toy").mean))
+    assert command(*words) == 0 == command(*words, "--mean", usual)
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["0,0,0", "0.5,0.5,2"])
+def test_a_deviation_is_above_zero(given, toy, tmp_path, capsys):
+    assert command(*pretrain(toy, tmp_path / "out", "--weights", "w.pt", "--std", given)) == 2
+    assert "--std" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["0.5", "0.5,0.5,2", "0.5,0.5,x"])

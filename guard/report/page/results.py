@@ -15,7 +15,7 @@ from guard.report.page.numbers import (
 from guard.report.page.recorded import scale_text
 from guard.report.statistics import average
 
-PICTURES = "docs/pictures/distilled-*.png"  # beside the folder of results
+PICTURE = "docs/pictures/distilled.png"  # beside the folder of results
 
 
 def page_of(results):
@@ -58,16 +58,13 @@ def _found(lines):
 
 
 def _distilled(results):
-    """The pictures of distilled images that the documentation shows."""
-    pictures = []
-    for path in sorted(results.resolve().parent.glob(PICTURES)):
-        _, scale, dataset = path.stem.split("-", 2)
-        title = f"{dataset}, {scale_text(scale)}"
-        picture = element(
-            "img", src=data_uri(path.read_bytes()), alt=f"distilled images, {title}", class_="strip"
-        )
-        pictures.append(element("figure", element("figcaption", title), picture))
-    return section("Distilled images", element("div", *pictures, class_="columns")) if pictures else None
+    """The picture of distilled images that README shows, where there is one."""
+    path = results.resolve().parent / PICTURE
+    if not path.exists():
+        return None
+    title = "an image of each class, real and distilled without and with GUARD"
+    picture = element("img", src=data_uri(path.read_bytes()), alt=title, class_="strip")
+    return section("Distilled images", element("figure", element("figcaption", title), picture))
 
 
 def _runs(rows):
