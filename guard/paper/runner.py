@@ -100,8 +100,8 @@ class Runner:
 
     def _curve_words(self, run, words):
         """The command that draws the student's accuracy against epsilon, on the images that run.sh
-        attacks, at the epsilons that are recorded as well. It goes by the experiment's record, so what that
-        has of an epsilon is not found again.
+        attacks, at the epsilons that are recorded as well. The accuracy that the experiment's own record has
+        at one of them is not found again.
         """
         folder = self.folder(run)
         images = commands.meaning(words).get(("train", "--images"))
