@@ -26,8 +26,8 @@ def as_now(stage, found):
     return made
 
 
-# Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
 TOLD_ALONE = ("evaluate_every", "val_images")  # they decide what is told of a network, and not the network
+# Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
 SETTINGS_IN_KEYS = {
     "pretrain": {"": "pretrain"},
     "recover": {"settings": "recover"},

@@ -85,8 +85,8 @@ def load_network(path, device="cpu"):
 def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None):
     """(pixels (N, 3, S, S), labels (N,)) of a data set, resized and centre-cropped as for validation.
 
-    split: 'train' or 'val'. per_class: the first so many images of each class,
-    0 for all. size: S, the recipe's where it is None.
+    split: 'train' or 'val'. per_class: the first so many images of each class, 0 for all. size: S, the
+    recipe's where it is None.
     """
     if per_class < 0:
         raise UserError(f"per_class is {per_class}; it is the number of images of each class, 0 for all")

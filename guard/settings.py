@@ -88,7 +88,7 @@ class Pretrain:
     val_images: int = val_images()
     curvature_images: int = setting(
         256,
-        "validation images on which the teacher's curvature is measured in the end, by the recipe's h, or 0",
+        "validation images for the teacher's curvature at the end, by the recipe's h; 0 for none",
         unit="images",
         low=0,
     )

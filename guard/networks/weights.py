@@ -20,9 +20,11 @@ def load_weights(network, weights, name):
     one of HOLDERS, and its keys may all begin with one of PREFIXES. Raises UserError that says which keys do
     not fit, and for weights that are not finite.
     """
-    from_file = Path(weights).is_file()
-    contents = tensor_files.read(weights, PLAIN, what="file of weights") if from_file else None
-    state = _state_dict_in(contents if from_file else _torchvision_state(weights, name))
+    if Path(weights).is_file():
+        contents = tensor_files.read(weights, PLAIN, what="file of weights")
+    else:
+        contents = _torchvision_state(weights, name)
+    state = _state_dict_in(contents)
     if state is None:
         raise UserError(f"{weights} holds no state_dict; {PLAIN}")
     wrong = _misfits(state, network.state_dict())

@@ -31,6 +31,13 @@ def command_of(run, scale, *, root, output, device=None, protocol=None, images=N
     return [*words, "--", *stages] if stages else words
 
 
+def of_table(run, table, scale, *, protocol=None, images=None, **where):
+    """The words as of `command_of`, with the attacks that the plan has for a table where none are given."""
+    planned = attacks_of(table, scale, run.dataset)
+    images = planned[1] if images is None else images
+    return command_of(run, scale, protocol=protocol or planned[0], images=images, **where)
+
+
 def shown(words):
     """A command as one would type it, without what differs between machines."""
     place = words.index("--") if "--" in words else len(words)
@@ -76,8 +83,7 @@ def as_planned(run):
 
 def attacked_as_planned(run, table):
     """Whether a recorded run was asked for all that the plan asks of it for a table, attacks and all."""
-    protocol, images = attacks_of(table, run.scale, run.dataset)
-    return same(run.command, command_of(run, run.scale, root="", output="", protocol=protocol, images=images))
+    return same(run.command, of_table(run, table, run.scale, root="", output=""))
 
 
 def last(words, flag):

@@ -8,8 +8,8 @@ confidence interval by Student's t distribution. A change is clear where the int
 from dataclasses import dataclass
 from math import sqrt
 
-from guard.paper import full_size, published, swap, variations
 from guard.paper import groups as gathered
+from guard.paper import published, swap, variations
 from guard.paper.arms import CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import heading, scale_text, table
@@ -110,7 +110,7 @@ def _does_it_help(groups):
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
         for group in here:
             plain = gathered.of_arm(here, _plain_beside(group.arm))
-            if plain is None or not (full_size.as_planned(group) and full_size.as_planned(plain)):
+            if plain is None or not (gathered.as_planned(group) and gathered.as_planned(plain)):
                 continue
             attack = gathered.robust_attack([plain, group])
             found = [gathered.change(group, plain, name) for name in (attack, "clean")]

@@ -7,7 +7,7 @@ A student is attacked within two epsilons: the second is a point of its accuracy
 from dataclasses import fields
 from math import isclose
 
-from guard.paper import arms, commands, not_run, our_tables, plan, published, settings
+from guard.paper import arms, not_run, our_tables, plan, published, settings
 from guard.paper import groups as gathered
 from guard.paper.markdown import MISSING, heading, number, table
 
@@ -92,7 +92,7 @@ def section(groups, results):
 
 def _notes(groups):
     """What was set, in Markdown: all of the plan's rows, then of those of other settings."""
-    planned = [group for group in groups if as_planned(group)]
+    planned = [group for group in groups if gathered.as_planned(group)]
     others = [group for group in groups if group not in planned]
     lines = our_tables.notes(planned)
     if others:
@@ -100,11 +100,6 @@ def _notes(groups):
         lines.append(f"With other settings than the plan's: {names}.\n")
         lines += our_tables.notes(others)
     return lines
-
-
-def as_planned(group):
-    """Whether all runs of a group were asked for what the plan asks of them."""
-    return all(commands.as_planned(run) for run in group.runs)
 
 
 def of_tables(names, groups):

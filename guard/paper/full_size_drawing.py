@@ -140,12 +140,12 @@ def _accuracy(group, name):
 
 
 def _opacity(group):
-    return 0.9 if full_size.as_planned(group) else PALE
+    return 0.9 if gathered.as_planned(group) else PALE
 
 
 def _explain_pale(axes, groups):
     """A line in the legend where a group is pale."""
-    if not all(full_size.as_planned(group) for group in groups):
+    if not all(gathered.as_planned(group) for group in groups):
         axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
 
 

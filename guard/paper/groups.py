@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from guard.paper import commands
 from guard.recipes import recipe
 from guard.report.statistics import average, standard_error
 
@@ -45,6 +46,11 @@ def gather(runs):
         key = (run.scale, run.dataset, run.images_per_class, run.images_from, run.labels_from)
         found.setdefault(key, []).append(run)
     return [Group(*key, tuple(held)) for key, held in found.items()]
+
+
+def as_planned(group):
+    """Whether all runs of a group were asked for what the plan asks of them, attacks aside."""
+    return all(map(commands.as_planned, group.runs))
 
 
 # ---- numbers of one run --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from guard import cli, ending
 from guard.errors import UserError
 from guard.paper import commands, runner
-from guard.paper.plan import SCALES, TABLES, attacks_of, runs_of, scales_of
+from guard.paper.plan import SCALES, TABLES, runs_of, scales_of
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERHEAD = "overhead"  # a table of costs, which guard.bench measures
@@ -163,6 +163,7 @@ def _work(options):
         seeds=options.seeds,
     )
     from guard.paper import records
+    from guard.run import storage
 
     own = runner.Runner(
         table=options.table,
@@ -179,7 +180,8 @@ def _work(options):
         _print(todo, len(runs), own, options)
         return
     _refuse_to_replace(todo, own, options)
-    _check_folder(options.results / scale)
+    remedy = "name another folder for the records with --results"
+    storage.check_writable(options.results / scale / f"{options.table}.jsonl", remedy)
     for name in dict.fromkeys(run.dataset for run, _ in todo):
         runner.prepare(name, scale, options.root)
     _tell_finished(len(runs) - len(todo), len(runs), options.results / scale)
@@ -211,28 +213,17 @@ def _refuse_to_replace(todo, own, options):
             )
 
 
-def _check_folder(folder):
-    """Raises UserError for a folder of records that cannot be written, before the runs that it is for."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fine = os.access(folder, os.W_OK)
-    except OSError:
-        fine = False
-    if not fine:
-        raise UserError(f"cannot write {folder}; name another folder for the records with --results")
-
-
 def command(run, table, scale, options):
     """The words of a run's run.sh, with what the flags say of all runs."""
-    protocol, images = attacks_of(table, scale, run.dataset)
-    return commands.command_of(
+    return commands.of_table(
         run,
+        table,
         scale,
         root=options.root,
         output=options.output / scale,
         device=options.device,
-        protocol=options.protocol or protocol,
-        images=images if options.images is None else options.images,
+        protocol=options.protocol,
+        images=options.images,
     )
 
 

@@ -41,12 +41,12 @@ def replacing(path, remedy="make room or choose another output folder"):
         os.replace(temporary, path)
 
 
-def check_writable(path):
-    """Raises UserError where `path` could not be written: asked before the work whose result it is to
-    hold.
+def check_writable(path, remedy="choose another output folder"):
+    """Raises UserError, which ends with `remedy`, where `path` could not be written: asked before the work
+    whose result it is to hold.
     """
     path = Path(path)
-    with _beside(path, "choose another output folder") as temporary:
+    with _beside(path, remedy) as temporary:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder")
         temporary.touch()
