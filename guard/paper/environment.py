@@ -1,8 +1,7 @@
 """Where our numbers come from: device, versions, data and commit of the runs, from their records."""
 
-from pathlib import Path
-
 from guard.errors import UserError
+from guard.paper import published
 from guard.paper.markdown import heading, table
 from guard.paper.records import STAGES
 from guard.run import storage
@@ -30,10 +29,10 @@ def section(groups, results):
 
 
 def copies(results):
-    """fingerprint of training images -> which copy of a data set they are, from results/data.json."""
-    path = Path(results) / "data.json"
-    if not path.exists():
-        return {}
+    """fingerprint of training images -> which copy of a data set they are, from data.json of the folder
+    `results` (as of `published.facts`).
+    """
+    path = published.facts(results, "data.json")
     found = storage.read_json(path, "list of copies").get("copies")
     if not isinstance(found, dict):
         raise UserError(

@@ -7,7 +7,7 @@ The times are those that `bash results/reproduce.sh TABLE -n --keep-estimate` le
 from pathlib import Path
 
 from guard.errors import UserError
-from guard.paper import commands, plan
+from guard.paper import commands, plan, published
 from guard.run import storage
 
 FILE = "estimates.json"
@@ -40,11 +40,13 @@ def line(table, scale, groups, results):
     all of the table is done.
     """
     found = lacking(table, scale, groups)
-    said = [_said(state, found[state], table, scale) for state in (NOT_RUN, OTHERWISE) if state in found]
+    said = [
+        _said(state, found[state], table, scale, results) for state in (NOT_RUN, OTHERWISE) if state in found
+    ]
     return f"{'. '.join(said)}, {_time(table, scale, results)}." if said else None
 
 
-def _said(state, found, table, scale):
+def _said(state, found, table, scale, results):
     datasets = [name for name in plan.TABLES[table] if name in plan.SCALES[scale]]
     command = f"bash results/reproduce.sh {table}"
     command += f" --scale {scale}" if scale != plan.scales_of(table)[0] else ""
@@ -53,7 +55,12 @@ def _said(state, found, table, scale):
     if len(found) < len(datasets) or any(found.values()):
         told += " (" + "; ".join(_named(dataset, arms) for dataset, arms in found.items()) + ")"
     curve = " --curve 0,1/255,2/255" if table in plan.AT_TWO_EPSILONS else ""
-    return f"{state}{told}: `{command} --seeds 0,1,2{curve}`"
+    return f"{state}{told}: `{command} --seeds 0,1,2{curve}{elsewhere(results)}`"
+
+
+def elsewhere(results):
+    """What a command of reproduce.sh says where its records go into another folder than the repository's."""
+    return "" if Path(results).resolve() == published.OWN else f" --results {results}"
 
 
 def lines(tables, scales, groups, results):

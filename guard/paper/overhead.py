@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from guard.errors import UserError
+from guard.paper import not_run
 from guard.paper.markdown import MISSING, heading, table
 from guard.run import storage
 
@@ -15,7 +16,7 @@ def section(numbers, results):
     rows = [_published(method, cost) for method, cost in published.items() if isinstance(cost, dict)]
     path = Path(results) / "overhead.json"
     if not path.exists():
-        note = "Not run yet: `bash results/reproduce.sh overhead`."
+        note = f"Not run yet: `bash results/reproduce.sh overhead{not_run.elsewhere(results)}`."
     else:
         held = storage.read_json(path, "record of the overhead")
         try:

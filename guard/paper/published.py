@@ -9,6 +9,7 @@ from guard.paper.markdown import size_text
 from guard.run import storage
 
 FILE = "published.json"
+OWN = Path(__file__).resolve().parents[2] / "results"
 # published name -> our arms; names without a row here are ours as they stand
 OURS = {
     "sre2l+guard": ("guard",),
@@ -24,9 +25,17 @@ OUR_ATTACKS = {"autoattack": "autoattack-paper"}
 TOLERANCE = 0.05
 
 
+def facts(results, name=FILE):
+    """Path of a file that records of any folder are told beside: that of the folder `results`, or the
+    repository's own where it has none.
+    """
+    path = Path(results) / name
+    return path if path.exists() else OWN / name
+
+
 def read(results):
-    """The contents of results/published.json."""
-    path = Path(results) / FILE
+    """The contents of published.json of the folder `results` (as of `facts`)."""
+    path = facts(results)
     contents = storage.read_json(path, "file of published numbers")
     kinds = {"tables": dict, "attacks": list, "frontier": list}
     if not all(isinstance(contents.get(name), kind) for name, kind in kinds.items()):

@@ -7,8 +7,6 @@ from guard import cli, ending
 from guard.errors import UserError
 from guard.report.experiment import images_of, write
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
-
 
 def main(argv):
     parser = cli.Parser(
@@ -29,6 +27,15 @@ def main(argv):
         ),
     )
     parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "write TABLES.md and figures into this folder instead, of the records that `bash"
+            " results/reproduce.sh TABLE --results DIR` keeps in it"
+        ),
+    )
+    parser.add_argument(
         "--html",
         action="store_true",
         help="write one page for a browser instead, that needs no other file: report.html in the folder",
@@ -36,10 +43,12 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.html and len(options.folders) > 1:
         parser.error("--html writes the page of one experiment; name one folder")
+    if options.folders and options.results:
+        parser.error("--results is for tables of recorded runs; name no folder of an experiment beside it")
 
     def work():
         if not options.folders:
-            _write_results(options.html)
+            _write_results(options.results, options.html)
             return
         if len(options.folders) > 1:
             from guard.paper import comparison
@@ -60,12 +69,19 @@ def main(argv):
     ending.run(work)
 
 
-def _write_results(html_page):
-    """Writes the page of results/, or its tables and figures."""
-    from guard.paper import tables
+def _write_results(results, html_page):
+    """Writes the page of the folder `results` (None is results/), or its tables and figures. Raises
+    UserError where nothing is recorded in it.
+    """
+    from guard.paper import judged, published, records, tables
     from guard.report import html
 
-    print(f"page: {html.write_results(RESULTS)}" if html_page else tables.write(RESULTS))
+    results = results or published.OWN
+    if not (records.read(results) or judged.read(results) or (results / "overhead.json").exists()):
+        raise UserError(
+            f"no run is recorded in {results}; do some: bash results/reproduce.sh TABLE --results {results}"
+        )
+    print(f"page: {html.write_results(results)}" if html_page else tables.write(results))
 
 
 if __name__ == "__main__":

@@ -473,9 +473,10 @@ def test_what_was_not_run_is_one_line_with_its_command(results):
     lines = [line for line in text_of(results).splitlines() if "Not run yet" in line]
     assert (
         "- other-methods. Not run yet (cifar10: sre2l, guard, cda+guard): `bash results/reproduce.sh"
-        " other-methods --scale cpu --seeds 0,1,2`, no estimate." in lines
+        f" other-methods --scale cpu --seeds 0,1,2 --results {results}`, no estimate." in lines
     )
-    assert "- digits. Not run yet: `bash results/reproduce.sh digits --seeds 0,1,2`, no estimate." in lines
+    digits = f"- digits. Not run yet: `bash results/reproduce.sh digits --seeds 0,1,2 --results {results}`"
+    assert f"{digits}, no estimate." in lines
     of_runs = sum(len(plan.scales_of(table)) for table in plan.TABLES)
     assert len(lines) == len(set(lines)) == of_runs + 1  # and the overhead
 
@@ -501,8 +502,11 @@ def test_the_time_of_what_was_not_run_comes_from_the_estimates(results):
     not_run.keep("main", "cpu", 30.04, "a machine", results)
     not_run.keep("main", "paper", 6000.0, "a GPU", results)
     text = text_of(results)
-    assert "main --scale cpu --seeds 0,1,2`, about 30 minutes for each seed on a machine." in text
-    assert "main --seeds 0,1,2`, about 4 days for each seed on a GPU." in text
+    assert (
+        f"main --scale cpu --seeds 0,1,2 --results {results}`, about 30 minutes for each seed on a machine."
+        in text
+    )
+    assert f"main --seeds 0,1,2 --results {results}`, about 4 days for each seed on a GPU." in text
     (results / "estimates.json").write_text('{"estimates": {"cpu/main": 3}}')
     with pytest.raises(UserError, match="estimates.json"):
         text_of(results)
@@ -548,3 +552,18 @@ def test_one_run_under_pgd100_makes_it_the_robust_attack(results):
 def test_a_folder_still_means_an_experiment(tmp_path, capsys):
     assert command("guard.report.__main__", tmp_path) == 2
     assert "name the folder of an experiment" in capsys.readouterr().err
+
+
+def test_records_of_another_folder_have_tables_there(tmp_path, capsys, refused):
+    """Beside them the published numbers, the figures, and the copy of the data: what the repository knows."""
+    own = tmp_path / "own"
+    assert f"no run is recorded in {own}" in refused("guard.report", "--results", own)
+    add(own, run({"clean": 40.0, "pgd100": 30.0}), arm="sre2l")
+    add(own, run({"clean": 41.0, "pgd100": 31.0}), arm="guard")
+    assert command("guard.report", "--results", own) == 0
+    text = (own / "TABLES.md").read_text()
+    assert f"{own / 'TABLES.md'}, " in capsys.readouterr().out
+    main = json.loads((RESULTS / "published.json").read_text())["tables"]["main"]["imagenette"]["10"]
+    assert f"| {main['sre2l']['clean']:.2f} |" in text and list((own / "figures").glob("*.png"))
+    assert f"reproduce.sh digits --seeds 0,1,2 --results {own}`" in text
+    assert "beside" in refused("guard.report", "--results", own, tmp_path)

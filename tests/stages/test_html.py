@@ -328,15 +328,14 @@ def test_without_any_run_the_published_numbers_are_there(results_page):
     assert "No runs are recorded here yet" in text and "mark diamond" in text
 
 
-def test_the_command_writes_the_page_of_results(results_page, monkeypatch, tmp_path, capsys, refused):
-    import guard.report.__main__ as main
-
+def test_the_command_writes_the_page_of_results(results_page, tmp_path, capsys, refused):
     results_page([])
-    monkeypatch.setattr(main, "RESULTS", tmp_path)
-    assert command(REPORT, "--html") == 0
+    assert f"no run is recorded in {tmp_path}" in refused(REPORT, "--html", "--results", tmp_path)
+    shutil.copy(ROOT / "results" / "overhead.json", tmp_path)
+    assert command(REPORT, "--html", "--results", tmp_path) == 0
     assert f"page: {tmp_path / 'report.html'}" in capsys.readouterr().out
     (tmp_path / "published.json").write_text("{}")
-    assert "published" in refused(REPORT, "--html")
+    assert "published" in refused(REPORT, "--html", "--results", tmp_path)
     assert "results/report.html" in (ROOT / ".gitignore").read_text().split(), "made on demand, not committed"
 
 

@@ -200,7 +200,7 @@ def _published_point(row, sizes, attack, source):
         "\n".join(words),
         colour=_colour(row),
         kind=MARKS["published"],
-        link="published.json",
+        link=row["link"],
         series=row["arm"] or NOT_OURS,
         size=sizes[row["images per class"]],
     )

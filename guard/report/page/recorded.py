@@ -7,6 +7,7 @@ its runs is {'seed', 'file', 'place', 'images', 'epsilon', 'student', 'teacher',
 student, teacher: {attack: accuracy in percent}; curve: None, or of accuracy against epsilon.
 """
 
+import os
 from pathlib import Path
 
 
@@ -66,14 +67,15 @@ def scale_text(scale):
 
 def published(results):
     """(where they were published, their attacks, a row for each published method at each size:
-    {'dataset', 'images per class', 'method', 'arm', 'colour', 'tables', 'student'}).
+    {'dataset', 'images per class', 'method', 'arm', 'colour', 'tables', 'student', 'link'}).
 
-    arm: ours that it stands for, or None. The tables repeat rows, at times with other numbers: those that
-    are the same are one, which names its tables.
+    arm: ours that it stands for, or None. link: the file that has it, from the folder of results. The tables
+    repeat rows, at times with other numbers: those that are the same are one, which names its tables.
     """
     from guard.paper import drawing, published
 
     contents, found = published.read(results), {}
+    link = os.path.relpath(published.facts(results), results)
     for name, dataset, size, method, accuracies in published.rows(contents["tables"]):
         arm = next(iter(published.arms_of(method)), None)
         arm = arm if arm in drawing.STYLES else None
@@ -86,6 +88,7 @@ def published(results):
             "colour": drawing.colour_of(arm),
             "tables": [],
             "student": accuracies,
+            "link": link,
         }
         found.setdefault(key, row)["tables"].append(name)
     return contents["source"], contents["attacks"], list(found.values())
