@@ -4,7 +4,8 @@
 set -euo pipefail
 unset CDPATH # with it cd may go elsewhere, and prints where it went
 caller=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null) || here=${BASH_SOURCE[0]} # it may be called by a link
+cd "$(dirname "$here")"
 source guard/environment.sh
 
 usage() {
@@ -55,7 +56,7 @@ fail() {
 
 # A folder that was named where run.sh was called.
 from_caller() {
-    if [[ $1 == /* || $PWD == "$caller" ]]; then echo "$1"; else echo "$caller/$1"; fi
+    if [[ $1 == /* || $PWD == "$caller" ]]; then printf '%s\n' "$1"; else printf '%s\n' "$caller/$1"; fi
 }
 
 # The words as one would type them: quoted where the shell would read them otherwise.
@@ -80,6 +81,7 @@ adversarial='' step_length=''
 teacher_flags='' train_teacher=no only_print=no debug=no
 common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
+    [ -n "${OPTARG-none}" ] || fail "-$flag needs a value"
     case $flag in
         d) dataset=$OPTARG ;;
         r) root=$(from_caller "$OPTARG") ;;
@@ -110,7 +112,10 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         n) only_print=yes ;;
         f) common+=(--force) ;;
         :) fail "-$OPTARG needs a value" ;;
-        *) fail "there is no flag -$OPTARG" ;;
+        *)
+            [ "$OPTARG" != - ] || fail "'${!OPTIND}' is no flag of run.sh; a stage's own go behind -- and its name"
+            fail "there is no flag -$OPTARG"
+            ;;
     esac
     [[ $flag != [ClhGBv] ]] || teacher_flags+=" -$flag"
 done
@@ -125,11 +130,12 @@ fi
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
     pretrain+=(--epochs 2 --images 2 --val-images 2 --curvature-images 8)
-    recover+=(--iterations 2 --images-per-class 2)
+    [[ $method =~ ^(random|rded)$ ]] || recover+=(--iterations 2)
+    recover+=(--images-per-class 2)
     relabel+=(--epochs 2)
     train+=(--epochs 2 --images 2 --val-images 2 --protocol quick)
 fi
-stage='' previous=''
+stage='' previous='' hard="labels of the classes alone come by -R dc or -R mtt; or call train by itself"
 for word in "$@"; do
     # The word train may be the value of --teacher-mode, too.
     if [[ $word =~ ^(pretrain|recover|relabel|train)$ && $previous != --teacher-mode ]]; then
@@ -138,10 +144,14 @@ for word in "$@"; do
         if [ -z "$stage" ]; then
             fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
         fi
+        if [[ $word =~ ^--(dataset|root|output|record|teacher|distilled)(=|$) ]]; then
+            fail "run.sh gives $stage its ${word%%=*}; choose by -d, -r, -o, -x, -y, -Y"
+        fi
         case "$stage $word" in # what run.sh has to know: where teachers lie, what to check before the work
             'pretrain --model'*) fail "name the teacher's model by -m, not by pretrain --model" ;;
             'train --model'*) fail "name the student's model by -e, not by train --model" ;;
             'recover --method'*) fail "name the image method by -I, not by recover --method" ;;
+            'train --labels=hard') fail "$hard" ;;
             'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
             'pretrain --weights='*)
                 file=${word#*=}
@@ -149,11 +159,13 @@ for word in "$@"; do
                 ;;
         esac
         case "$stage $previous" in
+            'train --labels') [ "$word" != hard ] || fail "$hard" ;;
             'pretrain --image-size' | 'pretrain --stem') models+=("$previous" "$word") ;;
             'pretrain --weights') [ ! -f "$caller/$word" ] || word=$(from_caller "$word") ;;
         esac
         declare -n extra=$stage
         extra+=("$word")
+        [[ $stage != pretrain || $word != --* ]] || teacher_flags+=" $word"
     fi
     previous=$word
 done
@@ -163,6 +175,10 @@ for id in "$dataset" "$experiment" "$teacher" "$labeller"; do
         fail "'$id' is no name for a folder; use letters, digits, dots, dashes"
     fi
 done
+
+if [[ ${train[*]} == *--epochs* && ${relabel[*]} != *--epochs* && ! ${train[*]} =~ --(labels|reuse-labels) ]]; then
+    fail "labels and student have the same epochs; give -z, or relabel --epochs as well"
+fi
 
 # ---- the four commands ---------------------------------------------------------------------------
 
@@ -197,6 +213,9 @@ if [[ $device == *,* ]]; then
     processes=${device//[^,]/}
     launch=(-m guard.launch $((${#processes} + 1)))
 fi
+if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
+    echo "note: without -p teacher $teacher is used as it is, without regard to$teacher_flags" >&2
+fi
 if [ $only_print = yes ]; then
     [ $train_teacher = yes ] || echo "# teacher: $teachers/checkpoint.pt"
     for stage in pretrain recover relabel train; do
@@ -214,15 +233,13 @@ needed=()
 [ "$labellers" = "$teachers" ] || needed+=("$labellers")
 for each in ${needed[@]+"${needed[@]}"}; do
     if [ ! -f "$each/checkpoint.pt" ]; then
-        missing="there is no teacher $each/checkpoint.pt"
-        echo "error: $missing; train it with -p, or choose another with -y and -m" >&2
+        remedy='train it with -p, or choose another with -y and -m'
+        [ "$each" = "$teachers" ] || remedy="train it by a run with -p -y $labeller, or choose another with -Y"
+        echo "error: there is no teacher $each/checkpoint.pt; $remedy" >&2
         exit 2
     fi
 done
 "$light" -m guard.data.find "$dataset" --root "$root" --quiet
-if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
-    echo "note: without -p teacher $teacher is used as it is, so$teacher_flags change nothing" >&2
-fi
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}" --method "$method"
 elsewhere='choose another folder with -o'

@@ -6,7 +6,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from pathlib import PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 from tqdm import tqdm
 
@@ -72,7 +72,20 @@ def plan(name, paths, files):
                 f"{path} holds more than one data set ({', '.join(sorted(tops))}); give an archive of one"
             )
         plans.append((path, archive, chosen))
+    _check_parents(plans)
     return plans
+
+
+def _check_parents(plans):
+    """Raises UserError where a file would have to be the folder of another member."""
+    held = {where for _, _, chosen in plans for _, kind, where in chosen if kind == "file"}
+    for path, _, chosen in plans:
+        for _, _, where in chosen:
+            if inside := next((each for each in PurePosixPath(where).parents if str(each) in held), None):
+                raise UserError(
+                    f"{path} holds {where!r}, but {str(inside)!r} is a file; nothing was unpacked: give an"
+                    " archive of plain files and folders"
+                )
 
 
 def _place(name, member):

@@ -4,7 +4,7 @@ That is ROOT/NAME/{train,val}/CLASS/*.jpg, or torchvision's own format for CIFAR
 
     python -m data.prepare imagenette --root data/raw                  downloads it
     python -m data.prepare imagenette --archive imagenette2.tgz        makes it from files at hand
-    python -m data.prepare subset cats --from imagenet --classes n02123045,n02123394
+    python -m data.prepare subset cats --from data/raw/imagenet --classes n02123045,n02123394
 
 Archives are tar (plain, gz, xz) or zip, as published or of class folders: train/CLASS/... and val/CLASS/...
 (or test/), with or without one folder around them. Everything is made in a hidden folder beside its place,
@@ -12,6 +12,7 @@ checked, and renamed into it.
 """
 
 import contextlib
+import fcntl
 import http.client
 import os
 import shutil
@@ -147,24 +148,54 @@ def _check_new(name, folder, origin):
 
 @contextlib.contextmanager
 def _staging(root, name):
-    """Yields a hidden folder in `root`. Left without an error, the `name` in it is renamed into place;
-    it is removed in any case.
+    """Yields a hidden folder in `root`, beside which those are removed that a killed command left. Without an
+    error in between, the `name` in it is renamed into place; it is removed in any case.
     """
-    folder = None
+    folder = lock = None
     try:
         root.mkdir(parents=True, exist_ok=True)
+        for stale in root.glob(f".{name}.*.part"):
+            _remove_unless_held(stale)
         folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=root))
+        lock = _locked(folder)
         yield folder
+        if os.path.lexists(root / name):
+            raise UserError(f"another command has made {root / name} meanwhile; nothing of it was changed")
         os.rename(folder / name, root / name)
     except OSError as problem:
         raise UserError(
             f"cannot write {root / name} ({problem.strerror or problem}); make room or choose another --root"
         ) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; nothing was made") from None
     finally:
         if folder:
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave half of it
             shutil.rmtree(folder, ignore_errors=True)
             signal.signal(signal.SIGINT, before)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder):
+    """The number of an opened folder, locked until it is closed or the process ends; None where another
+    process has it, or the file system has no locks.
+    """
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(number)
+        return None
+    return number
+
+
+def _remove_unless_held(folder):
+    """Removes the folder of a command that was killed; one that is at work holds it locked."""
+    with contextlib.suppress(FileNotFoundError):
+        if (lock := _locked(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 def _download(name, size, folder):
@@ -277,12 +308,25 @@ def main(argv=None):
         )
     parser.set_defaults(size=SIZES[0])
     options = parser.parse_args(argv)
-    if options.name == "subset":
-        ending.run(subset, options.subset, options.source, options.classes, options.root)
-    else:
-        ending.run(prepare, options.name, options.root, options.archive, options.size)
+    with _cleaning_up_when_ended():
+        if options.name == "subset":
+            ending.run(subset, options.subset, options.source, options.classes, options.root)
+        else:
+            ending.run(prepare, options.name, options.root, options.archive, options.size)
+
+
+@contextlib.contextmanager
+def _cleaning_up_when_ended():
+    """What ends a command leaves it through the same clean-up as Ctrl-C, but for what nohup ignores."""
+    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in ends:
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for each in ends:
+            signal.signal(each, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the same clean-up as Ctrl-C
     main()

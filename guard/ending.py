@@ -14,15 +14,16 @@ INTERRUPTED = "interrupted; give the same command again, without --force, to go 
 
 def run(command, *arguments, **named):
     """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one
-    line for Ctrl-C, 141 without any for a reader of its output that has left, such as head.
+    line for Ctrl-C (the KeyboardInterrupt's own, if it has one), 141 without any for a reader of its output
+    that has left, such as head.
     """
     try:
         command(*arguments, **named)
     except UserError as problem:
         _end(2, printable(f"error: {problem}"))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as problem:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end(130, INTERRUPTED)
+        _end(130, str(problem) or INTERRUPTED)
     except BrokenPipeError:
         if not _reader_left(sys.stdout):
             raise  # a pipe of our own
@@ -53,5 +54,5 @@ def _end(status, line):
         with open(group, "w") as file:
             json.dump({"message": line, "timestamp": int(time.time()), "status": status}, file)
     else:
-        print(("\n" if line == INTERRUPTED else "") + line, file=sys.stderr)
+        print(("\n" if status == 130 else "") + line, file=sys.stderr)
     sys.exit(status)

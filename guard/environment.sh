@@ -1,8 +1,27 @@
 # Sourced by run.sh and tests/run.sh: finds a python that can run the project, or makes one in .venv.
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    echo "error: this is bash $BASH_VERSION; install 4.4 or newer" >&2
+    exit 2
+fi
+
+# The python that was there before .venv.
+current_python() {
+    local found
+    if ! found=$(command -v python3 || command -v python); then
+        echo "error: there is no python here; install Python 3.11 or newer" >&2
+        return 2
+    fi
+    if ! "$found" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "error: $found is $("$found" --version 2>&1); install Python 3.11 or newer" >&2
+        return 2
+    fi
+    echo "$found"
+}
+
 # The python to check flags with: the standard library is all that needs.
 light_python() {
-    if [ -x .venv/bin/python ]; then echo .venv/bin/python; else echo python3; fi
+    if [ -x .venv/bin/python ]; then echo .venv/bin/python; else current_python; fi
 }
 
 # set_up REQUIREMENTS...: sets PYTHON to an interpreter that has all that the given files list. The current
@@ -11,14 +30,11 @@ light_python() {
 set_up() {
     local stamp current
     stamp=".venv/complete-$(cat "$@" | cksum | cut -d ' ' -f 1)"
-    if ! current=$(command -v python || command -v python3); then
-        echo "error: there is no python here; install Python 3.11 or newer" >&2
-        exit 2
-    fi
     if [ -f "$stamp" ]; then
         PYTHON=.venv/bin/python
         return
     fi
+    current=$(current_python)
     if "$current" -c "$(imports "$@")" 2>/dev/null; then
         PYTHON=$current
         return

@@ -197,6 +197,11 @@ def _make_parts(work, plan, files, request):
             # For methods that draw from torch's own generator: whoever makes the part, it is the same.
             seeds.seed_everything(request.seed, request.settings.method, name)
             made = part.make(progress, state) if part.keeps_state else part.make(progress)
+            if len(made.pixels) != len(files[name]):
+                raise UserError(
+                    f"image method {request.settings.method} made {len(made.pixels)} of the"
+                    f" {len(files[name])} images of a part; give fewer --images-per-class, or mend it"
+                )
             for pixels, path in zip(made.pixels.cpu(), files[name]):
                 image_folder.write_image(pixels, path)
             kept = {"losses": list(made.losses), "looked_at": list(made.looked_at)}

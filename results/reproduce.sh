@@ -13,7 +13,8 @@ if [ "${1-}" = judge ]; then  # of others' distilled sets, which no plan knows
     shift
 fi
 if [[ " $* " == *" --help "* || $# = 0 ]]; then
-    exec "$(light_python)" -m "$module" "${@:---help}"
+    light=$(light_python)
+    exec "$light" -m "$module" "${@:---help}"
 fi
 set_up requirements.txt
 [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON

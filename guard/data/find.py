@@ -92,10 +92,11 @@ def _folders(name, root, split):
 def scan(name, folder, split):
     """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders.
 
-    Raises UserError for an empty class and for an image that is no file.
+    Raises UserError for an empty class, for a link to nothing and for an image that is no file.
     """
-    folders = [entry.name for entry in _entries(folder) if entry.is_dir()]
-    classes = sorted(each for each in folders if not each.startswith("."))
+    entries = _entries(folder)
+    _refuse_strange(entry for entry in entries if not os.path.exists(entry.path))
+    classes = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
     if not classes:
         raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
     files, labels = [], []
@@ -108,21 +109,25 @@ def scan(name, folder, split):
 
 def _images_in(folder):
     """Sorted paths of the images in the folder of a class."""
-    entries = [entry for entry in _entries(folder) if not entry.name.startswith(".")]  # macOS's own
-    entries = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    strange = sorted(entry.path for entry in entries if not entry.is_file())
-    if strange:
-        raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
+    entries = [entry for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    # Only links are followed: of a million files each look costs time.
+    linked = [entry for entry in entries if entry.is_symlink() or not entry.is_file()]
+    _refuse_strange(entry for entry in linked if not os.path.isfile(entry.path))
     if not entries:
         read = " ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder} holds no images ({read}); remove the empty class or fill it")
     return sorted(entry.path for entry in entries)
 
 
+def _refuse_strange(entries):
+    if strange := sorted(entry.path for entry in entries):
+        raise UserError(f"{strange[0]} is no file, or a link to none; remove or replace it")
+
+
 def _entries(folder):
-    """What lies in a folder: os.DirEntry each."""
+    """What lies in a folder and is not hidden, as macOS's own files are: os.DirEntry each."""
     try:
-        return list(os.scandir(folder))
+        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as problem:
         raise UserError(f"cannot look into {folder} ({problem.strerror}); make it readable") from None
 

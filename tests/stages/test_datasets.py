@@ -58,6 +58,22 @@ def test_class_folders_are_sorted_and_test_is_taken_for_val(tmp_path):
     assert held.labels.tolist() == [0, 0, 1, 1] and torch.equal(held.pixels, torch.stack(first_two))
 
 
+@pytest.mark.parametrize("target", ["nowhere", "c"])  # the second leads to itself
+@pytest.mark.parametrize("link", ["c", "a/c.jpg"])
+def test_a_link_that_leads_to_nothing_is_no_class_less(link, target, tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(folder / "0.jpg")
+    path = tmp_path / "set/train" / link
+    path.symlink_to(path.name if target == "c" else target)
+    with pytest.raises(UserError, match=f"{path} is no file, or a link to none"):
+        find.find("set", tmp_path, "train")
+    path.rename(path.with_name(f".{path.name}"))
+    assert find.find("set", tmp_path, "train").classes == ("a", "b")
+
+
 def test_the_validation_view_is_torchvisions(tmp_path):
     folder = tmp_path / "set" / "val" / "only"
     folder.mkdir(parents=True)

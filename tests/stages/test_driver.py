@@ -1,5 +1,6 @@
 """run.sh: golden commands of its flags, and every wrong flag ends at once in one line and status 2."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -135,6 +136,14 @@ GOLDEN = {
         "train": "--epochs 2 --images 2 --val-images 2 --protocol quick ",
         "output": "runs/debug",
     },
+    "-p -g -I random": {
+        "pretrain": "--epochs 2 --images 2 --val-images 2 --curvature-images 8 ",
+        "recover": "--method random --images-per-class 2 ",
+        "relabel": "--epochs 2 ",
+        "train": "--epochs 2 --images 2 --val-images 2 --protocol quick ",
+        "output": "runs/debug",
+    },
+    "-p -- train --epochs 5 --reuse-labels": {"train": "--epochs 5 --reuse-labels "},
     "-y guard -Y plain -x swap": {
         "teacher": "guard",
         "labeller": "plain",
@@ -167,6 +176,7 @@ def test_the_commands_of_the_flags(flags):
 WRONG = {
     "-q": "no flag -q",
     "-d": "-d needs a value",
+    "-p --epochs 3": "'--epochs' is no flag of run.sh",
     "-p -C -l": "-l needs a value",
     "-p -l abc": "'abc' is no number",
     "-p -l -1": "--lambda",
@@ -196,6 +206,12 @@ WRONG = {
     "-p -- pretrain --model convnet-64": "by -m",
     "-p -- train --model=convnet-64": "by -e",
     "-p -- recover --method dc": "by -I",
+    "-p -- pretrain --output elsewhere": "run.sh gives pretrain its --output",
+    "-p -- relabel --teacher=other.pt": "run.sh gives relabel its --teacher",
+    "-p -- train --record other.json": "run.sh gives train its --record",
+    "-p -- train --labels hard": "-R dc",
+    "-p -- train --labels=hard": "-R dc",
+    "-p -- train --epochs 3": "the same epochs",
     "-p -e alexnet -- pretrain --image-size 24": "does not take images of 24 pixels",
     "-p -- pretrain --image-size 4": "--image-size",
     "-p -d nosuch": "no data set 'nosuch'",
@@ -206,7 +222,7 @@ WRONG = {
     "-p -e alexnet": "does not take images of 16 pixels",
     "-p -I dc -m vit -e alexnet": "does not take images of 16 pixels",  # the teacher may lack batch norm
     "-y 99": "no teacher",
-    "-p -Y 99": "convnet-32/99/checkpoint.pt",
+    "-p -Y 99": "convnet-32/99/checkpoint.pt; train it by a run with -p -y 99",
     "-p -Y a/b": "no name for a folder",
 }
 
@@ -228,6 +244,50 @@ def test_weights_of_a_teacher_are_those_where_it_was_called(tmp_path):
         called = ["bash", ROOT / "run.sh", *words]
         done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert f"--weights{between}{tmp_path}/own.pt" in done.stdout
+
+
+@pytest.mark.parametrize("flag", "drxyYmoeclhBvbaiIRzus")
+def test_an_empty_value_is_none(flag):
+    """As of a variable that is not set; it would name the root of the file system."""
+    done = run_sh(f"-{flag}", "", "-n")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: -{flag} needs a value")
+
+
+def test_it_may_be_called_by_a_link_and_write_into_a_folder_with_a_dash(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT / "run.sh")
+    words = ["bash", tmp_path / "link", "-n", "-o", "-e"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"# teacher: {tmp_path}/-e/teachers/digits/" in done.stdout
+
+
+def test_flags_of_a_teacher_that_is_not_trained_are_told():
+    done = run_sh("-n", "-C", "--", "train", "--images", "5", "pretrain", "--epochs", "9")
+    assert done.returncode == 0
+    assert done.stderr == "note: without -p teacher 1 is used as it is, without regard to -C --epochs\n"
+    assert run_sh("-n", "--", "train", "--images", "5").stderr == ""
+
+
+@pytest.mark.parametrize("script", ["run.sh", "results/reproduce.sh"])
+def test_without_a_python_it_says_so(script, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "readlink", "cat", "cksum", "cut"):
+        (tools / name).symlink_to(shutil.which(name))
+    copy = tmp_path / "copy"
+    for name in (script, "guard/environment.sh"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+
+    def called():
+        words, only = ["bash", copy / script], {"PATH": str(tools)}
+        return subprocess.run(words, env=only, capture_output=True, text=True, check=False)
+
+    done = called()
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no python here; install Python 3.11 or newer\n"
+    (tools / "python3").write_text('#!/bin/sh\n[ "$1" != --version ] || echo Python 3.8.1\nexit 1\n')
+    (tools / "python3").chmod(0o755)
+    assert "python3 is Python 3.8.1; install Python 3.11" in called().stderr
 
 
 def test_help_names_every_flag():

@@ -20,7 +20,7 @@ ROWS = dict(re.findall(r"Row of `([^`]+)`:\n\n```python\n(.*?)```", PAGE, re.DOT
 def scratch(tmp_path_factory):
     """A copy of the project with the page's files and rows, and nothing else changed."""
     folder = tmp_path_factory.mktemp("scratch")
-    for name in ("guard", "data", "pretrain", "recover", "relabel", "train", "results"):
+    for name in ("guard", "data", "pretrain", "recover", "relabel", "train", "results", "tests"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "raw", "runs")
         )
@@ -107,6 +107,23 @@ def test_all_six_work_in_one_experiment(scratch):
     assert set(record["evaluate student"]["attacks"]) == {"clean", "noise"}
     assert record["evaluate student"]["protocols"] == ["custom"]
     assert len(list((scratch / "run/images").glob("*/*.png"))) == 4
+
+
+def test_the_attack_passes_the_tests_of_all(scratch):
+    done = run(scratch, "pytest", "-p", "no:cacheprovider", "tests/math/test_attacks.py", "-k", "noise")
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+
+
+def test_arrays_that_are_missing_are_named(scratch):
+    numpy.savez(scratch / "short.npz", train_images=numpy.zeros((2, 16, 16, 3), "uint8"))
+    code = (
+        "from pathlib import Path; from guard.data import arrays;"
+        " arrays.read(arrays.find('short', Path('.'), 'val'), 16)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=scratch, capture_output=True, text=True, check=False
+    )
+    assert "UserError: short.npz lacks val_images, val_labels; write it anew" in done.stderr
 
 
 @pytest.mark.parametrize(

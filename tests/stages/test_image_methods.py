@@ -84,6 +84,20 @@ def test_a_method_that_draws_from_torchs_own_generator_makes_the_same_from_one_s
     assert not torch.equal(third.pixels[:3], third.pixels[3:])  # another part, other draws
 
 
+def test_a_method_that_makes_fewer_images_than_it_names_is_refused(toy, tmp_path, monkeypatch, refused):
+    def plan(request):
+        def make(progress):
+            return recovery.Made(torch.rand(2, 3, 16, 16))
+
+        return recovery.Plan([recovery.Part([(0, number) for number in range(3)], make)])
+
+    row = registry.IMAGE_METHODS["random"]._replace(function=plan)
+    monkeypatch.setitem(registry.IMAGE_METHODS, "random", row)
+    said = refused(*words(toy, tmp_path / "images"))
+    assert "image method random made 2 of the 3 images of a part" in said
+    assert not list((tmp_path / "images").rglob("*.png"))
+
+
 def test_images_of_other_classes_take_the_place_of_all_earlier_ones(toy, tmp_path):
     """The folders of classes that there are no more would be classes without images."""
     assert command(*words(toy, tmp_path / "images")) == 0
