@@ -113,7 +113,7 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         f) common+=(--force) ;;
         :) fail "-$OPTARG needs a value" ;;
         *)
-            [ "$OPTARG" != - ] || fail "'${!OPTIND}' is no flag of run.sh; a stage's own go behind -- and its name"
+            [ "$OPTARG" != - ] || fail "'${!OPTIND}' is no flag of run.sh; a stage's go after -- STAGE"
             fail "there is no flag -$OPTARG"
             ;;
     esac
@@ -176,7 +176,8 @@ for id in "$dataset" "$experiment" "$teacher" "$labeller"; do
     fi
 done
 
-if [[ ${train[*]} == *--epochs* && ${relabel[*]} != *--epochs* && ! ${train[*]} =~ --(labels|reuse-labels) ]]; then
+if [[ ${train[*]} == *--epochs* && ${relabel[*]} != *--epochs* &&
+    ! ${train[*]} =~ --(labels|reuse-labels) ]]; then
     fail "labels and student have the same epochs; give -z, or relabel --epochs as well"
 fi
 
@@ -234,7 +235,7 @@ needed=()
 for each in ${needed[@]+"${needed[@]}"}; do
     if [ ! -f "$each/checkpoint.pt" ]; then
         remedy='train it with -p, or choose another with -y and -m'
-        [ "$each" = "$teachers" ] || remedy="train it by a run with -p -y $labeller, or choose another with -Y"
+        [ "$each" = "$teachers" ] || remedy="train it by -p -y $labeller, or choose another with -Y"
         echo "error: there is no teacher $each/checkpoint.pt; $remedy" >&2
         exit 2
     fi

@@ -114,11 +114,24 @@ def add_files(parser, **files):
         parser.add_argument(f"--{name}", required=True, metavar=metavar, help=text)
 
 
-def add_family(parser):
-    """The flag of stages that read no data set, but take a data set's defaults."""
-    parser.add_argument(
-        "--dataset", "-d", metavar="NAME", help="take this data set's defaults [that of the teacher]"
-    )
+def add_family(parser, also=""):
+    """The flag of stages that take a data set's defaults. also: what else they take of it, for its help."""
+    text = f"take this data set's defaults{also} [that of the teacher]"
+    parser.add_argument("--dataset", "-d", metavar="NAME", help=text)
+
+
+def family_of(options, teacher):
+    """Name of the data set whose defaults count, that of --dataset or of the teacher. A note, from one of
+    several processes, says where these are others.
+    """
+    name = options.dataset or teacher.dataset
+    if recipes.recipe(name) != recipes.recipe(teacher.dataset) and os.environ.get("RANK", "0") == "0":
+        kind = "its" if name in recipes.RECIPES else "those of any folder of images"
+        told = (
+            f"note: --dataset {name}: the defaults are {kind}, not those of the teacher's {teacher.dataset}"
+        )
+        print(told, file=sys.stderr, flush=True)
+    return name
 
 
 def run_of(options):

@@ -41,13 +41,9 @@ def comparable(stage, key):
     made = dict(key)
     for name, settings_of in SETTINGS_IN_KEYS.get(stage, {}).items():
         if not name:
-            made = as_now(settings_of, made)
+            made = read_by_stage(settings_of, as_now(settings_of, made))
         elif isinstance(made.get(name), dict):
-            made[name] = as_now(settings_of, made[name])
-    if stage == "recover" and isinstance(made.get("settings"), dict):
-        made["settings"] = read_by_stage(stage, made["settings"])
-    if stage in READ_WITH:
-        made = read_by_stage(stage, made)
+            made[name] = read_by_stage(settings_of, as_now(settings_of, made[name]))
     for name in TOLD_ALONE:
         made.pop(name, None)
     return made
@@ -67,7 +63,7 @@ def _takes_squared(loss):
     return loss in registry.STUDENT_LOSSES and registry.STUDENT_LOSSES[loss].takes_squared
 
 
-# What the settings of a teacher, or of a student, must be for another of them to be read at all.
+# What the settings of a stage must be for another of them to be read at all.
 READ_WITH = {
     "pretrain": {
         "regularizer": lambda found: found.get("curvature"),
@@ -79,6 +75,15 @@ READ_WITH = {
         "curvature_statistics": _regularized,
         "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
         "trades_beta": lambda found: found.get("adversarial") == "t",
+    },
+    "recover": {
+        "crop_scale": lambda found: found.get("crop") or found.get("cda"),
+        "cda_schedule": lambda found: found.get("cda"),
+        "cda_milestone": lambda found: found.get("cda"),
+    },
+    "relabel": {
+        "crop_scale": lambda found: found.get("augmentation") == "resized-crop",
+        "mix_alpha": lambda found: found.get("mix") != "none",
     },
     "train": {
         "temperature": lambda found: found.get("loss") not in ("mse", "cross-entropy"),
@@ -92,16 +97,15 @@ READ_WITH = {
 
 
 def read_by_stage(stage, found):
-    """Those of a stage's settings that count beside the others: of recover what its image method reads, of
-    pretrain and train what their training reads. found: a dict of settings, under today's names.
+    """Those of a stage's settings that count beside the others: in recover its image method reads them, and
+    nothing that is switched off does. found: a dict of settings, under today's names.
     """
-    if stage in READ_WITH:
-        rules = READ_WITH[stage]
-        return {name: value for name, value in found.items() if name not in rules or rules[name](found)}
-    if stage == "recover" and "method" in found:
+    rules = READ_WITH.get(stage, {})
+    read = {name: value for name, value in found.items() if name not in rules or rules[name](found)}
+    if stage == "recover" and found.get("method") in registry.IMAGE_METHODS:
         reading = set(registry.methods_of(found))
         limits = {row.name: row.metadata["of"] for row in fields(STAGES["recover"])}
         return {
-            name: value for name, value in found.items() if not limits.get(name) or reading & {*limits[name]}
+            name: value for name, value in read.items() if not limits.get(name) or reading & {*limits[name]}
         }
-    return found
+    return read

@@ -139,7 +139,7 @@ class Recover:
         high=1.0,
         of="sre2l",
     )
-    roll: int = setting(32, "largest roll of the view along each axis", unit="pixels", low=0, of="sre2l")
+    roll: int = setting(32, "largest roll along each axis", unit="pixels", low=0, high=4096, of="sre2l")
     cda: bool = setting(False, "CDA: the smallest crop falls from all of it to the crop scale", of="sre2l")
     cda_schedule: str = setting(
         "cosine", "how CDA's smallest crop falls", choices=("cosine", "linear", "step"), of="sre2l"

@@ -15,7 +15,7 @@ writes  OUTPUT/CLASS/CLASS_N.png
 
 def main(argv):
     parser = cli.stage_parser("recover", DESCRIPTION, "recover", argv=argv)
-    cli.add_family(parser)
+    cli.add_family(parser, also=" and, for methods that look at them, its training images")
     cli.add_root(parser)
     cli.add_files(parser, teacher="checkpoint of the teacher", output="folder of the images")
     options = parser.parse_args(argv)
@@ -28,7 +28,7 @@ def main(argv):
         # The method decides what a teacher must have, and it is no matter of a data set.
         method = cli.resolve(options, options.dataset, "recover").method
         teacher = recovery.load_teacher(options.teacher, method)
-        settings = cli.resolve(options, options.dataset or teacher.dataset, "recover")
+        settings = cli.resolve(options, cli.family_of(options, teacher), "recover")
         data = {"dataset": options.dataset, "root": options.root}
         cli.tell_unread(parser, options, "recover", settings, f"by image method {settings.method}")
         recovery.recover(settings, teacher, **data, **cli.run_of(options))

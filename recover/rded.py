@@ -20,6 +20,10 @@ from recover.recovery import Made, Part, Plan
 def plan(request):
     """A part for each class. Its one loss is the teacher's cross-entropy of the crops."""
     settings, parts = request.settings, []
+    if settings.stitch > request.size:
+        raise UserError(
+            f"--stitch {settings.stitch} is more than the {request.size} pixels of an image's side"
+        )
     for label, name in enumerate(request.classes):
         own = (request.training_images.labels == label).nonzero().squeeze(1)
         needed = settings.images_per_class * settings.stitch**2

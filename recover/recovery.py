@@ -147,7 +147,7 @@ def recover(settings, teacher, *, dataset, root, output, log, seed, device_name,
         request = Request(settings, model, list(teacher.classes), seed, device, teacher=teacher)
         if any(registry.IMAGE_METHODS[name].needs_training_images for name in registry.methods_of(settings)):
             source = _training_set(dataset or teacher.dataset, root, teacher)
-            key["data"] = source.fingerprint
+            key |= {"data": source.fingerprint, "dataset": source.name}
             held = images.load(source, teacher.image_size).to(device)
             request = replace(request, training_images=held)
         plan = registry.function_of(method.function)(request)
@@ -201,6 +201,11 @@ def _make_parts(work, plan, files, request):
                 raise UserError(
                     f"image method {request.settings.method} made {len(made.pixels)} of the"
                     f" {len(files[name])} images of a part; give fewer --images-per-class, or mend it"
+                )
+            if not (made.pixels.isfinite().all() and torch.tensor(made.losses).isfinite().all()):
+                raise UserError(
+                    f"what {request.settings.method} makes is not a number; lower --step-size or --r-bn, or"
+                    " take another teacher"
                 )
             for pixels, path in zip(made.pixels.cpu(), files[name]):
                 image_folder.write_image(pixels, path)

@@ -30,7 +30,8 @@ def main(argv):
         from relabel import labelling
 
         teacher = checkpoint.load(options.teacher, "teacher")
-        settings = cli.resolve(options, options.dataset or teacher.dataset, "relabel")
+        settings = cli.resolve(options, cli.family_of(options, teacher), "relabel")
+        cli.tell_unread(parser, options, "relabel", settings, "in making these labels")
         labelling.relabel(settings, teacher, distilled=options.distilled, **cli.run_of(options))
 
     ending.run(work)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from guard.distilled import image_folder
 from guard.distilled.label_store import LabelStore
@@ -19,6 +20,8 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
     teacher: Checkpoint. Epochs that are there are not made again. Raises UserError for images that do not fit
     the teacher, and for a folder of other labels, unless `force`.
     """
+    if Path(distilled).resolve() in (Path(output).resolve(), *Path(output).resolve().parents):
+        raise UserError(f"{output} is in the folder of the images, {distilled}; choose another --output")
     work = Stage("relabel", output, log=log, force=force)
     with work.entered(device_name) as device:
         images = image_folder.load_distilled(distilled)

@@ -64,10 +64,12 @@ def load_distilled(folder):
             f"no folder of images at {folder}; make one with python -m recover, or name one with"
             " FOLDER/CLASS/*.png"
         )
+    ours = (folder / FILE).exists()
+    manifest = ledger(folder).read_complete() if ours else {}  # before a class that has no images yet is told
     source = find.scan(folder.name, folder, "train")
     classes, labels = source.classes, source.labels
-    if (folder / FILE).exists():
-        manifest = _checked_manifest(folder, source.files)
+    if ours:
+        _check_files(folder, manifest, source.files)
         if sorted(manifest.get("classes", ())) == list(classes):  # whose order need not be the folders'
             classes = tuple(manifest["classes"])
             labels = [classes.index(source.classes[label]) for label in source.labels]
@@ -77,17 +79,16 @@ def load_distilled(folder):
     return images
 
 
-def _checked_manifest(folder, files):
-    """The manifest, where it lists just these files, byte for byte."""
-    remedy = "recover the images again with --force"
-    manifest = ledger(folder).read_complete()
-    listed = manifest.get("files")
+def _check_files(folder, manifest, files):
+    """Raises UserError unless the manifest lists just these files, byte for byte."""
+    listed, again = manifest.get("files"), "run python -m recover again"
     if not isinstance(listed, dict):
-        raise UserError(f"{folder / FILE} lists no files; {remedy}")
+        raise UserError(f"{folder / FILE} lists no files; recover the images again with --force")
     found = {str(Path(path).relative_to(folder)): path for path in files}
-    different = sorted(set(listed) ^ set(found))
-    if not different:
-        different = [name for name in found if fingerprints.of_file(found[name]) != listed[name]]
-    if different:
-        raise UserError(f"{folder / different[0]} is not what the manifest beside it says; {remedy}")
-    return manifest
+    if missing := sorted(set(listed) - set(found)):
+        raise UserError(f"{folder / missing[0]} is missing; {again} to make it anew")
+    if unknown := sorted(set(found) - set(listed)):
+        raise UserError(f"{folder / unknown[0]} is not in the manifest beside the images; remove it")
+    for name, path in found.items():
+        if fingerprints.of_file(path) != listed[name]:
+            raise UserError(f"{path} is not what the manifest beside it says; remove it and {again}")

@@ -21,8 +21,11 @@ FORMAT = "guard-labels-1"
 
 
 class _Labels(Manifest):
+    def strays(self):
+        return sorted(self.folder.glob("epoch_*.npy"))
+
     def clear(self):
-        for path in self.folder.glob("epoch_*.npy"):
+        for path in self.strays():
             path.unlink()
 
 

@@ -175,7 +175,13 @@ class _Kept:
     def write(self):
         count = sum(len(logits) for logits in self.fields.get("logits", ()))
         for name, values in self.fields.items():
-            self.rest[name][:count] = torch.cat(values).cpu().numpy()
+            made = torch.cat(values).cpu()
+            if made.is_floating_point() and not made.isfinite().all():
+                raise UserError(
+                    f"the teacher's {name.replace('largest', 'gradient')} cannot be stored in 16 bits: not a"
+                    " number, or too large; take another teacher"
+                )
+            self.rest[name][:count] = made.numpy()
         self.rest, self.fields, self.bytes = self.rest[count:], {}, 0
 
 

@@ -6,6 +6,7 @@ its state beside them (guard.run.unfinished).
 """
 
 import contextlib
+import json
 from pathlib import Path
 
 from guard.errors import UserError
@@ -29,25 +30,32 @@ class Manifest(Ledger):
 
     def read(self):
         """The manifest. Raises UserError for one that is missing, damaged or of something else."""
-        return self._checked(storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE))
+        self._refuse_anothers()
+        return storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
 
     def read_complete(self):
         """The manifest, once all files are there. Raises UserError where they are not."""
-        contents = storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
+        contents = self.read()
         if not contents.get("complete"):
             raise UserError(
                 f"the {self.what} in {self.folder} are not complete; run python -m {self.stage} again to"
                 " finish them"
             )
-        return self._checked(contents)
-
-    def _checked(self, contents):
-        if contents.get("format") != self.form:
-            raise UserError(
-                f"{self.path} is no manifest of {self.what} of this project; make them with python -m"
-                f" {self.stage}"
-            )
         return contents
+
+    def _refuse_anothers(self):
+        """Raises UserError for a manifest that can be read and is not of this form: what lies beside it is
+        somebody's, whatever `force` says.
+        """
+        try:
+            contents = json.loads(self.path.read_text())
+        except (OSError, ValueError, RecursionError):
+            return  # none, or a damaged one, which may be ours
+        if not isinstance(contents, dict) or contents.get("format") != self.form:
+            raise UserError(
+                f"{self.path} is no manifest of {self.what} of this project; choose another folder, or move"
+                " it away"
+            )
 
     # ---- as a ledger -----------------------------------------------------------------------------
 
@@ -60,10 +68,11 @@ class Manifest(Ledger):
         return Found(key, bool(contents.get("complete")))
 
     def start_over(self, key):
+        self._refuse_anothers()
         if not self.path.exists() and (strays := self.strays()):
             raise UserError(
-                f"{self.folder} already holds files that are not ours, such as {strays[0]}; choose another"
-                " --output"
+                f"{self.folder} already holds files that no manifest speaks of, such as {strays[0]}; remove"
+                " them, or choose another --output"
             )
         with storage.sealing({"format": self.form, **key, "complete": False}, self.path):
             self.tidy()

@@ -8,6 +8,8 @@ import dataclasses
 
 import torch
 
+from guard.run import processes
+
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # under which bf16 and channels-last were measured faster
 
 
@@ -21,11 +23,11 @@ def settled(settings, earlier, device):
     """`settings` of a stage with a precision, and the layout that goes with it, in place of 'auto'.
 
     earlier: settings of work that was begun before, perhaps on another machine: what was chosen then counts,
-    so that it can go on anywhere. A layout that was asked for stays.
+    so that it can go on anywhere. A layout that was asked for stays. Every process of a group must call it.
     """
     if settings.precision != "auto":
         return settings
-    wanted = fastest(device)
+    wanted = processes.of_the_first(fastest(device))  # the machines of a group may differ
     if earlier.get("precision") in ("fp32", "tf32", "bf16"):
         wanted = {name: earlier[name] for name in wanted}
     layout = settings.channels_last or wanted["channels_last"]

@@ -11,7 +11,8 @@ def generator(*key):
 
     key: numbers and strings, such as seed, purpose, epoch and number of the mini-batch. Draws are tied to
     what they are for instead of to the order in which they happen, so any mini-batch, problem or image can be
-    made again anywhere, whatever ran before it.
+    made again anywhere, whatever ran before it. (torch's generator on the CPU takes the lower 32 bits of a
+    seed: of very many keys two may share their draws.)
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

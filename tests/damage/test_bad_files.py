@@ -36,6 +36,7 @@ from spoiling import (
 )
 
 from guard.data import pixel_cache
+from guard.distilled import image_folder
 from guard.networks import checkpoint
 from guard.networks.training import Training
 from guard.run import storage
@@ -333,7 +334,9 @@ CASES |= {
     ),
     "manifest of images not sealed": (
         "relabel",
-        lambda: storage.write_json({"complete": True}, Path("images/manifest.json")),
+        lambda: storage.write_json(
+            {"format": image_folder.FORMAT, "complete": True}, Path("images/manifest.json")
+        ),
         "fingerprint",
     ),
     "manifest of images with other packs": (
@@ -400,7 +403,7 @@ CASES |= {
         str(EPOCH),
     ),
     # distilled images
-    "distilled image is gone": ("relabel", IMAGE.unlink, f"{IMAGE} is not what"),
+    "distilled image is gone": ("relabel", IMAGE.unlink, f"{IMAGE} is missing"),
     "distilled image of another": (
         "train",
         lambda: shutil.copy("images/dog/dog_0.png", IMAGE),
@@ -614,7 +617,7 @@ def test_on_a_full_disk_one_line_says_so_and_what_was_there_stays(line, size, ch
 # command that makes it again).
 MENDED = {
     EPOCH: ("train --output new", True, "relabel"),
-    IMAGE: ("train --output new", False, "recover --force"),
+    IMAGE: ("train --output new", True, "recover"),
     Path("images/manifest.json"): ("relabel", False, "recover --force"),
     Path("labels/manifest.json"): ("train", False, "relabel --force"),
     Path("images/log.json"): ("recover", True, "recover"),

@@ -222,7 +222,7 @@ WRONG = {
     "-p -e alexnet": "does not take images of 16 pixels",
     "-p -I dc -m vit -e alexnet": "does not take images of 16 pixels",  # the teacher may lack batch norm
     "-y 99": "no teacher",
-    "-p -Y 99": "convnet-32/99/checkpoint.pt; train it by a run with -p -y 99",
+    "-p -Y 99": "convnet-32/99/checkpoint.pt; train it by -p -y 99",
     "-p -Y a/b": "no name for a folder",
 }
 

@@ -63,6 +63,14 @@ def test_a_precision_that_is_named_stays(processor):
     assert precision.settled(named, {"precision": "bf16", "channels_last": True}, CPU) is named
 
 
+def test_a_group_of_other_processors_takes_what_the_first_of_them_does(monkeypatch):
+    first = {"precision": "fp32", "channels_last": False}
+    monkeypatch.setattr(precision, "fastest", lambda device: {"precision": "bf16", "channels_last": True})
+    monkeypatch.setattr(precision.processes, "of_the_first", lambda own: first)
+    settings = precision.settled(recipe("cifar10").pretrain, {}, CPU)
+    assert (settings.precision, settings.channels_last) == ("fp32", False)
+
+
 def of_record(log, stage):
     return records.read(log)[stage]["settings"]
 

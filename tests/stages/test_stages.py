@@ -608,7 +608,7 @@ def test_a_folder_of_other_images_is_left_alone(toy, refused):
         3,
     )
     assert "other " in line
-    assert "files that are not ours" in refused(
+    assert "files that no manifest speaks of" in refused(
         "recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "toy" / "train"
     )
 
