@@ -13,7 +13,7 @@ from guard.report import plots
 STYLES = {
     "sre2l": ("black", "o"),
     "guard": ("#d62728", "s"),
-    "guard-batch": ("#8b0000", "H"),
+    "guard-batch": ("#f768a1", "H"),
     "guard-squared": ("#ff7f0e", "D"),
     "guard-loss": ("#e8a0a0", "d"),
     "gr-1e-4": ("#d4b9da", "v"),
@@ -21,7 +21,7 @@ STYLES = {
     "gr-1e-2": ("#ae6fc0", "^"),
     "gr-0.1": ("#8440a8", ">"),
     "gr-1": ("#4a1486", "p"),
-    "gr-30": ("#2d0a57", "8"),
+    "gr-30": ("#7b2cff", "8"),
     "adv-t": ("#1f77b4", "X"),
     "adv-f": ("#6baed6", "P"),
     "nfgsm": ("#08519c", "o"),
@@ -35,6 +35,8 @@ TEACHERS = {
     "gr": "#8440a8",
     "nfgsm": "#1f77b4",
     "nfgsm+guard": "#2ca02c",
+    "guard, batch statistics": "#f768a1",
+    "nfgsm+guard, batch statistics": "#17becf",
 }
 OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
 PANEL = 4.2  # inches

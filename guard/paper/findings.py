@@ -19,8 +19,8 @@ Changes of the student's accuracy in percentage points: the mean over seeds of t
 students of the same seed, and its 95 % confidence interval (Student's t). A change is clear where its
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
-attacked images alone, and says nothing of other seeds. Two students of a pair may come from different
-devices, which the tables below name.
+attacked images alone; it says nothing of other seeds, and so no verdict stands beside it. Two students of a
+pair may come from different devices, which the tables below name.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -42,13 +42,18 @@ class Change:
 
     @property
     def verdict(self):
+        if self.seeds == 1:
+            return "one run"
         if not self.clear:
             return "not clear"
         return "higher" if self.mean > 0 else "lower"
 
     def __str__(self):
         low, high = self.mean - self.half_width, self.mean + self.half_width
-        return f"{self.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        places = (
+            2 if self.clear and min(abs(low), abs(high)) < 0.05 else 1
+        )  # else a bound that is none shows 0
+        return f"{self.mean:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
 def changed(found, seeds):

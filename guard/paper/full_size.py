@@ -42,9 +42,10 @@ and labels of the first row and of int8, and of a student of plain views, not of
 counts as its 3,072 values of one byte.
 """
 OF_GOALS = """\
-As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The attacks are at 2/255 on
-630 test images; APGD-CE and APGD-DLR are two of the four parts of AutoAttack, whose accuracy is no higher
-than the lower of them. Zeta: the cosine of the student's learning rate ends after zeta times its steps.
+As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The goals are this project's
+own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
+AutoAttack, whose accuracy is no higher than the lower of them. Zeta: the cosine of the student's learning
+rate ends after zeta times its steps.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own

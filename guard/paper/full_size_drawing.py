@@ -5,6 +5,8 @@ Marks say where images come from, colours the teacher; a student that trains adv
 run with other settings than the plan's is pale.
 """
 
+import itertools
+
 from guard.paper import arms, full_size
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
@@ -17,8 +19,13 @@ TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 
 def of_the_frontier(groups, _):
-    """The groups that the frontier's figure can show."""
-    return full_size.of_tables(["frontier"], groups)
+    """The groups that the frontier's figure can show: its table's, and by the mini-batch's statistics."""
+    of_batches = [
+        group
+        for group in full_size.of_tables(["curvature"], groups)
+        if group.arm in arms.CURVATURE and _shown(group)
+    ]
+    return full_size.of_tables(["frontier"], groups) + of_batches
 
 
 def of_label_bytes(groups, _):
@@ -32,7 +39,7 @@ def frontier(groups, title, path, _, *, points):
     published. Points without robust accuracy are lines.
     """
     names = list(full_size.EPSILONS)
-    figure, panels = plots.figure(12.5, 5.4, 1, len(names), squeeze=False)
+    figure, panels = plots.figure(13, 5.6, 1, len(names), squeeze=False, sharex=True, sharey=True)
     for name, axes in zip(names, panels[0], strict=True):
         for group in groups:
             _point(axes, group, full_size.EPSILONS[name])
@@ -49,7 +56,7 @@ def frontier(groups, title, path, _, *, points):
 
 def label_bytes(groups, title, path, _):
     """Clean and robust accuracy against the bytes of images and labels."""
-    figure, axes = plots.figure(8.5, 5)
+    figure, axes = plots.figure(10, 5)
     curves = {"clean": "black", **dict(zip(full_size.EPSILONS, ("#1f77b4", "#d62728"), strict=True))}
     for name, colour in curves.items():
         for group in groups:
@@ -57,6 +64,7 @@ def label_bytes(groups, title, path, _):
             if found:
                 size, error = _kilobytes(group), [found[1] or 0]
                 look = {"color": colour, "marker": mark, "capsize": 3, "alpha": _opacity(group)}
+                look |= {"zorder": 3, "markersize": 8} if mark == "x" else {}
                 axes.errorbar([size], [found[0]], yerr=error, **look)
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
@@ -67,6 +75,9 @@ def label_bytes(groups, title, path, _):
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
+    marks = {"o": "soft labels, RDED, adversarial views", "x": "hard labels, real images, plain views"}
+    for mark, words in marks.items():
+        axes.plot([], [], color="grey", marker=mark, linestyle="none", label=words)
     _explain_pale(axes, groups)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.4)
@@ -92,21 +103,25 @@ def of_curvature(groups, _):
 def curvature(groups, title, path, _):
     """Robust accuracy of teacher and student within 1/255 against the teacher's curvature."""
     figure, panels = plots.figure(11, 4.8, 1, 2, squeeze=False)
+    bends = [gathered.curvatures(group.records, "gradient_change")[0] for group in groups]
+    in_order = sorted(zip(bends, groups, strict=True), key=lambda pair: (not _bent_by(pair[1]), pair[0]))
     for network, axes in zip(("teacher", "student"), panels[0], strict=True):
-        for group in groups:
-            bent, _ = gathered.curvatures(group.records, "gradient_change")
+        # Neighbours are named on other sides of them.
+        right, left = {"xytext": (5, 4), "ha": "left"}, {"xytext": (-5, 4), "ha": "right"}
+        sides = itertools.cycle([right, left, {"xytext": (5, -11), "ha": "left"}])
+        for bent, group in in_order:
             found = full_size.robust(group, full_size.EPSILONS["1/255"], network)
             if found:
                 colour = colour_of(group.arm)
                 axes.errorbar([bent], [found[0]], yerr=[found[1] or 0], color=colour, marker="o", capsize=3)
-                at = {"fontsize": 8, "textcoords": "offset points", "xytext": (4, 4)}
+                at = {"fontsize": 8, "textcoords": "offset points", **next(sides)}
                 axes.annotate(_bent_by(group), (bent, found[0]), **at)
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.15)
-        axes.set_xlabel("curvature of the teacher's loss", fontsize=11)
+        axes.set_xlabel("teacher's change of gradient, per squared normalized-image unit", fontsize=10)
+        axes.set_ylabel(f"{network}'s accuracy under attack, %", fontsize=11)
         axes.set_title(f"{network}, PGD100 within 1/255", fontsize=11)
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("accuracy under attack, %", fontsize=11)
     teachers = dict.fromkeys(group.arm.split("/")[1] for group in groups)
     for teacher in teachers:
         panels[0][0].plot([], [], color=TEACHERS[teacher], marker="o", label=f"teacher: {teacher}")
@@ -119,11 +134,8 @@ def curvature(groups, title, path, _):
 
 
 def _bent_by(group):
-    """The regularizer's setting that an arm is about: the recipe's, another, or none."""
-    first, teacher = group.arm.split("/")
-    if group.arm in arms.CURVATURE:
-        return first.removeprefix("curvature-")
-    return "recipe's" if "guard" in teacher or teacher == "gr" else ""
+    """What differs from the recipe's regularizer, or nothing."""
+    return group.arm.split("/")[0].removeprefix("curvature-") if group.arm in arms.CURVATURE else ""
 
 
 def _kilobytes(group):
@@ -139,6 +151,15 @@ def _accuracy(group, name):
     return full_size.robust(group, full_size.EPSILONS[name])
 
 
+def _shown(group):
+    """As full_size.parts_of, and of curvature by the mini-batch's statistics; None of its other settings."""
+    if group.arm in arms.CURVATURE:
+        first, teacher = group.arm.split("/")
+        teacher += ", batch statistics"
+        return ("random", teacher, False) if first == "curvature-batch" and teacher in TEACHERS else None
+    return full_size.parts_of(group)
+
+
 def _opacity(group):
     return 0.9 if gathered.as_planned(group) else PALE
 
@@ -146,11 +167,11 @@ def _opacity(group):
 def _explain_pale(axes, groups):
     """A line in the legend where a group is pale."""
     if not all(gathered.as_planned(group) for group in groups):
-        axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="other settings than planned")
+        axes.plot([], [], color="grey", linewidth=4, alpha=PALE, label="pale: other settings than planned")
 
 
 def _point(axes, group, epsilon):
-    method, teacher, adversarial = full_size.parts_of(group)
+    method, teacher, adversarial = _shown(group)
     clean, robust = _accuracy(group, "clean"), full_size.robust(group, epsilon)
     if clean is None or robust is None:
         return
@@ -186,7 +207,7 @@ def _published(axes, point, name):
 
 def _legend(figure, axes, groups):
     """What marks, colours and filling say, of those that occur."""
-    held = [full_size.parts_of(group) for group in groups]
+    held = [_shown(group) for group in groups]
     for method, mark in MARKS.items():
         if any(each[0] == method for each in held):
             axes.plot([], [], color="grey", marker=mark, linestyle="none", label=f"images: {method}")

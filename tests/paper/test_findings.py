@@ -37,7 +37,7 @@ def test_a_single_run_is_shown_and_not_counted(results):
     pairs(results, (30.0,))
     found = found_in(results)
     (row,) = rows(found, "cifar10, 10 images per class, CPU size", "guard less sre2l")
-    assert row[2] == "higher" and "in none of 0 comparisons of several seeds" in found
+    assert row[2] == "one run" and "in none of 0 comparisons of several seeds" in found
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,8 @@ def test_settings_that_matter_stand_apart_from_those_that_do_not(results):
 
 def test_nothing_is_found_where_nothing_was_run(results):
     assert "No runs are recorded yet." in found_in(results) and not gathered(results)
+
+
+def test_a_bound_that_is_not_zero_does_not_show_as_zero():
+    assert str(findings.Change(5.4, 5.37, 3)) == "+5.40 [+0.03, +10.77]"
+    assert str(findings.Change(5.4, 5.43, 3)) == "+5.4 [-0.0, +10.8]"

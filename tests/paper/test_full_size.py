@@ -146,7 +146,7 @@ def test_labels_of_other_teachers_than_planned_are_pale_and_named(results, monke
     opacity = {line.get_ydata()[0]: line.get_alpha() for line in lines}
     assert opacity[40.0] == full_size_drawing.PALE < opacity[60.0]
     told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "other settings than planned" in told
+    assert "pale: other settings than planned" in told
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,10 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
         record["pretrain"]["results"]["curvature"]["gradient_change"] = change
         record["evaluate teacher"]["epsilon"] = 1 / 255
         add(results, record, scale="full-cpu", arm=arm)
-    add(results, whole(attacks), scale="full-cpu", arm="curvature-lambda-1/nfgsm+guard")
+    for arm in ("curvature-lambda-1/nfgsm+guard", "curvature-batch/nfgsm+guard"):
+        add(results, whole(attacks), scale="full-cpu", arm=arm)
+    shown = [group.arm for group in full_size_drawing.of_the_frontier(gathered(results), None)]
+    assert shown == ["random/plain", "random/guard", "curvature-batch/nfgsm+guard"]
     text = text_of(results)
     cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 52.00 ± 5.00 | 49.00 ± 5.00 | 55.00 ± 4.97 | 51.00 ± 5.00"
     for row in ("sre2l | paper", "cda+guard | modern", "dc | dc", "guard-resnet18 | paper"):
@@ -205,9 +208,9 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
     figures.write(gathered(results), results / "figures")
     of_teachers, of_students = getattr(drawn, "curvature-full-cpu-cifar10").axes
     named = {text.get_text() for text in of_students.texts}
-    assert named == {"", "recipe's", "h-6", "lambda-1"}  # the first has no regularizer
+    assert named == {"", "h-6", "lambda-1", "batch"}  # the first has the recipe's, or none
     # the teacher of the last has no epsilon
-    assert {text.get_text() for text in of_teachers.texts} == {"", "recipe's", "h-6"}
+    assert {text.get_text() for text in of_teachers.texts} == {"", "h-6"}
 
 
 def test_both_recipes_of_the_same_images_and_labels_stand_under_each_other(results):

@@ -137,6 +137,8 @@ def test_known_contradictions_of_the_published_tables_are_found():
     assert said("imagenette, 10 images per class, guard", "cw is 41.47", "58.67")
     assert said("imagenette, 100 images per class, guard", "autoattack 64.84 above pgd100 57.50")
     assert not said("gr-1e-4", "35.59")  # 0.05 above PGD100 is not more than 0.05
+    assert said("imagenette, 50 images per class, tesla", "autoattack 27.21 above square 25.34")
+    assert said("imagenette: square below pgd100", "mtt at 10, 50, 100; tesla at 10, 50, 100; sre2l at 100")
     assert len(said("above clean")) == 2 and len(said(" but ")) == 1
     text = text_of(RESULTS)
     assert all(line in text for _, line in found)
