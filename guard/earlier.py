@@ -26,7 +26,8 @@ def as_now(stage, found):
     return made
 
 
-TOLD_ALONE = ("evaluate_every", "val_images")  # they decide what is told of a network, and not the network
+# They decide what is told of a network, and not the network.
+TOLD_ALONE = ("evaluate_every", "val_images", "curvature_images")
 # Where the settings of a stage stand in what decides its result: beside the rest, or below a name.
 SETTINGS_IN_KEYS = {
     "pretrain": {"": "pretrain"},
@@ -44,7 +45,7 @@ def comparable(stage, key):
             made = read_by_stage(settings_of, as_now(settings_of, made))
         elif isinstance(made.get(name), dict):
             made[name] = read_by_stage(settings_of, as_now(settings_of, made[name]))
-    for name in TOLD_ALONE:
+    for name in (*TOLD_ALONE, "reuse_labels"):  # whether labels are used again follows from the epochs
         made.pop(name, None)
     return made
 

@@ -7,8 +7,12 @@ import signal
 import sys
 import time
 
-from guard.errors import UserError, out_of_memory, printable
+from guard.errors import UserError, out_of_memory, printable, single_image
 
+ONE_IMAGE = (
+    "a mini-batch, or a process's share of one, is a single image, of which this network's batch norm has no"
+    " statistics; choose another --batch-size, or --sync-batch-norm with several processes"
+)
 INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
 
 
@@ -30,6 +34,10 @@ def run(command, *arguments, **named):
         # For what python itself still writes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ValueError as problem:
+        if not single_image(problem):
+            raise
+        _end(2, f"error: {ONE_IMAGE}")
     except RuntimeError as problem:
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
             # Another process of the group has died. torchrun, which says which, is about to end this one.

@@ -22,6 +22,11 @@ def printable(text):
     )
 
 
+def single_image(problem):
+    """Whether an exception is torch's that batch norm was given a single image of a single position."""
+    return "Expected more than 1 value per channel when training" in str(problem)
+
+
 def out_of_memory(problem):
     """Whether an exception is torch's that there is no memory left, on a GPU or on the CPU. Told by its
     name, as torch may not be imported.

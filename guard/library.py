@@ -127,7 +127,8 @@ def evaluate(
         raise UserError("there are no images; an accuracy needs one at least")
     if device is None:
         device = next((each.device for each in (*model.parameters(), *model.buffers())), "cpu")
-    place = devices.ready(str(device))
+    kind, _, number = str(device).partition(":")
+    place = devices.ready(number or "0" if kind == "cuda" else str(device))
     found = robustness.evaluate(
         model.to(place),
         _Pixels(pixels, labels),

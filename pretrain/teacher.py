@@ -15,7 +15,7 @@ from guard.data import augment, find, images, loading
 from guard.data.loading import batch_ranges
 from guard.errors import UserError
 from guard.method import curvature, regularizers, schedules
-from guard.networks import checkpoint, layout, models
+from guard.networks import checkpoint, layout, memory, models
 from guard.networks.checkpoint import Checkpoint
 from guard.networks.training import Training
 from guard.registry import ADVERSARIAL_TEACHERS, function_of
@@ -63,7 +63,7 @@ class Data:
                 pixels[correct],
                 labels[correct],
                 epsilon=epsilon,
-                batch_size=len(correct),
+                batch_size=memory.images_that_fit(model, model.image_size, self.device, len(correct)),
                 random_start=True,
                 relative_step=0.25,
                 steps=10,
@@ -266,7 +266,7 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
         total += torch.stack([summed, correct])
         images += len(labels)
         progress.step(loss=loss, epoch=epoch + 1)
-    processes.average_statistics(model)
+    processes.average_statistics(model.network)
     of_all = torch.cat([total, total.new_tensor([images])])
     loss, correct, seen = processes.sum_over_processes(of_all).tolist()
     if math.isnan(loss):

@@ -211,7 +211,7 @@ def _evaluate_teacher(teacher, judgement, shared, own):
 
     shared, own: the two records. A teacher that came without its record has no 'pretrain'.
     """
-    writable = os.access(shared.parent, os.W_OK)
+    writable = processes.of_the_first(os.access(shared.parent, os.W_OK))
     if writable:
         evaluate_network(teacher, judgement, shared, shared=True)
     if processes.rank() == 0:

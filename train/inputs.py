@@ -31,8 +31,8 @@ class StoredLabels:
         if epochs and epochs > self.recipe.epochs and not reuse:
             raise UserError(
                 f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
-                f" more with python -m relabel --epochs {epochs}, or go through them again with"
-                " --reuse-labels"
+                f" more with python -m relabel --epochs {epochs} in another folder, or go through them again"
+                " with --reuse-labels"
             )
 
     def prepare(self, teacher, distilled, device):

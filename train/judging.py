@@ -57,6 +57,8 @@ def judge(request):
     Students that are there are not trained again. Raises UserError for what cannot be judged, before the
     first student.
     """
+    if processes.world_size() > 1:
+        raise UserError("the judge is one process; start one on each GPU, with --device, --seed and --output")
     settings = request.settings
     sets = _sets(request)
     robustness.check_names(robustness.names_of(settings["evaluate"]))
@@ -166,9 +168,10 @@ def _accuracies(results, attacks):
         found["worst case"] = _average([result["worst_case"] for result in results], first["images"])
     clean = accuracies["clean"][0]
     attacked = [mean for attack, (mean, _) in accuracies.items() if attack != "clean"]
-    if attacked:
+    if len(attacked) > 1:  # they compare attacks
         found["RR"] = _defined(metrics.robustness_ratio(clean, attacked))
         found["I-RR"] = _defined(metrics.improved_robustness_ratio(clean, attacked))
+    if attacked:
         found["largest drop"] = _defined(100 * max(metrics.drop_rates(clean, attacked)))
     return found
 

@@ -252,7 +252,7 @@ def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device
             noise = torch.rand(share[0].shape, generator=there, device=device)
         (loss,) = step(*share, noise, len(batch))
         total += loss
-    processes.average_statistics(model)
+    processes.average_statistics(model.network)
     mean = processes.sum_over_processes(total).item() / len(rows)
     if math.isnan(mean):
         raise UserError("the student's loss is not a number; lower --learning-rate")

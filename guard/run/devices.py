@@ -169,8 +169,12 @@ def joined(name):
     torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
     try:
         yield device
-    finally:
-        torch.distributed.destroy_process_group()
+    except BaseException:
+        # To leave NCCL's group in order is to wait for the others, who may be waiting for this process.
+        end = torch.distributed.distributed_c10d._abort_process_group
+        (end if backend == "nccl" else torch.distributed.destroy_process_group)()
+        raise
+    torch.distributed.destroy_process_group()
 
 
 def _end_with_parent():

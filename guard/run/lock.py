@@ -18,6 +18,7 @@ import os
 import shlex
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ HELD = (
 )
 PAUSE = 0.2  # seconds between two looks of a process that waits
 MOST_TRIES = 100  # to open the file in a folder that others remove at the same moment
-_open = set()  # numbers of the files that this process holds locked
+_open = {}  # number of a file that this process holds locked -> (the folder that it locks, the thread)
 
 
 class Answer(enum.Enum):
@@ -60,7 +61,11 @@ def held(*folders, wait=False, each_machine=False):
 
 @contextlib.contextmanager
 def _one(folder, wait):
-    """`held` of one folder."""
+    """`held` of one folder. A thread that holds it may enter it again."""
+    mine = folder.resolve(), threading.get_ident()
+    if mine in _open.values():
+        yield
+        return
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     locked_for_us = os.environ.get(HELD) == str(folder.resolve())
     if locked_for_us:
@@ -69,7 +74,7 @@ def _one(folder, wait):
         yield
         return
     file = _take(folder, wait)
-    _open.add(file)
+    _open[file] = mine
     try:
         clear(folder)
         yield
@@ -77,7 +82,7 @@ def _one(folder, wait):
         with contextlib.suppress(OSError):
             # While it is still locked: whoever waits for it sees that it is gone.
             (folder / FILE).unlink()
-        _open.discard(file)
+        _open.pop(file, None)
         os.close(file)
         with contextlib.suppress(OSError):
             for each in missing:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import forked
 import pytest
-from conftest import ROOT, TOY, command, write_folder
+from conftest import ROOT, TOY, command, toy_student, write_folder
 
 from guard.errors import UserError
 from guard.networks import checkpoint
@@ -285,6 +287,24 @@ def test_two_records_of_one_shared_teacher_are_both_whole(toy, tmp_path):
     ]
     assert evaluations[0] == evaluations[1] == evaluations[2] and evaluations[0]["complete"]
     assert set(records.read(tmp_path / "teacher/log.json")) == {"pretrain", "evaluate teacher"}
+
+
+def test_who_is_in_a_folder_may_enter_it_again(tmp_path):
+    with lock.held(tmp_path / "folder"):
+        with lock.held(tmp_path / "folder", wait=True):
+            assert (tmp_path / "folder" / lock.FILE).exists()
+        assert (tmp_path / "folder" / lock.FILE).exists(), "who came first still holds it"
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_student_may_have_the_teachers_record(toy, tmp_path):
+    """One folder and one log.json for all stages, as one who calls them by hand may have it."""
+    shutil.copytree(toy / "teacher", tmp_path / "all")
+    words = toy_student(toy, "--images", 1, "--epochs", 1, "--record", tmp_path / "all/log.json")
+    words[words.index("--teacher") + 1] = tmp_path / "all/checkpoint.pt"
+    assert forked.group([*words, "--output", tmp_path / "student"], tmp_path / "errors", 1) == [0]
+    found = records.read(tmp_path / "all/log.json")
+    assert {"pretrain", "train", "evaluate student", "evaluate teacher"} <= {*found}
 
 
 def test_the_lock_says_which_command_holds_it(tmp_path):

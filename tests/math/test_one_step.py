@@ -297,6 +297,25 @@ def test_the_watched_accuracy_is_that_of_the_attack(network, tmp_path):
     assert clean == pytest.approx(data.accuracy(model)) and robust < clean and model.training
 
 
+def test_the_watched_images_are_no_more_at_once_than_the_memory_holds(network, tmp_path, monkeypatch):
+    from conftest import write_folder
+
+    from guard.data import find, images
+
+    write_folder(tmp_path, classes=("a", "b", "c"), size=8)
+    held = images.load(find.find("toy", tmp_path, "val"), 8)
+    data, model = teacher.Data("toy", held, held, 0, torch.device("cpu")), pixel_model(network.float())
+    whole, seen = data.pgd10_accuracy(model, 0.01), []
+    attacked = teacher.sign_steps
+    monkeypatch.setattr(teacher.memory, "images_that_fit", lambda *_: 5)
+    monkeypatch.setattr(
+        teacher,
+        "sign_steps",
+        lambda *given, **named: seen.append(named["batch_size"]) or attacked(*given, **named),
+    )
+    assert data.pgd10_accuracy(model, 0.01) == pytest.approx(whole) and seen == [5]
+
+
 def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_bits(
     toy, tmp_path, monkeypatch
 ):

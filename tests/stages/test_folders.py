@@ -4,12 +4,15 @@ import dataclasses
 import shutil
 
 import pytest
+import torch
 from conftest import TOY, command, write_folder
 
+from guard import ending, recipes, settings
 from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.run import storage
+from guard.run.stage import differences
 
 
 def recover(toy, output, *more, teacher=None):
@@ -180,3 +183,24 @@ def test_the_manifest_says_whose_training_images_were_looked_at(toy, tmp_path):
     manifest = storage.read_sealed(tmp_path / "images/manifest.json", "manifest")
     assert manifest["dataset"] == "others"
     assert storage.read_sealed(toy / "images/manifest.json", "manifest")["dataset"] == "toy"
+
+
+def test_settings_that_make_no_other_network_do_not_count():
+    for stage, name, values in (
+        ("pretrain", "curvature_images", (0, 256)),
+        ("train", "reuse_labels", (False, True)),
+    ):
+        one, other = (
+            {**settings.as_dict(recipes.resolve("digits", stage, {})), name: value} for value in values
+        )
+        assert one != other and not differences(stage, one, other)
+        assert differences(stage, one, {**one, "epochs": 3}) == ["epochs"]
+
+
+def test_a_single_image_for_batch_norm_ends_in_a_line(capsys):
+    network = torch.nn.BatchNorm2d(3).train()
+    with pytest.raises(SystemExit) as end:
+        ending.run(network, torch.zeros(1, 3, 1, 1))
+    assert end.value.code == 2 and "a single image" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="other"):
+        ending.run(lambda: (_ for _ in ()).throw(ValueError("other")))

@@ -17,7 +17,7 @@ from guard.method import schedules
 from guard.networks import checkpoint
 from guard.paper import judged
 from guard.settings import Train
-from train import judged_sets, student
+from train import judged_sets, judging, student
 
 FLAGS = ["--dataset", "digits", "--recipe", "dc", "--epochs", 2, "--images", 2, "--attacks", "fgsm"]
 
@@ -181,6 +181,8 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
             "--full needs an accuracy for each network, 2",
         ),
         (["--epsilon", "0,0.1"], "--epsilon"),
+        (["--random", "--soft-labels"], "--random has hard labels"),
+        (["--record", "log.json"], "--record"),
         (["--attacks", "pgd21"], "pgd21"),
         (["--image-size", 32], "--image-size"),
         (["--seeds", 0], "--seeds"),
@@ -191,6 +193,19 @@ def test_what_cannot_be_judged_is_told_before_the_first_student(more, named, set
     words = ["train.judge", "--distilled", sets, "--output", tmp_path / "out", *FLAGS, *more]
     assert named in refused(*words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_is_one_process(sets, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(judging.processes, "world_size", lambda: 2)
+    words = ["train.judge", "--distilled", sets, "--output", tmp_path / "out", *FLAGS]
+    assert "the judge is one process" in refused(*words)
+
+
+def test_a_single_attack_has_no_ratio(sets, tmp_path):
+    words = ["--networks", "convnet-32", "--attacks", "fgsm"]
+    assert judge(sets / "res_DC.pt", tmp_path / "out", *words) == 0
+    (row,) = json.loads((tmp_path / "out" / "judge.json").read_text())["rows"]
+    assert row["largest drop"] is not None and not {"RR", "I-RR"} & {*row}
 
 
 def test_a_folder_without_sets_and_two_sets_of_one_name_are_refused(sets, tmp_path, refused):

@@ -125,6 +125,23 @@ def test_evaluate_computes_where_the_model_is(monkeypatch):
     assert asked == ["meta", "cpu", "cpu"]
 
 
+@pytest.mark.parametrize(
+    ("device", "asked"), [("cuda", "0"), ("cuda:1", "1"), (torch.device("cuda", 2), "2"), ("cpu", "cpu")]
+)
+def test_evaluate_asks_for_a_gpu_by_its_number(device, asked, monkeypatch):
+    seen = []
+
+    def note(name):
+        seen.append(name)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(guard.library.devices, "ready", note)
+    pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(UserError, match="seen enough"):
+        guard.evaluate(torch.nn.Identity().eval(), pixels, labels, device=device)
+    assert seen == [asked]
+
+
 def test_items_are_the_images_and_their_labels(toy):
     distilled = guard.load_distilled(toy / "images")
     pixels, label = distilled[3]

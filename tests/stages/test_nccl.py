@@ -55,6 +55,14 @@ def test_a_process_takes_its_gpu_before_it_joins(name, second_of_two):
     assert second_of_two == ["deterministic", ("set_device", 1), ("nccl", own), "barrier", "destroyed"]
 
 
+def test_after_an_error_a_process_does_not_wait_for_the_others(second_of_two, monkeypatch):
+    ended = torch.distributed.distributed_c10d
+    monkeypatch.setattr(ended, "_abort_process_group", lambda: second_of_two.append("aborted"))
+    with pytest.raises(UserError, match="an image"), devices.joined("auto"):
+        raise UserError("an image is damaged")
+    assert second_of_two[-1] == "aborted" and "destroyed" not in second_of_two
+
+
 @pytest.mark.parametrize("name", ["0", "1,1"])
 def test_two_processes_on_one_gpu_are_refused(name, second_of_two):
     """NCCL would end both with a trace."""

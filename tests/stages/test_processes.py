@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, TOY, command, toy_student
 
-from guard import cli, ending
+from guard import cli, ending, recipes
 from guard.data import augment, find, images, loading
 from guard.method import schedules
 from guard.networks import checkpoint, memory
@@ -479,6 +479,9 @@ def test_a_process_without_images_in_the_last_batch_takes_part(more, toy, tmp_pa
         1,
     ]
     both(tmp_path, *words, "--output", tmp_path / "three", *more, processes=3)
+    made, own = checkpoint.load(tmp_path / "three/checkpoint.pt"), recipes.recipe("toy")
+    normalization = torch.tensor([own.mean, own.std]).tolist()
+    assert [list(made.mean), list(made.std)] == normalization, "a mean over processes rounds"
     if more:
         assert command(*words, "--output", tmp_path / "one") == 0
         assert_close(
