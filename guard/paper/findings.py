@@ -50,9 +50,8 @@ class Change:
 
     def __str__(self):
         low, high = self.mean - self.half_width, self.mean + self.half_width
-        places = (
-            2 if self.clear and min(abs(low), abs(high)) < 0.05 else 1
-        )  # else a bound that is none shows 0
+        shows_zero = min(abs(low), abs(high)) < 0.05  # which no bound of a clear change is
+        places = 2 if self.clear and shows_zero else 1
         return f"{self.mean:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
