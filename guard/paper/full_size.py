@@ -257,7 +257,7 @@ def _curvature(groups):
 
 
 def _goals(groups):
-    attacks = ("clean", "pgd100", "apgd-ce", "apgd-dlr")
+    attacks = ("clean", "pgd100", "apgd-ce", "apgd-dlr")  # within 2/255
     rows = []
     for group in groups:
         reached = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
@@ -272,10 +272,19 @@ def _goals(groups):
                 GOALS[group.images_per_class],
                 str(len(group.runs)),
                 *reached,
+                number(robust(group, EPSILONS["1/255"])),
                 f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}",
                 _trained(group),
                 *teacher,
             ]
         )
-    header = ["images per class", "arm", "goal: clean / AutoAttack", "runs", *attacks, "zeta"]
+    header = [
+        "images per class",
+        "arm",
+        "goal: clean / AutoAttack",
+        "runs",
+        *attacks,
+        "pgd100, 1/255",
+        "zeta",
+    ]
     return table([*header, "teacher: trained", "teacher: clean", "teacher: apgd-dlr"], rows, left=3)
