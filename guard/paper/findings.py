@@ -10,7 +10,7 @@ from math import sqrt
 
 from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
-from guard.paper.arms import CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
+from guard.paper.arms import BY_RECIPE, CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import heading, scale_text, table
 
@@ -95,14 +95,14 @@ def _within(attack, groups):
 
 def _plain_beside(arm):
     """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
-    method, and with the same views of the student.
+    method, the same recipe, and the same views of the student.
     """
     if arm in (ROBUST, "guard-batch", "nfgsm"):
         return PLAIN
-    first, teacher, *views = arm.split("/") if arm in {*FRONTIER, *CURVATURE} else ("", "plain")
+    first, teacher, *rest = arm.split("/") if arm in {*FRONTIER, *BY_RECIPE, *CURVATURE} else ("", "plain")
     if teacher == "plain" or first not in ("curvature-batch", *IMAGE_METHODS):
         return None  # of the settings of curvature there is a table of its own
-    return "/".join(["random" if arm in CURVATURE else first, "plain", *views])
+    return "/".join(["random" if arm in CURVATURE else first, "plain", *rest])
 
 
 # ---- the questions -------------------------------------------------------------------------------

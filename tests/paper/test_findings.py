@@ -52,7 +52,8 @@ def test_a_single_run_is_shown_and_not_counted(results):
         ("rded/plain/adversarial", None),
         ("curvature-h-1/guard", None),
         ("guard-lambda-3", None),
-        ("sre2l/guard/paper", None),
+        ("sre2l/guard/paper", "sre2l/plain/paper"),
+        ("sre2l/plain/paper", None),
         ("goal-epochs-600", None),
     ],
 )
