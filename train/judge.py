@@ -75,8 +75,6 @@ def main(argv):
         parser.error(f"{flag} goes with soft labels, which a judge does not read")
     if options.full and options.soft_labels:
         parser.error("--full is for HLR, which is of hard labels; leave --soft-labels out")
-    if options.random and options.soft_labels:
-        parser.error("--random has hard labels, which are not compared with soft ones; leave one of them out")
     if options.record:
         parser.error("--record: each student has a record of its own below --output")
     names = [name.strip() for name in options.networks.split(",")] if options.networks else [None]

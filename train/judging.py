@@ -82,7 +82,7 @@ def judge(request):
             about |= {"network": network, "views": views}
             rows.append({**about, **_accuracies(results, robustness.names_of(settings["evaluate"]))})
     for row in rows:
-        row |= _scores(row, rows, request.full)
+        row |= _scores(row, rows, request.full, hard=not request.of_images["soft_labels"])
     text = _text(rows, request)
     if processes.rank() == 0:
         told = {"dataset": request.dataset, "recipe": request.recipe, "seeds": list(request.seeds)}
@@ -176,15 +176,18 @@ def _accuracies(results, attacks):
     return found
 
 
-def _scores(row, rows, full):
-    """DD-Ranking's scores of a row: beside random images as many, and all data, as far as they are known."""
+def _scores(row, rows, full, *, hard):
+    """DD-Ranking's scores of a row: beside random images as many, and all data, as far as they are known.
+
+    hard: whether the sets have hard labels. Random images have, and unlike labels have no scores.
+    """
     clean = {
         (each["set"], each["views"]): each["accuracies"]["clean"][0]
         for each in rows
         if each["network"] == row["network"]
     }
     random = RANDOM.format(row["images per class"])
-    if row["set"] == random:
+    if row["set"] == random or not hard:
         return {}
     gains = {
         kind: metrics.improvement_over_random(clean[row["set"], kind], clean[random, kind])
@@ -229,7 +232,8 @@ def _text(rows, request):
     several = len(request.seeds) > 1
     spread = "the deviation over the seeds" if several else "the standard error of these images"
     said = (
-        f"Students on {'soft' if request.of_images['soft_labels'] else 'hard'} labels of {request.dataset},"
+        f"Students on {'soft' if request.of_images['soft_labels'] else 'hard'} labels of {request.dataset}"
+        f"{' (random images on hard ones)' if request.random and request.of_images['soft_labels'] else ''},"
         f" recipe {request.recipe}{judged.but(request.unlike_the_recipe)}; seeds: {len(request.seeds)}."
         f" Accuracy in percent ± {spread}, on {rows[0]['images']} validation images, epsilon"
         f" {rows[0]['epsilon'] * 255:.4g}/255."

@@ -54,6 +54,10 @@ class Watched(torch.nn.Module):
         super().__init__()
         self.inner, self.seen = inner, []
 
+    @property
+    def network(self):
+        return self.inner.network
+
     def forward(self, pixels):
         self.seen.append(pixels.clone())
         return self.inner(pixels)

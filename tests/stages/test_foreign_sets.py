@@ -404,7 +404,9 @@ def test_soft_labels_are_what_is_learnt(digits, tmp_path, refused, capsys):
     ]
     judged += ["--epochs", 1, "--distilled", path, "--soft-labels", "--output", tmp_path / "judged"]
     assert command(*judged, "--random") == 0
-    assert "Students on soft labels of digits" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Students on soft labels of digits (random images on hard ones), recipe" in printed
+    assert "IOR" not in printed, "unlike labels are not compared"
     assert "HLR" in refused(*judged, "--full", 90)
 
 

@@ -181,7 +181,6 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
             "--full needs an accuracy for each network, 2",
         ),
         (["--epsilon", "0,0.1"], "--epsilon"),
-        (["--random", "--soft-labels"], "--random has hard labels"),
         (["--record", "log.json"], "--record"),
         (["--attacks", "pgd21"], "pgd21"),
         (["--image-size", 32], "--image-size"),
