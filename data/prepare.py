@@ -12,7 +12,6 @@ checked, and renamed into it.
 """
 
 import contextlib
-import fcntl
 import http.client
 import os
 import shutil
@@ -25,6 +24,7 @@ from data.archives import UNPACKING, extract, plan, reason_of
 from guard import cli, ending, recipes, registry
 from guard.data import find
 from guard.errors import UserError
+from guard.run import lock
 
 NAMES = ("imagenette", "cifar10", "cifar100", "tiny-imagenet")
 SIZES = ("full", "320px", "160px")
@@ -151,17 +151,20 @@ def _staging(root, name):
     """Yields a hidden folder in `root`, beside which those are removed that a killed command left. Without an
     error in between, the `name` in it is renamed into place; it is removed in any case.
     """
-    folder = lock = None
+    folder = None
     try:
         root.mkdir(parents=True, exist_ok=True)
         for stale in root.glob(f".{name}.*.part"):
-            _remove_unless_held(stale)
+            with contextlib.suppress(UserError), lock.held(stale):  # one that is at work holds it
+                shutil.rmtree(stale, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=root))
-        lock = _locked(folder)
-        yield folder
-        if os.path.lexists(root / name):
-            raise UserError(f"another command has made {root / name} meanwhile; nothing of it was changed")
-        os.rename(folder / name, root / name)
+        with lock.held(folder):
+            yield folder
+            if os.path.lexists(root / name):
+                raise UserError(
+                    f"another command has made {root / name} meanwhile; nothing of it was changed"
+                )
+            os.rename(folder / name, root / name)
     except OSError as problem:
         raise UserError(
             f"cannot write {root / name} ({problem.strerror or problem}); make room or choose another --root"
@@ -173,29 +176,6 @@ def _staging(root, name):
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave half of it
             shutil.rmtree(folder, ignore_errors=True)
             signal.signal(signal.SIGINT, before)
-        if lock is not None:
-            os.close(lock)
-
-
-def _locked(folder):
-    """The number of an opened folder, locked until it is closed or the process ends; None where another
-    process has it, or the file system has no locks.
-    """
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(number)
-        return None
-    return number
-
-
-def _remove_unless_held(folder):
-    """Removes the folder of a command that was killed; one that is at work holds it locked."""
-    with contextlib.suppress(FileNotFoundError):
-        if (lock := _locked(folder)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
 
 
 def _download(name, size, folder):

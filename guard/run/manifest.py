@@ -30,8 +30,13 @@ class Manifest(Ledger):
 
     def read(self):
         """The manifest. Raises UserError for one that is missing, damaged or of something else."""
-        self._refuse_anothers()
-        return storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
+        try:
+            contents = storage.read_sealed(self.path, f"manifest of {self.what}", storage.FORCE)
+        except UserError:
+            self._refuse_anothers()  # before one is called damaged that is somebody's
+            raise
+        self._check_form(contents)
+        return contents
 
     def read_complete(self):
         """The manifest, once all files are there. Raises UserError where they are not."""
@@ -51,6 +56,9 @@ class Manifest(Ledger):
             contents = json.loads(self.path.read_text())
         except (OSError, ValueError, RecursionError):
             return  # none, or a damaged one, which may be ours
+        self._check_form(contents)
+
+    def _check_form(self, contents):
         if not isinstance(contents, dict) or contents.get("format") != self.form:
             raise UserError(
                 f"{self.path} is no manifest of {self.what} of this project; choose another folder, or move"

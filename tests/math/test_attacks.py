@@ -16,6 +16,10 @@ from guard.data.images import Packed
 from guard.errors import UserError
 from guard.run.seeds import generator
 
+# What comes with the project breaks many; an attack of one's own may be as weak as noise.
+STRONG = ["fgsm", "pgd20", "pgd100", "pgd100-l2", "mim", "square"]
+STRONG += ["apgd-ce", "apgd-dlr", "fab", "apgd-ce-10", "apgd-dlr-10", "fab-10"]
+
 
 @pytest.fixture
 def model(network):
@@ -141,7 +145,7 @@ def test_in_float32_batch_and_order_move_no_more_than_rounding_can(name, model):
     )[1]
     assert (whole[order] != shuffled).sum() <= 1
     fell = (whole & ~attacks.wrong(model, images, labels)).sum()
-    assert name == "cw" or 0 < fell < 400, fell
+    assert name == "cw" or (25 if name in STRONG else 0) < fell < 400, fell
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)

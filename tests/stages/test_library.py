@@ -106,29 +106,18 @@ def test_a_split_that_there_is_not_is_refused(dataset, split, toy):
         guard.load_images(dataset, toy, per_class=-1)
 
 
-def test_evaluate_computes_where_the_model_is(monkeypatch):
-    asked = []
-
-    def note(name):
-        asked.append(name)
-        raise UserError("seen enough")
-
-    monkeypatch.setattr(guard.library.devices, "ready", note)
-    pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
-    for model, more in (
-        (torch.nn.Linear(1, 1, device="meta").eval(), {}),
-        (torch.nn.Linear(1, 1, device="meta").eval(), {"device": "cpu"}),
-        (torch.nn.Identity().eval(), {}),
-    ):
-        with pytest.raises(UserError, match="seen enough"):
-            guard.evaluate(model, pixels, labels, protocol="quick", **more)
-    assert asked == ["meta", "cpu", "cpu"]
-
-
 @pytest.mark.parametrize(
-    ("device", "asked"), [("cuda", "0"), ("cuda:1", "1"), (torch.device("cuda", 2), "2"), ("cpu", "cpu")]
+    ("own", "device", "asked"),
+    [
+        ("meta", None, "meta"),
+        ("meta", "cpu", "cpu"),
+        ("", None, "cpu"),  # a model without weights
+        ("", "cuda", "0"),
+        ("", "cuda:1", "1"),
+        ("", torch.device("cuda", 2), "2"),
+    ],
 )
-def test_evaluate_asks_for_a_gpu_by_its_number(device, asked, monkeypatch):
+def test_evaluate_computes_where_the_model_is_or_where_it_is_told(own, device, asked, monkeypatch):
     seen = []
 
     def note(name):
@@ -136,9 +125,10 @@ def test_evaluate_asks_for_a_gpu_by_its_number(device, asked, monkeypatch):
         raise UserError("seen enough")
 
     monkeypatch.setattr(guard.library.devices, "ready", note)
+    model = (torch.nn.Linear(1, 1, device=own) if own else torch.nn.Identity()).eval()
     pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(UserError, match="seen enough"):
-        guard.evaluate(torch.nn.Identity().eval(), pixels, labels, device=device)
+        guard.evaluate(model, pixels, labels, protocol="quick", device=device)
     assert seen == [asked]
 
 

@@ -3,6 +3,7 @@ that nothing half-made stays.
 """
 
 import errno
+import fcntl
 import hashlib
 import http.client
 import io
@@ -23,6 +24,7 @@ import pytest
 from data import prepare
 from guard.data import find
 from guard.errors import UserError
+from guard.run import lock
 
 PROJECT = Path(__file__).resolve().parents[2]
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
@@ -396,10 +398,11 @@ def test_what_a_killed_command_left_goes_and_what_another_makes_stays(tmp_path):
     left, made = (tmp_path / f".imagenette.{each}.part" for each in ("left", "made"))
     for folder in (left, made):
         (folder / "imagenette/train/a").mkdir(parents=True)
-    lock = prepare._locked(made)
+    held = os.open(made / lock.FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
     prepare.prepare("imagenette", tmp_path, [pack(tmp_path / "a.tar", folders())])
     assert not left.exists() and (made / "imagenette/train/a").is_dir()
-    os.close(lock)
+    os.close(held)
 
 
 def test_of_two_at_once_the_second_says_that_the_first_has_made_it(tmp_path, monkeypatch):
