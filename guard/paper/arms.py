@@ -136,7 +136,7 @@ ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
 # arm and of random images; then a teacher, and of 50 images per class a student, of more steps
-_JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr --epsilon 2/255 --images 63 train --zeta 2"
+_JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
 GOALS = {

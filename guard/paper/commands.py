@@ -7,7 +7,7 @@ from guard.paper.plan import SCALES, attacks_of
 from guard.settings import STAGES
 
 OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
-OF_THE_ATTACKS = (("train", "--protocol"), ("train", "--images"))
+OF_THE_ATTACKS = tuple(("train", flag) for flag in ("--protocol", "--attacks", "--images"))
 
 
 def command_of(run, scale, *, root, output, device=None, protocol=None, images=None):

@@ -44,8 +44,9 @@ counts as its 3,072 values of one byte.
 OF_GOALS = """\
 As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The goals are this project's
 own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
-AutoAttack, whose accuracy is no higher than the lower of them. Zeta: the cosine of the student's learning
-rate ends after zeta times its steps.
+AutoAttack, version standard, whose accuracy is no higher than the lower of them; where some runs of a row
+have not met it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times
+its steps.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own
@@ -272,6 +273,7 @@ def _goals(groups):
                 GOALS[group.images_per_class],
                 str(len(group.runs)),
                 *reached,
+                _of_those_attacked(group, "student", "autoattack"),
                 number(robust(group, EPSILONS["1/255"])),
                 f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}",
                 _trained(group),
@@ -284,7 +286,15 @@ def _goals(groups):
         "goal: clean / AutoAttack",
         "runs",
         *attacks,
+        "autoattack",
         "pgd100, 1/255",
         "zeta",
     ]
     return table([*header, "teacher: trained", "teacher: clean", "teacher: apgd-dlr"], rows, left=3)
+
+
+def _of_those_attacked(group, network, attack):
+    """A cell with an accuracy over the runs that met an attack, and how many they are where some did not."""
+    met = [record for record in group.records if gathered.accuracy(record, network, attack) is not None]
+    some = f" ({len(met)} of {len(group.runs)} runs)" if 0 < len(met) < len(group.runs) else ""
+    return number(gathered.accuracies(met, network, attack)) + some

@@ -8,7 +8,17 @@ from recorded import RESULTS, add, contents, empty, gathered, run, text_of
 
 from guard.distilled import label_format
 from guard.distilled.soft_labels import LabelRecipe, draw_epoch
-from guard.paper import arms, commands, figures, full_size, full_size_drawing, plan, records, settings
+from guard.paper import (
+    arms,
+    commands,
+    figures,
+    full_size,
+    full_size_drawing,
+    not_run,
+    plan,
+    records,
+    settings,
+)
 from guard.settings import Pretrain, Relabel, as_dict
 
 
@@ -87,7 +97,7 @@ def test_the_tables_tell_images_teacher_views_and_bytes_beside_the_published_poi
     for views in ("views", "adversarial views"):
         assert f"| rded | nfgsm | {views} | 1 | {cells} |" in text
     assert "| published: ROME, second-hand | - | - | - | 47.9 | - | 24.0 | - | - | - |" in text
-    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | " in text
+    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | - | " in text
     planned = figures.planned(gathered(results))
     assert set(planned) == {"frontier-full-cpu-cifar10.png", "label-bytes-full-cpu-cifar10.png"}
 
@@ -281,8 +291,25 @@ def test_the_goals_tell_how_long_the_learning_rate_goes_down(results):
     record = whole({"clean": 60.0, "pgd100": 50.0}, epsilon=2 / 255)
     record["train"]["settings"]["zeta"] = 2.0
     add(results, record, scale="full-cpu", arm="goal-epochs-3000")
-    row = "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | 2 |"
+    row = "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | - | 2 |"
     assert row in text_of(results)
+
+
+def test_a_goal_that_met_fewer_attacks_than_planned_is_no_other_setting_and_says_what_it_lacks(results):
+    """AutoAttack came into the plan when some seeds had been run: these keep their place, to be attacked."""
+    parts = {"clean": 70.0, "pgd100": 56.0, "apgd-ce": 56.0, "apgd-dlr": 54.0}
+    arm, size = "goal-random-epochs-3000", {"scale": "full-cpu", "dataset": "cifar10", "size": 10}
+    for seed, found in ((0, parts), (1, {**parts, "autoattack": 53.0}), (2, {**parts, "autoattack": 51.0})):
+        one = contents(whole(found, epsilon=2 / 255), arm=arm, seed=seed, **size)
+        if seed == 0:
+            one["command"] = one["command"].replace("apgd-dlr,autoattack", "apgd-dlr")
+        records.add(one, results, "goal-10")
+        lacking = not_run.lacking("goal-10", "full-cpu", gathered(results))
+        assert (not_run.OTHERWISE in lacking) == (seed == 0)
+        assert arm not in lacking[not_run.NOT_RUN]["cifar10"]
+    text = text_of(results)
+    assert "| 54.00 ± 0.00 | 52.00 ± 1.41 (2 of 3 runs) | " in text
+    assert "With other settings than the plan's" not in text
 
 
 def test_the_commands_of_the_published_methods_and_of_curvature():
