@@ -224,14 +224,14 @@ def test_the_report_in_markdown_opens_with_the_numbers_and_folds_the_settings_aw
 # ---- all results -------------------------------------------------------------------------------------
 
 
-def row(arm, seeds=(0,), clean=60.0, robust=20.0, kind="arm", scale="paper", curve=None):
+def row(arm, seeds=(0,), clean=60.0, robust=20.0, kind="arm", scale="paper", curve=None, epsilon=1 / 255):
     runs = [
         {
             "seed": seed,
             "file": f"{scale}/runs of {arm}.jsonl",
             "place": f"{scale}/runs of {arm}.jsonl, line {seed + 1}",
             "images": 400,
-            "epsilon": 1 / 255,
+            "epsilon": epsilon,
             "student": {"clean": clean + seed, "pgd100": robust + seed},
             "teacher": {"clean": 90.0, "pgd100": 50.0},
             "gradient change": 0.5,
@@ -293,6 +293,15 @@ def test_ours_stand_beside_the_published_points_and_lead_to_their_records(result
     assert 'href="paper/runs%20of%20guard.jsonl"' in chart and 'href="published.json"' in chart
     assert "Accuracy of the student against epsilon" in text and "pgd100 within 1/255: 20.00" in text
     assert document.all("table", id="runs") and document.all("input", **{"data-table": "runs"})
+
+
+def test_the_table_of_all_runs_says_within_which_epsilon_each_was_attacked(results_page):
+    text = results_page([row("guard"), row("sre2l", epsilon=2 / 255)]).read_text()
+    lines = text[text.index('id="runs"') :].split("<tr>")
+    for arm, epsilon in (("guard", "1/255"), ("sre2l", "2/255")):
+        assert f"<td>pgd100 within {epsilon}</td>" in next(
+            line for line in lines if f"<td>{arm}</td>" in line
+        )
 
 
 def test_what_was_found_stands_first(results_page):

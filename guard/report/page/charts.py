@@ -11,6 +11,7 @@ from guard.report.page.numbers import (
     STRONGEST,
     UNCERTAIN,
     accuracy,
+    epsilon,
     link,
     per_class,
     percent,
@@ -42,7 +43,7 @@ class Place(NamedTuple):
 
 
 def _place(row):
-    return Place(row["scale"], row["dataset"], row["attack"], f"{row['runs'][0]['epsilon'] * 255:.4g}/255")
+    return Place(row["scale"], row["dataset"], row["attack"], epsilon(row))
 
 
 def clean_against_robust(rows, others, source):
@@ -125,11 +126,11 @@ def _line(row):
     curves = [run["curve"] for run in row["runs"]]
     found = [dict(zip(curve["epsilon"], curve["accuracy"])) for curve in curves]
     images, points = curves[0].get("images"), []
-    for epsilon in sorted(set(found[0]).intersection(*found)):
-        values = [accuracies[epsilon] for accuracies in found]
+    for within in sorted(set(found[0]).intersection(*found)):
+        values = [accuracies[within] for accuracies in found]
         mean = average(values, standard_error(values[0], images) if images else None)
-        name = f"{curves[0].get('attack', 'attack')} within {epsilon * 255:.4g}/255:"
-        points.append(_point(row, 0.7, (epsilon * 255, None), mean, told(row, percent(name, mean))))
+        name = f"{curves[0].get('attack', 'attack')} within {within * 255:.4g}/255:"
+        points.append(_point(row, 0.7, (within * 255, None), mean, told(row, percent(name, mean))))
     places = [(point.x[0], point.y[0]) for point in points]
     return svg.Line(places, points, _colour(row), row["arm"])
 

@@ -55,6 +55,11 @@ def per_class(counts):
     return f"{told} image{'' if told == '1' else 's'} per class"
 
 
+def epsilon(row):
+    """Within which a row was attacked: '1/255'."""
+    return f"{row['runs'][0]['epsilon'] * 255:.4g}/255"
+
+
 def link(run):
     """Where a run's record is, relative to the page."""
     return quote(run["file"])
@@ -68,7 +73,7 @@ def told(row, *measured):
             f"{row['arm']}, {per_class([row['images per class']])}",
             *measured,
             (
-                f"{row['dataset']}, {scale_text(row['scale'])}, epsilon {first['epsilon'] * 255:.4g}/255,"
+                f"{row['dataset']}, {scale_text(row['scale'])}, epsilon {epsilon(row)},"
                 f" {first['images']} validation images"
             ),
             f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}; record: {first['place']}",

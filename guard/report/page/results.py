@@ -7,6 +7,7 @@ from guard.report.page.markup import data_uri, details, element, note, page, sec
 from guard.report.page.numbers import (
     UNCERTAIN,
     accuracy,
+    epsilon,
     link,
     number,
     size,
@@ -101,7 +102,7 @@ def _run_line(row):
         str(row["images per class"]),
         number(accuracy(row, "clean")),
         number(accuracy(row, attack)),
-        attack,
+        f"{attack} within {epsilon(row)}",
         number(accuracy(row, "clean", "teacher")),
         number(accuracy(row, attack, "teacher")),
         number(average([run["gradient change"] for run in row["runs"]]), ".3g"),
