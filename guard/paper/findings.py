@@ -12,7 +12,7 @@ from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
 from guard.paper.arms import BY_RECIPE, CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
-from guard.paper.markdown import heading, scale_text, table
+from guard.paper.markdown import MISSING, heading, scale_text, table
 
 INTRODUCTION = """\
 Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two
@@ -20,7 +20,8 @@ students of the same seed, and its 95 % confidence interval (Student's t). A cha
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
 attacked images alone; it says nothing of other seeds, and so no verdict stands beside it. Two students of a
-pair may come from different devices, which the tables below name.
+pair may come from different devices, which the tables below name. The same attack within twice the epsilon
+has been met where students were also measured against epsilon.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -93,6 +94,14 @@ def _within(attack, groups):
     return f"{attack} within {epsilon * 255:.3g}/255"
 
 
+def _twice(attack, groups):
+    """Twice the epsilon of the students' evaluation, where all were measured at that by the same attack, else
+    None.
+    """
+    found = gathered.twice_the_epsilon(groups)
+    return found[1] if found and found[0] == attack else None
+
+
 def _plain_beside(arm):
     """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
     method, the same recipe, and the same views of the student.
@@ -117,25 +126,27 @@ def _does_it_help(groups):
             if plain is None or not (gathered.as_planned(group) and gathered.as_planned(plain)):
                 continue
             attack = gathered.robust_attack([plain, group])
-            found = [gathered.change(group, plain, name) for name in (attack, "clean")]
-            if None in found:
+            twice = _twice(attack, [plain, group])
+            found = [gathered.change(group, plain, name) for name in (attack, twice, "clean")]
+            under_attack, further, clean = (changed(*one) if one else None for one in found)
+            if under_attack is None or clean is None:
                 continue
-            under_attack, clean = (changed(*one) for one in found)
             of_robust.append(under_attack)
             of_clean.append(clean)
             row = [_where(size), f"{group.arm} less {plain.arm}", _within(attack, [group])]
-            row += [str(under_attack), under_attack.verdict, str(clean), clean.verdict]
+            row += [*_cells(under_attack), *_cells(further), *_cells(clean)]
             rows.append([*row, str(under_attack.seeds)])
     if not rows:
         return []
-    header = ["where", "students", "attack", "under attack", "so it is", "clean", "so it is", "seeds"]
+    header = ["where", "students", "attack"]
+    header += [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
     answer = (
         "Against those of a plain teacher, students of a regularized or adversarially trained one are"
         f" {_count(of_robust, 'more robust', 'less robust')}. Their clean accuracy is"
         f" {_count(of_clean, 'higher', 'lower')}.\n"
     )
     title = "Does the teacher's training help the student?"
-    return [heading(3, title), answer, *table(header, rows, left=7), ""]
+    return [heading(3, title), answer, *table(header, rows, left=9), ""]
 
 
 def _images_or_labels(groups):
@@ -145,22 +156,42 @@ def _images_or_labels(groups):
         found = square.effects(square.attack)
         if found is None:
             continue
-        images, labels = changed(found[0], found[2]), changed(found[1], found[2])
+        images, labels = _of_both(found)
         of_images.append(images)
         of_labels.append(labels)
+        twice = _twice(square.attack, square.groups.values())
+        further = _of_both(square.effects(twice)) if twice else (None, None)
         attack = _within(square.attack, list(square.groups.values()))
-        first = [_where(square.size), attack, square.arm]
-        row = [*first, str(images), images.verdict, str(labels), labels.verdict]
+        row = [_where(square.size), attack, square.arm]
+        row += [*_cells(images), *_cells(further[0]), *_cells(labels), *_cells(further[1])]
         rows.append([*row, str(images.seeds)])
     if not rows:
         return []
-    header = ["where", "attack", "teacher", "its images", "so it is", "its labels", "so it is", "seeds"]
+    header = ["where", "attack", "teacher"]
+    for part in ("images", "labels"):
+        header += [*_titles(f"its {part}"), *_titles(f"its {part}, within twice that")]
+    header.append("seeds")
     answer = (
         "Images and labels of a regularized teacher in place of a plain one's, each averaged over both kinds"
         f" of the other. With its images the student is {_count(of_images, 'more robust', 'less robust')};"
         f" with its labels {_count(of_labels, 'more robust', 'less robust')}.\n"
     )
-    return [heading(3, "Images or labels?"), answer, *table(header, rows, left=7), ""]
+    return [heading(3, "Images or labels?"), answer, *table(header, rows, left=11), ""]
+
+
+def _of_both(effects):
+    """The Changes by the images and by the labels, from what Square.effects returns."""
+    images, labels, seeds = effects
+    return changed(images, seeds), changed(labels, seeds)
+
+
+def _titles(what):
+    return [what, "so it is"]
+
+
+def _cells(change):
+    """A Change and what it says, as cells of those titles; dashes where there is none."""
+    return [str(change), change.verdict] if change else [MISSING, MISSING]
 
 
 def _which_setting(groups):

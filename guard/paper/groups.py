@@ -121,25 +121,53 @@ def curve(group):
     return found
 
 
-def change(group, before, attack):
+def by_seed(group, what):
+    """seed -> (accuracy of the student, its standard error) of the runs that have it. what: 'clean', an
+    attack of the evaluation, or an epsilon of the runs' curves.
+    """
+    found = {}
+    for run in group.runs:
+        if isinstance(what, str):
+            measured, error = accuracy(run.record, "student", what), error_of(run.record, "student", what)
+        else:
+            measured, error = _on_the_curve(run.curve, what)
+        if measured is not None:
+            found[run.seed] = measured, error
+    return found
+
+
+def _on_the_curve(curve, epsilon):
+    """(accuracy, its standard error) at an epsilon, or (None, None)."""
+    if not curve or epsilon not in curve["epsilon"]:
+        return None, None
+    found = curve["accuracy"][curve["epsilon"].index(epsilon)]
+    return found, standard_error(found, curve["images"])
+
+
+def twice_the_epsilon(groups):
+    """(attack of the curves, twice the epsilon of the students' evaluation), where the curves of all runs
+    have that and are of one attack, else None.
+    """
+    runs = [run for group in groups for run in group.runs]
+    twice = 2 * runs[0].record["evaluate student"].get("epsilon", 0.0)
+    if not twice or not all(run.curve and twice in run.curve["epsilon"] for run in runs):
+        return None
+    attacks = {run.curve["attack"] for run in runs}
+    return (attacks.pop(), twice) if len(attacks) == 1 else None
+
+
+def change(group, before, what):
     """((mean, uncertainty) of the student's accuracy less that of the group `before` with the same seed,
-    number of seeds that both have), or None.
+    number of seeds that both have), or None. what: as of `by_seed`.
 
     The uncertainty of a single pair is that of two independent accuracies.
     """
-    pairs = []
-    for run in group.runs:
-        other = next((other.record for other in before.runs if other.seed == run.seed), None)
-        if other and None not in (
-            accuracy(run.record, "student", attack),
-            accuracy(other, "student", attack),
-        ):
-            pairs.append((run.record, other))
+    here, there = by_seed(group, what), by_seed(before, what)
+    pairs = [(found, there[seed]) for seed, found in here.items() if seed in there]
     if not pairs:
         return None
-    values = [accuracy(one, "student", attack) - accuracy(two, "student", attack) for one, two in pairs]
-    errors = [error_of(record, "student", attack) for record in pairs[0]]
-    return average(values, sqrt(sum(error**2 for error in errors))), len(values)
+    values = [one[0] - other[0] for one, other in pairs]
+    return average(values, sqrt(sum(error**2 for _, error in pairs[0]))), len(values)
 
 
 def robust_attack(groups):

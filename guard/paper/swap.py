@@ -11,7 +11,7 @@ from math import sqrt
 from guard.paper import arms, not_run, plan, published, settings
 from guard.paper import groups as gathered
 from guard.paper.markdown import heading, number, scale_text, table
-from guard.report.statistics import average, standard_error
+from guard.report.statistics import average
 
 TITLE = "Images from one teacher, labels from another"
 INTRODUCTION = """\
@@ -51,10 +51,8 @@ class Square:
         """What is shown of a student: 'clean', the attack's name, and twice its epsilon, where all of them
         have been measured at that.
         """
-        runs = [run for group in self.groups.values() for run in group.runs]
-        twice = 2 * runs[0].record["evaluate student"].get("epsilon", 0.0)
-        met = twice and all(run.curve and twice in run.curve["epsilon"] for run in runs)
-        return ["clean", self.attack, *([twice] if met else [])]
+        twice = gathered.twice_the_epsilon(self.groups.values())
+        return ["clean", self.attack, *([twice[1]] if twice else [])]
 
     def effects(self, what):
         """((mean, uncertainty) of the effect of the images, of the labels, number of seeds), over the seeds
@@ -64,7 +62,7 @@ class Square:
         pairs = _pairs(self.plain, self.arm)
         if not all(pair in self.groups for pair in pairs):
             return None
-        students = [_by_seed(self.groups[pair], what) for pair in pairs]
+        students = [gathered.by_seed(self.groups[pair], what) for pair in pairs]
         of_images, of_labels, errors = [], [], []
         for seed in students[0]:
             if not all(seed in student for student in students):
@@ -109,27 +107,12 @@ def _pairs(plain, arm):
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def _by_seed(group, what):
-    """seed -> (accuracy, its standard error) of the students that have it. what: of Square.shown."""
-    found = {}
-    for run in group.runs:
-        if isinstance(what, str):
-            accuracy = gathered.accuracy(run.record, "student", what)
-            error = gathered.error_of(run.record, "student", what)
-        else:
-            accuracy = run.curve["accuracy"][run.curve["epsilon"].index(what)]
-            error = standard_error(accuracy, run.curve["images"])
-        if accuracy is not None:
-            found[run.seed] = accuracy, error
-    return found
-
-
 def _name(what, square):
     """What a column shows: clean, the evaluation's attack, or the curve's, which may be another."""
     if isinstance(what, str):
         return what
-    run = next(run for group in square.groups.values() for run in group.runs)
-    return f"{run.curve['attack']} at {what * 255:.3g}/255"
+    attack, epsilon = gathered.twice_the_epsilon(square.groups.values())
+    return f"{attack} at {epsilon * 255:.3g}/255"
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -154,7 +137,7 @@ def _table(square):
 
 
 def _student(group, what):
-    found = list(_by_seed(group, what).values()) if group else []
+    found = list(gathered.by_seed(group, what).values()) if group else []
     if not found or len(found) < len(group.runs):
         return number(None)
     shown = average([accuracy for accuracy, _ in found], found[0][1])

@@ -28,7 +28,7 @@ def test_the_interval_is_students(results):
     (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "guard less sre2l")
     assert row[:3] == ["pgd100 within 1/255", "+4.0 [+1.5, +6.5]", "higher"]
     # All three differ by the same, which tells nothing of how seeds differ.
-    assert row[3:] == ["-1.0 [-1.0, -1.0]", "not clear", "3"]
+    assert row[3:] == ["-", "-", "-1.0 [-1.0, -1.0]", "not clear", "3"]
     told = "clearly more robust in 1 of 1 comparison of several seeds and clearly less robust in none"
     assert told in found_in(results)
 
@@ -97,8 +97,35 @@ def test_images_or_labels(results):
             add(results, record, images=images, labels=labels, seed=seed)
     found = found_in(results).split("Images or labels?")[1]
     assert rows(found, "cifar10, 10 images per class, CPU size", "pgd100 within 1/255") == [
-        ["guard", "+7.1 [+5.8, +8.4]", "higher", "+13.1 [+11.8, +14.4]", "higher", "2"]
+        ["guard", "+7.1 [+5.8, +8.4]", "higher", "-", "-", "+13.1 [+11.8, +14.4]", "higher", "-", "-", "2"]
     ]
+
+
+def test_what_was_measured_within_twice_the_epsilon_is_compared_there_too(results):
+    """Under the curve's attack the changes are twice those of the evaluation: of the pair 6, 8 and 10, of the
+    swap's images 6 and of its labels 12. A curve of another attack says nothing of this one.
+    """
+    curve = {"attack": "pgd100", "epsilon": [0.0, 2 / 255], "images": 400}
+    for seed in range(3):
+        for images, labels, changed in (
+            ("sre2l", "sre2l", 0),
+            ("guard", "sre2l", 3 + 0.01 * seed),
+            ("sre2l", "guard", 6 + 0.01 * seed),
+            ("guard", "guard", 9 + 0.04 * seed),
+        ):
+            record = run({"clean": 50.0, "pgd100": 20.0 + changed}, seed=seed)
+            of_curve = {**curve, "accuracy": [50.0, 10.0 + 2 * changed]}
+            add(results, record, images=images, labels=labels, seed=seed, curve=of_curve)
+    found = found_in(results)
+    where = "cifar10, 10 images per class, CPU size"
+    ((_, under_attack, _, further, *_),) = rows(found, where, "guard less sre2l")
+    assert under_attack == "+9.0 [+8.9, +9.1]" and further == "+18.1 [+17.9, +18.3]"
+    images, _, of_images, _, labels, _, of_labels, *_ = rows(found, where, "pgd100 within 1/255", "guard")[0]
+    assert (images, of_images) == ("+3.0 [+3.0, +3.1]", "+6.0 [+5.9, +6.1]")
+    assert (labels, of_labels) == ("+6.0 [+6.0, +6.1]", "+12.0 [+11.9, +12.1]")
+    of_another = {**curve, "attack": "mim", "accuracy": [50.0, 10.0]}
+    add(results, run({"clean": 50.0, "pgd100": 29.0}, seed=2), seed=2, curve=of_another)
+    assert rows(found_in(results), where, "guard less sre2l")[0][3:5] == ["-", "-"]
 
 
 def test_settings_that_matter_stand_apart_from_those_that_do_not(results):
