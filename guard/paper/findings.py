@@ -13,6 +13,7 @@ from guard.paper import published, swap, variations
 from guard.paper.arms import BY_RECIPE, CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import MISSING, heading, scale_text, table
+from guard.report.statistics import average
 
 INTRODUCTION = """\
 Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two
@@ -69,7 +70,12 @@ def changed(found, seeds):
 
 def section(groups):
     """Markdown lines. groups: all."""
-    told = [*_does_it_help(groups), *_images_or_labels(groups), *_which_setting(groups)]
+    told = [
+        *_does_it_help(groups),
+        *_by_which_recipe(groups),
+        *_images_or_labels(groups),
+        *_which_setting(groups),
+    ]
     if not told:
         told = ["No runs are recorded yet.\n"]
     return [heading(2, "What was found"), INTRODUCTION, *told]
@@ -147,6 +153,49 @@ def _does_it_help(groups):
     )
     title = "Does the teacher's training help the student?"
     return [heading(3, title), answer, *table(header, rows, left=9), ""]
+
+
+def _by_which_recipe(groups):
+    """What another teacher than a plain one gains by the paper's recipe, less what it gains by `modern`."""
+    rows = []
+    for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
+        for arm in BY_RECIPE:
+            by_modern = arm.removesuffix("/paper")
+            compared = (arm, _plain_beside(arm), by_modern, _plain_beside(by_modern))
+            four = [gathered.of_arm(here, each) for each in compared]
+            if not all(four) or not all(map(gathered.as_planned, four)):
+                continue
+            attack = gathered.robust_attack(four)
+            measured = (attack, _twice(attack, four), "clean")
+            found = [_change_of_changes(four, what) if what else None for what in measured]
+            if found[0] and found[2]:
+                row = [_where(size), by_modern, _within(attack, four)]
+                rows.append([*row, *(cell for change in found for cell in _cells(change))])
+                rows[-1].append(str(found[0].seeds))
+    if not rows:
+        return []
+    header = ["where", "teacher", "attack"]
+    header += [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
+    answer = (
+        "What the student of a regularized or adversarially trained teacher gains on that of a plain one by"
+        " the paper's recipe, less what it gains by `modern`: each from four students of one seed.\n"
+    )
+    title = "Does what a teacher gains depend on the student's recipe?"
+    return [heading(3, title), answer, *table(header, rows, left=9), ""]
+
+
+def _change_of_changes(four, what):
+    """The Change from what a group gains on the one after it, the first pair's less the second's, over the
+    seeds that all four have; None where there is none.
+    """
+    students = [gathered.by_seed(group, what) for group in four]
+    shared = [seed for seed in students[0] if all(seed in student for student in students)]
+    of_seeds = [[student[seed] for student in students] for seed in shared]
+    if not of_seeds:
+        return None
+    values = [one[0] - two[0] - (three[0] - four[0]) for one, two, three, four in of_seeds]
+    error = sqrt(sum(error**2 for _, error in of_seeds[0]))
+    return changed(average(values, error), len(values))
 
 
 def _images_or_labels(groups):
