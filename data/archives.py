@@ -77,11 +77,12 @@ def plan(name, paths, files):
 
 
 def _check_parents(plans):
-    """Raises UserError where a file would have to be the folder of another member."""
+    """Raises UserError where a file would have to be a folder, or the folder of another member."""
     held = {where for _, _, chosen in plans for _, kind, where in chosen if kind == "file"}
     for path, _, chosen in plans:
-        for _, _, where in chosen:
-            if inside := next((each for each in PurePosixPath(where).parents if str(each) in held), None):
+        for _, kind, where in chosen:
+            folders = [*PurePosixPath(where).parents, *([where] if kind == "folder" else [])]
+            if inside := next((each for each in folders if str(each) in held), None):
                 raise UserError(
                     f"{path} holds {where!r}, but {str(inside)!r} is a file; nothing was unpacked: give an"
                     " archive of plain files and folders"

@@ -12,6 +12,7 @@ checked, and renamed into it.
 """
 
 import contextlib
+import glob
 import http.client
 import os
 import shutil
@@ -154,7 +155,7 @@ def _staging(root, name):
     folder = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for stale in root.glob(f".{name}.*.part"):
+        for stale in root.glob(f".{glob.escape(name)}.*.part"):
             with contextlib.suppress(UserError), lock.held(stale):  # one that is at work holds it
                 shutil.rmtree(stale, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=root))

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from guard.errors import UserError, out_of_memory, printable, single_image
+from guard.errors import WORKER, UserError, out_of_memory, printable, single_image, worker_ended
 
 ONE_IMAGE = (
     "a mini-batch, or a process's share of one, is a single image, of which this network's batch norm has no"
@@ -17,9 +17,9 @@ INTERRUPTED = "interrupted; give the same command again, without --force, to go 
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError or a full GPU, 130 with one
-    line for Ctrl-C (the KeyboardInterrupt's own, if it has one), 141 without any for a reader of its output
-    that has left, such as head.
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError, a full GPU or the end of a
+    process that decodes images, 130 with one line for Ctrl-C (the KeyboardInterrupt's own, if it has one),
+    141 without any for a reader of its output that has left, such as head.
     """
     try:
         command(*arguments, **named)
@@ -42,6 +42,8 @@ def run(command, *arguments, **named):
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
             # Another process of the group has died. torchrun, which says which, is about to end this one.
             time.sleep(60)
+        if worker_ended(problem):
+            _end(2, f"error: {WORKER}")
         if not out_of_memory(problem):
             raise
         _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
@@ -58,6 +60,7 @@ def _end(status, line):
     came first, in the file that torchrun has for it; with the status, since torchrun may stop it by a signal
     before it is gone.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch would raise again for a worker that was ended
     if group := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with open(group, "w") as file:
             json.dump({"message": line, "timestamp": int(time.time()), "status": status}, file)

@@ -32,3 +32,16 @@ def out_of_memory(problem):
     name, as torch may not be imported.
     """
     return type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)
+
+
+WORKER = (
+    "a process that decodes images was ended, perhaps since memory ran out; give the same command again, with"
+    " fewer --workers"
+)
+
+
+def worker_ended(problem):
+    """Whether an exception says that a data loader's process was ended from outside. torch tells it in the
+    midst of anything, by a signal; who was just then reading what it sent sees the connection closed.
+    """
+    return "DataLoader worker (pid" in str(problem)

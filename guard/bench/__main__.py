@@ -182,8 +182,15 @@ def _growth(options, conditions, about):
         growth.write_table(rows, Path(options.output).with_suffix(".md"))
 
 
+def _names(options):
+    """Of the attacks that are compared with their references, in their order."""
+    if options.what == "strength":
+        return options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
+    return options.attack or list(attack_speed.REFERENCES)
+
+
 def _attacks(options, conditions, about):
-    names, count = options.attack or list(attack_speed.REFERENCES), options.images or 200
+    names, count = _names(options), options.images or 200
     rows = attack_speed.speeds(names, count, conditions.repeats, conditions.device)
     what = (
         f"attacks against torchattacks 3.5.1, {count} digits, ConvNet of width 32, at the epsilon that breaks"
@@ -196,7 +203,7 @@ def _attacks(options, conditions, about):
 
 def _strength(options, conditions, about):
     del about
-    names = options.attack or [*attack_speed.STRENGTH, "autoattack-paper", "autoattack"]
+    names = _names(options)
     networks = [options.network] if options.network else ["plain", "GUARD"]
     rows = attack_speed.strengths(names, options.images or 500, networks, conditions.device)
     about = {"what": "robust accuracy of our attacks and of torchattacks 3.5.1"}
@@ -210,8 +217,7 @@ def _doctor(options, conditions, about):
     from guard.run import records, storage
 
     device, repeats = conditions.device, about["repeats"]
-    path = Path(options.output or "doctor.json")
-    storage.check_writable(path)
+    path = Path(options.output)
     what = {"what": f"checks and speeds of {records.environment(device)['device']}"}
     checked = ({**row, "verdict": doctor.verdict(row)} for row in doctor.checks(device))
     checks = report(checked, COLUMNS["checks"], what, device, None)
@@ -252,8 +258,15 @@ def main(argv):
 
     def work():
         from guard.bench.measure import Conditions
+        from guard.run import storage
         from guard.run.devices import ready
 
+        if options.what == "doctor":
+            options.output = options.output or "doctor.json"
+        if options.output:
+            storage.check_writable(options.output)
+        if options.what in ("attacks", "strength", "all"):
+            attack_speed.check_references(_names(options))
         device = ready(options.device)
         scale = options.scale or ("paper" if device.type == "cuda" else "small")
         repeats = options.repeats or (5 if options.what == "overhead" else 3)

@@ -46,17 +46,38 @@ TARGETS = {
 }  # how many times as fast as the reference ours are meant to be
 
 
-def official_autoattack(model, images, labels, epsilon):
-    """(N,) bool: broken by AutoAttack's authors' own implementation, version standard."""
+def _pyautoattack():
     try:
-        from pyautoattack import AutoAttack
+        import pyautoattack
     except ImportError as problem:
         raise UserError(
             f"pyautoattack cannot be imported ({problem}); pip install --no-deps pyautoattack==0.2.0"
         ) from None
+    return pyautoattack
+
+
+def _torchattacks():
+    try:
+        import torchattacks
+    except ImportError as problem:
+        raise UserError(
+            f"torchattacks cannot be imported ({problem}); pip install --no-deps torchattacks==3.5.1, and"
+            " scipy and requests, which it wants"
+        ) from None
+    return torchattacks
+
+
+def check_references(names):
+    """Raises UserError where a reference of these attacks is not installed."""
+    for name in names:
+        _pyautoattack() if name == OFFICIAL else _torchattacks()
+
+
+def official_autoattack(model, images, labels, epsilon):
+    """(N,) bool: broken by AutoAttack's authors' own implementation, version standard."""
     import torch
 
-    attack = AutoAttack(
+    attack = _pyautoattack().AutoAttack(
         model, norm="Linf", eps=epsilon, version="standard", seed=0, device=str(images.device)
     )
     found, _ = attack.run_standard_evaluation(images, labels, batch_size=250)
@@ -70,13 +91,7 @@ def reference_attack(name, model, images, labels, epsilon):
     """
     if name == OFFICIAL:
         return official_autoattack(model, images, labels, epsilon)
-    try:
-        import torchattacks
-    except ImportError as problem:
-        raise UserError(
-            f"torchattacks cannot be imported ({problem}); pip install --no-deps torchattacks==3.5.1, and"
-            " scipy and requests, which it wants"
-        ) from None
+    torchattacks = _torchattacks()
     import torch
 
     with torch.no_grad():
@@ -192,7 +207,7 @@ def speeds(names, count, repeats, device):
     """Yields a row per attack on `count` digits and the plain network, at the epsilon that breaks half
     of the images.
     """
-    model = small_networks()["plain"].to(device)
+    model = small_networks(names=["plain"])["plain"].to(device)
     images, labels = (each.to(device) for each in digits_images(count))
     epsilon = halving_epsilon(model, images, labels)
     for name in names:
@@ -204,7 +219,7 @@ def strengths(names, count, networks, device):
     `count` digits.
     """
     images, labels = (each.to(device) for each in digits_images(count))
-    made = small_networks()
+    made = small_networks(names=networks)
     for network in networks:
         for epsilon in (8 / 255, 4 / 255, 1 / 255):
             for row in strength(names, made[network].to(device), images, labels, epsilon):

@@ -11,14 +11,13 @@ from statistics import median
 import torch
 
 import guard
-from guard.bench import estimate, health, measure, precisions
+from guard.bench import estimate, exactness, health, measure, precisions, units
 from guard.errors import UserError, first_line
 
 # Stages, and the step of each that its way is chosen by. The teacher of the published command has curvature.
 DECIDES = {"pretrain": "gradient-norm", "recover": "recovery", "relabel": "labels", "train": "student"}
 STEPS = ("plain", "gradient-norm", "recovery", "labels", "student")
 CAPTURED = ("recovery", "labels", "student")
-COMPILED = ("plain", "labels", "student")  # torch.compile cannot differentiate twice, nor is it for recovery
 # (data set, network, size, images per step)
 CASES = {
     "cuda": (
@@ -31,8 +30,6 @@ CASES = {
 PUBLISHED = "bash run.sh -x 1 -y 1 -d imagenette -u 0 -b 10.0 -p -C -h 3.0 -l 100"
 RUN_SH = Path(guard.__file__).resolve().parents[1] / "run.sh"
 IMAGENETTE = estimate.Size(train=9469, val=3925, classes=10)
-ITERATIONS = {"cuda": 200, "cpu": 1}  # of a timed recovery, whose capture takes as long as many of them
-IMAGES = {"labels": precisions.LABELLED, "student": precisions.LABELLED}  # else those of the case
 
 
 def checks(device):
@@ -50,19 +47,19 @@ def checks(device):
 
 def ways_of(step, device):
     """name -> settings of a stage, in all the ways that this step can be computed in on the device."""
-    ways = precisions.ways(health.precisions_of(device))
+    ways = precisions.ways(exactness.precisions_of(device))
     if device.type == "cuda":
         if step in CAPTURED:
             ways |= {f"{name}, no graphs": {**way, "graphs": "off"} for name, way in dict(ways).items()}
-        if step in COMPILED:
+        if step in exactness.COMPILED:
             ways["bf16, channels-last, compiled"] = {**ways["bf16, channels-last"], "compile": True}
     return ways
 
 
 def speeds(device, repeats):
     """Yields a row for each case, step and way, in the order in which they are timed."""
-    rates = {name: measure.product_rate(device, name) for name in health.precisions_of(device)}
-    iterations = ITERATIONS[device.type]
+    rates = {name: measure.product_rate(device, name) for name in exactness.precisions_of(device)}
+    iterations = units.iterations(device)
     for case in CASES[device.type]:
         _, model, size, batch = case
         for step in STEPS:
@@ -79,7 +76,7 @@ def speeds(device, repeats):
                 except RuntimeError as problem:  # no memory, no compiler
                     yield {**row, "images per second": None, "problem": first_line(problem)}
                     continue
-                count = IMAGES.get(step, batch)
+                count = precisions.images_of(step, batch)
                 share = operations / seconds / rates[way["precision"]]
                 yield {
                     **row,
@@ -112,15 +109,15 @@ def chosen(health_rows, speed_rows):
 
     Fastest over the cases together: by the median of its seconds over those of the fastest way of each case.
     """
-    checked = {}  # (step, precision) -> whether it has passed on each network
+    checked = {}  # (step, precision, whether compiled) -> whether it has passed, each term on each network
     for row in health_rows:
         if "step" in row:
-            checked.setdefault((row["step"], row["precision"]), []).append(row["passed"])
+            checked.setdefault(_arithmetic(row), []).append(row["passed"])
     exact = {kind for kind, passed in checked.items() if all(passed)}
     found = {}
     for stage, step in DECIDES.items():
         timed = [row for row in speed_rows if row["step"] == step and row["images per second"]]
-        timed = [row for row in timed if (step, row["precision"]) in exact]
+        timed = [row for row in timed if _arithmetic(row) in exact]
         fastest = {}  # seconds, of each case
         for row in timed:
             fastest[row["case"]] = min(row["seconds"], fastest.get(row["case"], row["seconds"]))
@@ -134,6 +131,11 @@ def chosen(health_rows, speed_rows):
             names = ("precision", "channels_last", "graphs", "compile")
             found[stage] = {name: first[name] for name in names if name in first}
     return found
+
+
+def _arithmetic(row):
+    """What decides how exact a way is."""
+    return row["step"], row["precision"], row.get("compile", False)
 
 
 def flags_of(choice):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from guard import attacks, cli
 from guard.attacks import robustness
+from guard.attacks.prepare import prepared
 from guard.bench import units
 from guard.data import find, images
 from guard.errors import UserError
@@ -106,9 +107,7 @@ def seconds_of(words, teachers, size=None):
     of_labels, of_student, forward, both = _rest(relabel, student, held * classes, *network)
     distilled = recover.images_per_class * classes
     if recover.method == "sre2l":
-        # On a GPU so many that most of them are captured.
-        iterations = 100 if device.type == "cuda" else 1
-        fewer = {"iterations": iterations, "images_per_class": held, "pack_images": MOST}
+        fewer = {"iterations": units.iterations(device), "images_per_class": held, "pack_images": MOST}
         of_image = _recovery(dataclasses.replace(recover, **fewer), *network)
         total += recover.iterations * distilled * of_image
     elif recover.method == "dc":
@@ -146,7 +145,8 @@ def _teacher(settings, dataset, classes, device):
 @functools.cache
 def _recovery(recover, dataset, model, size, stem, classes, device):
     """Seconds of an iteration on an image."""
-    teacher = units.network(dataset, model, size, stem, classes, device).eval()
+    layout = {"channels_last": recover.channels_last}
+    teacher = units.network(dataset, model, size, stem, classes, device, **layout).eval()
     run = units.recover_iterations(recover, teacher, classes, device)
     images_and_iterations = recover.images_per_class * classes * recover.iterations
     return units.seconds({"recover": run}, 2, device)["recover"] / images_and_iterations
@@ -169,18 +169,20 @@ def _condensation(recover, teacher_settings, dataset, classes, device):
 
 @functools.cache
 def _rest(relabel, student, count, dataset, model, size, stem, classes, device):
-    """Seconds for each of `count` images: an epoch of labels, one of the student, a pass forward, and one
-    forward and back.
+    """Seconds for each of `count` images: an epoch of labels, one of the student, an attack's pass forward,
+    and one forward and back.
     """
-    teacher = units.network(dataset, model, size, stem, classes, device).eval()
+    shape, layout = (dataset, model, size, stem, classes, device), {"channels_last": relabel.channels_last}
+    teacher = units.network(*shape, **layout, compile=relabel.compile).eval()
     held = units.random_images(count, classes, size, device)
     pixels, labels = held.pixels.float() / 255, held.labels.to(device)
+    attacked = prepared(units.network(*shape).eval(), pixels)
     found = units.seconds(
         {
             "relabel": units.label_epoch(relabel, teacher, held),
             "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, device),
-            "forward": functools.partial(attacks.wrong, teacher, pixels, labels, len(labels)),
-            "both": units.input_gradient(teacher, pixels, labels),
+            "forward": functools.partial(attacks.wrong, attacked, pixels, labels, len(labels)),
+            "both": units.input_gradient(attacked, pixels, labels),
         },
         2,
         device,

@@ -14,7 +14,6 @@ from guard.run.storage import replacing
 IMAGES_PER_CLASS, CLASSES, SIZES = (1, 10, 50, 100), (10, 100), (32, 64, 224)
 BASE = {"images per class": 10, "classes": 10, "image size": 32}
 AXES = {"images per class": IMAGES_PER_CLASS, "classes": CLASSES, "image size": SIZES}
-ITERATIONS = 2
 NO_BEND = (
     "No curve bends upward: nothing takes over 1.25 times what its pixels let one expect from the point"
     " before."
@@ -48,7 +47,7 @@ def steps_of(point, model, conditions):
     network = units.network("cifar10", model, size, "cifar", classes, device, conditions.channels_last).eval()
     held = units.random_images(total, classes, size, device)
     recovery = dataclasses.replace(
-        chosen.recover, iterations=ITERATIONS, images_per_class=count, pack_images=100, **common
+        chosen.recover, iterations=_iterations(conditions), images_per_class=count, pack_images=100, **common
     )
     train = dataclasses.replace(chosen.train, model=model, **common)
     relabel = dataclasses.replace(chosen.relabel, batch_size=100, **common)
@@ -60,6 +59,10 @@ def steps_of(point, model, conditions):
     }
 
 
+def _iterations(conditions):
+    return units.iterations(conditions.device, few=2)
+
+
 def run(conditions):
     """Yields a row per point and stage: seconds of its piece, images that the piece is about, and images
     per second.
@@ -69,7 +72,7 @@ def run(conditions):
         for stage, seconds in units.seconds(
             steps_of(point, model, conditions), conditions.repeats, conditions.device
         ).items():
-            seconds = seconds / ITERATIONS if stage.startswith("recover") else seconds
+            seconds = seconds / _iterations(conditions) if stage.startswith("recover") else seconds
             images = BATCH if stage.startswith("teacher") else point["images per class"] * point["classes"]
             yield {
                 "stage": stage,

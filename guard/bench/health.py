@@ -1,7 +1,7 @@
 """Whether a device computes what the CPU computes: the checks of `python -m guard.bench doctor`.
 
 Each check yields rows: check, found, wanted, and passed, which is None where the check is none for this
-device. The work is that of the stages, with their own functions, at sizes that float64 on a CPU can follow.
+device. The work is that of the stages, with their own functions.
 """
 
 import contextlib
@@ -17,148 +17,25 @@ import torch
 from PIL import Image
 
 from guard.attacks import robustness
-from guard.bench import attack_speed, measure, units
+from guard.bench import attack_speed, exactness, measure, units
+from guard.bench.exactness import CLASSES, COUNT, CPU, SIZE, row
 from guard.data import find, images, loading
 from guard.distilled import soft_labels
 from guard.errors import first_line
-from guard.networks import memory, models
+from guard.networks import memory
 from guard.recipes import recipe
 from guard.run import graphs
-from guard.run.devices import computing
 from pretrain import teacher
 from recover import sre2l
 from train import student
 
-CPU = torch.device("cpu")
-CLASSES, SIZE, COUNT, STEM = 10, 32, 20, "cifar"
-NETWORKS = ("convnet", "resnet18")
-# ||device - float64|| / ||float64|| of a gradient or of logits, at most. An untrained ResNet-18 is the worst:
-# on a CPU its gradient is 0.005 away in fp32, and 0.31 in bf16. What is wrong is about 1 away.
-TOLERANCES = {"fp32": 0.01, "tf32": 0.1, "bf16": 0.4}
 ATTACKS, ATTACKED = ("pgd20", "apgd-ce-10", "apgd-dlr-10", "square"), 100  # names; images
 ITERATIONS = 8  # and epochs: so many that captured steps are replayed
 
 
-def row(check, found, wanted, passed):
-    return {"check": check, "found": found, "wanted": wanted, "passed": passed}
-
-
-def precisions_of(device):
-    """tf32 is a matter of GPUs."""
-    return [name for name in TOLERANCES if name != "tf32" or device.type == "cuda"]
-
-
-# ---- what is computed ----------------------------------------------------------------------------
-
-
-@functools.cache
-def _made(name):
-    """A network on the CPU in float64, with running statistics of its own data."""
-    made = units.network("cifar10", name, SIZE, STEM, CLASSES, CPU)
-    with torch.no_grad():
-        for _ in range(3):
-            made.train()(_data()[0].float())
-    return made.double().eval()
-
-
-@functools.cache
-def _data():
-    """(pixels, labels, logits): of images that differ by class, and of a teacher."""
-    draws = torch.Generator().manual_seed(0)
-    labels = torch.arange(COUNT) % CLASSES
-    pixels = torch.rand(COUNT, 3, SIZE, SIZE, generator=draws, dtype=torch.float64)
-    pixels = (pixels + labels.view(-1, 1, 1, 1) / CLASSES) / 2
-    return pixels, labels, torch.randn(COUNT, CLASSES, generator=draws, dtype=torch.float64)
-
-
-def _there(name, device, dtype, channels_last=False):
-    """(network, pixels, labels, logits) on the device, in the type."""
-    model = copy.deepcopy(_made(name)).to(device=device, dtype=dtype)
-    if channels_last:
-        model.network.to(memory_format=torch.channels_last)
-    pixels, labels, logits = _data()
-    return model, pixels.to(device, dtype), labels.to(device), logits.to(device, dtype)
-
-
-def _flat(gradients):
-    return torch.cat([each.flatten() for each in gradients]).double().cpu()
-
-
-def teacher_gradient(regularizer, name, device, dtype, precision, channels_last=False):
-    """Of all weights, of a teacher's step."""
-    model, pixels, labels, _ = _there(name, device, dtype, channels_last)
-    settings = units.with_regularizer(recipe("cifar10").pretrain, regularizer)
-    with computing(precision, device):
-        given = {"batch_size": COUNT, "step": 0, "draws": None}
-        loss, _ = teacher.teacher_loss(settings, model.train(), pixels, labels, **given)
-        return _flat(torch.autograd.grad(loss, list(model.parameters())))
-
-
-def recovery_gradient(name, device, dtype, precision, channels_last=False):
-    """Of the images, of an iteration of the recovery."""
-    model, pixels, _, _ = _there(name, device, dtype, channels_last)
-    settings = recipe("cifar10").recover
-    pack = sre2l.problems_of(CLASSES, COUNT // CLASSES, CLASSES)
-    objective = sre2l.Objective(settings, model.network, pack, 0, SIZE, device, dtype)
-    x = model.normalize(pixels).detach().requires_grad_()
-    with models.frozen_eval(model), objective.statistics, computing(precision, device):
-        losses = objective(x, *objective.view(0))
-        return _flat(torch.autograd.grad(sum(each.sum() for each in losses), x))
-
-
-def logits(name, device, dtype, precision, channels_last=False):
-    """Of the teacher, as they are stored."""
-    model, pixels, _, _ = _there(name, device, dtype, channels_last)
-    labelling = soft_labels.LabelRecipe(precision=precision, graphs="off")
-    (found,) = soft_labels.labelling_step(model.eval(), labelling, device)(pixels)
-    return _flat([found])
-
-
-def student_gradient(name, device, dtype, precision, channels_last=False):
-    """Of all weights, of a student's step."""
-    model, pixels, labels, teacher_logits = _there(name, device, dtype, channels_last)
-    targets = torch.nn.functional.one_hot(labels, CLASSES).to(dtype)
-    settings = recipe("cifar10").train
-    with computing(precision, device):
-        loss = student.student_loss(settings, model.train(), pixels, teacher_logits, targets)
-        return _flat(torch.autograd.grad(loss, list(model.parameters())))
-
-
-STEPS = {
-    "plain": functools.partial(teacher_gradient, "plain"),
-    "gradient-norm": functools.partial(teacher_gradient, "gradient-norm"),
-    "recovery": recovery_gradient,
-    "labels": logits,
-    "student": student_gradient,
-}
-
-
-# ---- checks --------------------------------------------------------------------------------------
-
-
-def against_float64(device):
-    """Each stage's step against float64 on the CPU.
-
-    In bf16 and tf32 a step that is too far from it is no fault of the device: it is not chosen there.
-    """
-    for step, work in STEPS.items():
-        for name in NETWORKS:
-            exact = work(name, CPU, torch.float64, "fp32")
-            for precision in precisions_of(device):
-                check, most = f"{step}, {name}, {precision}, against float64", TOLERANCES[precision]
-                try:
-                    found = work(name, device, torch.float32, precision, precision == "bf16")
-                    distance = float((found - exact).norm() / exact.norm())
-                    told, passed = f"{distance:.2g}", distance <= most
-                except RuntimeError as problem:  # such as an arithmetic that it does not have
-                    told, passed = first_line(problem), False
-                made = row(check, told, f"at most {most:.2g}", passed)
-                yield {**made, "step": step, "precision": precision}
-
-
 def _trained(precision, device):
     """Weights after a few steps with the curvature regularizer."""
-    model, pixels, labels, _ = _there(NETWORKS[0], device, torch.float32)
+    model, pixels, labels, _ = exactness.there(exactness.NETWORKS[0], device, torch.float32)
     settings = units.with_regularizer(recipe("cifar10").pretrain, "gradient-norm")
     optimizer = torch.optim.SGD(model.train().parameters(), 0.01, momentum=0.9)
 
@@ -171,7 +48,7 @@ def _trained(precision, device):
 
 
 def _recovered(precision, device, mode="auto"):
-    model = _there(NETWORKS[0], device, torch.float32)[0]
+    model = exactness.there(exactness.NETWORKS[0], device, torch.float32)[0]
     changes = {"iterations": ITERATIONS, "precision": precision, "graphs": mode}
     settings = dataclasses.replace(recipe("cifar10").recover, **changes)
     pack = sre2l.problems_of(CLASSES, COUNT // CLASSES, CLASSES)
@@ -179,13 +56,13 @@ def _recovered(precision, device, mode="auto"):
 
 
 def _distilled(device):
-    pixels, labels, _ = _data()
+    pixels, labels, _ = exactness.data()
     classes = tuple(str(label) for label in range(CLASSES))
     return images.Packed((255 * pixels).round().to(torch.uint8), labels, classes).to(device)
 
 
 def _labelled(precision, device, mode="auto"):
-    model = _there(NETWORKS[0], device, torch.float32)[0]
+    model = exactness.there(exactness.NETWORKS[0], device, torch.float32)[0]
     labelling = soft_labels.LabelRecipe(batch_size=COUNT // 2, precision=precision, graphs=mode)
     step, held = soft_labels.labelling_step(model, labelling, device), _distilled(device)
     epochs = [soft_labels.make_epoch(model, held, labelling, epoch, step) for epoch in range(ITERATIONS)]
@@ -193,15 +70,15 @@ def _labelled(precision, device, mode="auto"):
 
 
 def _taught(precision, device, mode="auto"):
-    model = _there(NETWORKS[0], device, torch.float32)[0]
+    model = exactness.there(exactness.NETWORKS[0], device, torch.float32)[0]
     changes = {"precision": precision, "graphs": mode}
-    settings = dataclasses.replace(recipe("cifar10").train, model=NETWORKS[0], **changes)
+    settings = dataclasses.replace(recipe("cifar10").train, model=exactness.NETWORKS[0], **changes)
     labelling, held = soft_labels.LabelRecipe(batch_size=COUNT // 2, precision="fp32"), _distilled(device)
     optimizer = student.optimizer_of(model, settings)
     step = student.training_step(settings, model, optimizer, device)
     for epoch in range(ITERATIONS):
         rows = soft_labels.draw_epoch(labelling, COUNT, SIZE, CLASSES, epoch)
-        rows["logits"] = _data()[2].numpy()
+        rows["logits"] = exactness.data()[2].numpy()
         given = {"rows": rows, "recipe": labelling, "distilled": held, "device": device}
         student.epoch_of(settings, model, step, **given, seed_key=(0, epoch))
     return [weight.detach() for weight in model.parameters()]
@@ -213,7 +90,7 @@ STAGES = {"teacher": _trained, "recovery": _recovered, "labels": _labelled, "stu
 def twice(device):
     """A stage's steps, done again, give the same bits."""
     for stage, work in STAGES.items():
-        for precision in precisions_of(device):
+        for precision in exactness.precisions_of(device):
             first, again = (work(precision, device) for _ in range(2))
             same = all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
             found = "the same bits" if same else "other bits"
@@ -229,7 +106,9 @@ def captured(device):
             continue
         told = io.StringIO()
         with contextlib.redirect_stderr(told):
-            with_graphs, without = (_flat(STAGES[stage]("fp32", device, mode)) for mode in ("auto", "off"))
+            with_graphs, without = (
+                exactness.flat(STAGES[stage]("fp32", device, mode)) for mode in ("auto", "off")
+            )
         distance = float((with_graphs - without).norm() / without.norm())
         refused = told.getvalue().strip()
         found = refused or f"{distance:.2g} from single operations"
@@ -238,8 +117,8 @@ def captured(device):
 
 def estimated_memory(device):
     """Of a recovery's iteration, against what it is taken to need when images are packed."""
-    for name in NETWORKS:
-        model = _there(name, device, torch.float32)[0]
+    for name in exactness.NETWORKS:
+        model = exactness.there(name, device, torch.float32)[0]
         pack = sre2l.problems_of(CLASSES, 5, CLASSES)
         changes = {"iterations": 1, "precision": "fp32", "graphs": "off"}
         settings = dataclasses.replace(recipe("cifar10").recover, **changes)
@@ -257,7 +136,7 @@ def halving(device):
     if device.type != "cuda":
         yield row(check, "not tried on a CPU, whose memory is everybody's", "", None)
         return
-    model = _there("resnet18", device, torch.float32)[0]
+    model = exactness.there("resnet18", device, torch.float32)[0]
     settings = dataclasses.replace(recipe("cifar10").recover, iterations=1, precision="fp32", graphs="off")
     pack = sre2l.problems_of(CLASSES, 100, CLASSES)
 
@@ -333,4 +212,4 @@ def attacked(device):
         yield row(f"attack {name}", found, wanted, abs(there - here) <= 1)
 
 
-CHECKS = (against_float64, twice, captured, estimated_memory, halving, workers, attacked)
+CHECKS = (exactness.against_float64, twice, captured, estimated_memory, halving, workers, attacked)

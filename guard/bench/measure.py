@@ -50,6 +50,14 @@ def peak_of(step, device):
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's complaint that there is no GPU
+    _profiled(step)  # what it leaves, such as gradients, the next call frees, and only so is that seen
+    return max(itertools.accumulate(_profiled(step), initial=0))
+
+
+def _profiled(step):
+    """The changes of the CPU's memory in a call of step(), in bytes, in their order. That something is freed
+    is known where an earlier call of this function saw it made.
+    """
     with (
         warnings.catch_warnings(action="ignore"),
         torch.profiler.profile(
@@ -62,7 +70,7 @@ def peak_of(step, device):
         for event in profiler.profiler.kineto_results.events()
         if event.name() == "[memory]"
     )
-    return max(itertools.accumulate((change for _, change in changes), initial=0))
+    return [change for _, change in changes]
 
 
 def alternating(steps, repeats, device, memory=False):

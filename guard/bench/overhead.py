@@ -46,7 +46,7 @@ def run(conditions):
         }
         recovery = dataclasses.replace(
             chosen.recover,
-            iterations=1,
+            iterations=units.iterations(device),
             images_per_class=batch // 10,
             pack_images=batch,
             **conditions.of_a_stage,
@@ -58,12 +58,14 @@ def run(conditions):
         found = measure.alternating(steps, repeats, device, memory=True)
         plain = found["teacher, plain"]["seconds"]
         for name, row in found.items():
-            images = batch // 10 * 10 if name.startswith("recover") else batch
+            of_recovery = name.startswith("recover")
+            images = batch // 10 * 10 if of_recovery else batch
+            times = recovery.iterations if of_recovery else 1
             yield {
                 "case": f"{model} at {size}, {images} images",
                 "step": name,
-                "seconds": median(row["all seconds"]),
-                "seconds_std": stdev(row["all seconds"]) if repeats > 1 else 0.0,
+                "seconds": median(row["all seconds"]) / times,
+                "seconds_std": stdev(row["all seconds"]) / times if repeats > 1 else 0.0,
                 "peak bytes": row["peak bytes"],
-                "plain steps": row["seconds"] / plain,
+                "plain steps": row["seconds"] / times / plain,
             }

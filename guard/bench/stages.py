@@ -161,11 +161,23 @@ def bench_teacher(cases, conditions, rate):
         }
 
 
-def bench_recover(cases, conditions, rate, iterations=3):
-    """A few iterations on `batch` images, all problems together, against one problem after the other
-    with gradients of the weights.
+def _plan(problem, settings, size, device):
+    """(labels, noise, views) of a problem, as guard.bench.reference takes them."""
+    views, rolls = sre2l.draw_views(settings, problem, 0, size)
+    whole = not (settings.crop or settings.cda)
+    draws = generator(*problem.key(0), "noise")
+    noise = torch.randn(len(problem.classes), 3, size, size, generator=draws).to(device)
+    of_iterations = zip(views.boxes.tolist(), views.flips, rolls.tolist())
+    each = [(None if whole else tuple(box), bool(flip), tuple(roll)) for box, flip, roll in of_iterations]
+    return torch.tensor(problem.classes), noise, each
+
+
+def bench_recover(cases, conditions, rate):
+    """Some iterations on `batch` images, all problems together, against one problem after the other with
+    gradients of the weights.
     """
     device = conditions.device
+    iterations = units.iterations(device, few=3)
     for case in cases:
         model = case.build(device, conditions.channels_last).eval()
         settings = dataclasses.replace(
@@ -175,27 +187,14 @@ def bench_recover(cases, conditions, rate, iterations=3):
         fitting = memory.images_that_fit(model, case.size, device, MOST_IMAGES)
         packs = sre2l.packs_of(problems, fitting)
         mean, std = model.mean.flatten(), model.std.flatten()
-        plans = []
-        for problem in problems:
-            views, rolls = sre2l.draw_views(settings, problem, 0, case.size)
-            whole = not (settings.crop or settings.cda)
-            noise = torch.randn(
-                len(problem.classes), 3, case.size, case.size, generator=generator(*problem.key(0), "noise")
-            ).to(device)
-            plans.append(
-                (
-                    torch.tensor(problem.classes),
-                    noise,
-                    [
-                        (None if whole else tuple(box), bool(flip), tuple(roll))
-                        for box, flip, roll in zip(views.boxes.tolist(), views.flips, rolls.tolist())
-                    ],
-                )
-            )
+        plans = [_plan(problem, settings, case.size, device) for problem in problems]
 
         def ours(model=model, settings=settings, packs=packs):
             for pack in packs:
                 sre2l.recover_pack(settings, model, pack, 0, device)
+
+        # A counter does not see what is replayed.
+        alone = functools.partial(ours, settings=dataclasses.replace(settings, iterations=1, graphs="off"))
 
         def theirs(model=model, settings=settings, plans=plans, mean=mean, std=std):
             with computing(conditions.precision, device):
@@ -204,7 +203,7 @@ def bench_recover(cases, conditions, rate, iterations=3):
                         model.network, labels, noise, views, mean, std, settings.r_bn, settings.step_size
                     )
 
-        counted = measure.operations(ours)
+        counted = iterations * measure.operations(alone)
         found = measure.alternating({"ours": ours, "naive": theirs}, conditions.repeats, device, memory=True)
         yield row_of(
             f"recover, {case.classes} classes",
@@ -301,7 +300,7 @@ def bench_data(repeats, device, size=224, count=256):
     by workers.
     """
     workers = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as root, pixel_cache.kept_in(root):
         _folder(root, "train", count, [(375, 500), (500, 375), (480, 480), (333, 500)], "jpg")
         source = find.find("bench", root, "train")
         pixels, sizes = pixel_cache.cached(source.files, ("bench", "train", root, 0, None))
@@ -320,8 +319,6 @@ def bench_data(repeats, device, size=224, count=256):
                 batch.to(device)
 
         found = measure.alternating({"ours": ours, "naive": theirs}, repeats, device, memory=True)
-        for stale in pixel_cache.folder().glob("bench-train-*.npy"):
-            stale.unlink()
     yield row_of(
         "data",
         f"{count} JPEGs of about 500x375 to {size}",

@@ -71,6 +71,13 @@ def teacher_steps(settings, dataset, classes, device):
     return optimizing(torch.optim.SGD(model.parameters(), 1e-6), losses, settings.precision, device)
 
 
+def iterations(device, few=1):
+    """Of a timed recovery: `few` on a CPU; on a GPU so many that setting up and capturing the first of them,
+    which each call of it does anew, is next to nothing.
+    """
+    return 200 if device.type == "cuda" else few
+
+
 def recover_iterations(settings, model, classes, device):
     """`settings.iterations` iterations on every image of `settings` (settings.Recover), pack after pack,
     with a teacher `model`.

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from guard.data import augment
 from guard.data.images import Streamed
-from guard.errors import UserError
+from guard.errors import WORKER, UserError
 from guard.run import lock
 from guard.run.seeds import generator
 
@@ -106,7 +106,7 @@ def batches(dataset, workers, device):
     """Iterates over the mini-batches of a dataset above: (float32 pixels in [0,1], labels), both on `device`.
 
     Files are decoded by `workers` processes; images in memory need none. Raises UserError for a file that
-    cannot be read.
+    cannot be read, and where such a process was ended.
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
     loader = DataLoader(
@@ -116,8 +116,21 @@ def batches(dataset, workers, device):
         pin_memory=streamed and device.type == "cuda",
         worker_init_fn=_begin_worker,
     )
-    for item in loader:
+    for item in _received(loader):
         if isinstance(item, UserError):
             raise item
         pixels, labels = (tensor.to(device, non_blocking=True) for tensor in item)
         yield augment.as_float(pixels), labels
+
+
+def _received(loader):
+    """The loader's items. Raises UserError where the process that was sending one was ended."""
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError):
+            raise UserError(WORKER) from None
+        yield item

@@ -10,6 +10,7 @@ other, uint8 (3, H, W) each.
 
 import contextlib
 import functools
+import glob
 import hashlib
 import math
 import os
@@ -100,6 +101,19 @@ def folder():
     return Path(of_user) / "guard"
 
 
+@contextlib.contextmanager
+def kept_in(own):
+    """Inside, this process keeps its caches in the folder `own`."""
+    before = os.environ.get("GUARD_CACHE")
+    os.environ["GUARD_CACHE"] = str(own)
+    try:
+        yield
+    finally:
+        del os.environ["GUARD_CACHE"]
+        if before is not None:
+            os.environ["GUARD_CACHE"] = before
+
+
 def cached(files, what, prepare=None):
     """(pixels, sizes) of the N images in `files`, from the cache, which is made where it is not there.
 
@@ -146,7 +160,7 @@ def _alone(path):
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):
             stack.enter_context(lock.held(path.parent / f".{prefix}", wait=True, each_machine=True))
-            for stale in path.parent.glob(f".{prefix}-*.part"):
+            for stale in path.parent.glob(f".{glob.escape(prefix)}-*.part"):
                 with contextlib.suppress(OSError):
                     stale.unlink()
         yield
@@ -175,7 +189,7 @@ def _make(path, files, what, prepare):
     if not os.access(path.parent, os.W_OK | os.X_OK):
         _note(what, f"{path.parent} cannot be written")
         return
-    for stale in path.parent.glob(f"{_place_of(path)}-*.npy"):
+    for stale in path.parent.glob(f"{glob.escape(_place_of(path))}-*.npy"):
         stale.unlink(missing_ok=True)
     with (
         replacing(path, "make room, or name another folder in GUARD_CACHE") as temporary,

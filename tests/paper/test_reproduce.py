@@ -369,6 +369,27 @@ def test_an_estimate_of_dc_counts_steps_and_epochs_on_every_network(monkeypatch)
     assert estimate.seconds_of(words.split(), set()) == pytest.approx(4 * 4.0 + 30 * (3 * 2.0 + 2 * 5 * 0.7))
 
 
+def test_an_estimate_times_each_stage_in_its_own_layout_and_attacks_as_they_are_done(monkeypatch):
+    """In another layout a step may take more than twice as long."""
+    made, attacked, build = [], [], units.network
+
+    def network(*given, **layout):
+        made.append((layout.get("channels_last", False), layout.get("compile", False)))
+        return build(*given, **layout)
+
+    pieces = {"recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.0, "both": 0.0}
+    know_the_seconds(monkeypatch, pieces)
+    monkeypatch.setattr(units, "network", network)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    monkeypatch.setattr(estimate, "prepared", lambda model, pixels: attacked.append(model) or model)
+    words = "bash run.sh -d digits -x 1 -y 1 -c 2 -i 30 -z 40 -- recover --channels-last"
+    words += " relabel --channels-last --compile train --attacks fgsm"
+    estimate.seconds_of(words.split(), set())
+    labelling, to_attack, student, recovering = made
+    assert recovering == (True, False) and labelling == (True, True) and len(attacked) == 1
+    assert to_attack == student == (False, False)
+
+
 @pytest.mark.parametrize("table", ["methods", "methods-resnet18"])
 def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
     """The pieces are made at their true sizes, as they would be timed, and not run."""

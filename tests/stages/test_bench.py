@@ -3,6 +3,8 @@ the steps it is given.
 """
 
 import json
+import os
+import sys
 import time
 
 import pytest
@@ -11,6 +13,8 @@ from conftest import command, write_folder
 
 from guard.bench import measure, reference, stages
 from guard.data import find
+from guard.run import graphs
+from recover import sre2l
 
 CPU = torch.device("cpu")
 
@@ -221,3 +225,95 @@ def test_overhead_and_growth_measure_every_piece(what, monkeypatch):
             "student, epoch",
         ]
     assert all(row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("what", ["overhead", "growth", "precisions", "stages"])
+def test_a_recovery_is_timed_by_as_many_iterations_as_its_device_needs_and_told_by_one(what, monkeypatch):
+    """On a GPU a call of few of them would be all set-up and capture."""
+    from guard.bench import growth, overhead, precisions, units
+
+    assert units.iterations(torch.device("cuda", 0)) > 20 * graphs.WARM and units.iterations(CPU, 3) == 3
+    asked, ten_seconds = [], {"seconds": 10.0, "all seconds": [10.0, 10.0], "peak bytes": 0}
+
+    def timed(steps, *_, **__):
+        for name, step in steps.items():
+            if name in ("recover, iteration", "ours", "fp32"):
+                step()
+        return dict.fromkeys(steps, ten_seconds)
+
+    for module in (measure, units):
+        monkeypatch.setattr(module, "alternating", timed)
+    monkeypatch.setattr(units, "iterations", lambda device, few=1: 5)
+    monkeypatch.setattr(sre2l, "recover_pack", lambda settings, *_: asked.append(settings.iterations))
+    case = ("cifar10", "convnet-32", 32, 10)
+    for module in (overhead, precisions):
+        monkeypatch.setattr(module, "SMALL", (case,))
+    monkeypatch.setattr(growth, "points", lambda: [growth.BASE])
+    conditions = measure.Conditions(CPU, "small", 2)
+    if what == "stages":
+        (row,) = stages.bench_recover([stages.Case(*case)], conditions, 1e9)
+        assert asked == [1, 5] and row["seconds per iteration"] == 2.0  # the first is counted, not timed
+        assert row["images per second"] == 10 * 5 / 10.0
+        return
+    rows = list({"overhead": overhead, "growth": growth, "precisions": precisions}[what].run(conditions))
+    seconds = {row.get("step", row.get("stage")): row.get("seconds", row.get("fp32")) for row in rows}
+    of_recovery = seconds.pop("recovery" if what == "precisions" else "recover, iteration")
+    assert of_recovery == 2.0 and set(seconds.values()) == {10.0} and set(asked) == {5}
+
+
+def test_a_recovery_of_ten_classes_is_timed_on_equally_many_images_of_each():
+    from guard.bench import precisions
+
+    counts = [precisions.images_of(step, 128) for step in ("plain", "recovery", "labels")]
+    assert counts == [128, 120, precisions.LABELLED]
+
+
+def test_no_way_of_a_step_is_charged_for_the_gradients_that_all_keep(monkeypatch):
+    """The first to be measured would have to make them, those after it find them."""
+    peaks = []
+
+    def alternating(steps, *_, **__):
+        peaks.extend(measure.peak_of(steps["ours", None], CPU) for _ in range(2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "alternating", alternating)
+    case, conditions = stages.Case("cifar10", "convnet-32", 16, 4), measure.Conditions(CPU, "small", 1)
+    with pytest.raises(KeyboardInterrupt):
+        list(stages.bench_teacher([case], conditions, 1e9))
+    assert peaks[0] == peaks[1]
+
+
+def test_the_bench_of_data_leaves_nothing_in_the_users_cache(tmp_path, monkeypatch):
+    """It needs no cache folder that can be written, and keeps its own where it goes with the images."""
+    monkeypatch.setenv("GUARD_CACHE", "/dev/null/nowhere")
+    (row,) = stages.bench_data(1, CPU, size=32, count=10)
+    assert row["images per second"] > 0 and os.environ["GUARD_CACHE"] == "/dev/null/nowhere"
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GUARD_CACHE", str(cache))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "alternating", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(stages.bench_data(1, CPU, size=32, count=10))
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("what", ["overhead", "attacks"])
+def test_what_will_fail_is_told_before_the_work(what, tmp_path, refused, monkeypatch):
+    from guard.bench import attack_speed, overhead
+
+    def too_late(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(overhead, "run", too_late)
+    monkeypatch.setattr(attack_speed, "small_networks", too_late)
+    if what == "overhead":
+        (tmp_path / "file").write_text("")
+        assert "cannot write" in refused(
+            "guard.bench.__main__", what, "--output", tmp_path / "file" / "x.json"
+        )
+    else:
+        monkeypatch.setitem(sys.modules, "torchattacks", None)
+        assert "torchattacks cannot be imported" in refused("guard.bench.__main__", what, "--device", "cpu")

@@ -9,9 +9,9 @@ from conftest import ROOT, command
 from recorded_graph import recorded_graphs
 
 from guard.attacks import robustness
-from guard.bench import doctor, estimate, health
+from guard.bench import doctor, estimate, exactness, health
 from guard.data import loading
-from guard.method import schedules
+from guard.method import regularizers, schedules
 from guard.run import graphs
 from recover import sre2l
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(health, "NETWORKS", ("convnet-32",))
+    monkeypatch.setattr(exactness, "NETWORKS", ("convnet-32",))
     monkeypatch.setattr(health, "ATTACKED", 20)
     monkeypatch.setattr(health, "ATTACKS", ("pgd20",))
     monkeypatch.setattr(doctor, "CASES", {"cpu": (("digits", "convnet-32", 16, 20),)})
@@ -60,14 +60,36 @@ def test_an_unwritable_place_is_told_before_the_work(refused, tmp_path):
 
 
 def wrong_weights(there):
-    def spoiled(name, device, dtype, channels_last=False):
-        model, *data = there(name, device, dtype, channels_last)
+    def spoiled(name, device, dtype, **layout):
+        model, *data = there(name, device, dtype, **layout)
         if dtype == torch.float32:
             with torch.no_grad():
                 next(model.parameters())[0] *= 1.5
         return model, *data
 
     return spoiled
+
+
+def no_penalty(penalty):
+    """Which is a small part of the teacher's loss."""
+
+    def spoiled(settings, network, x, *given):
+        found = penalty(settings, network, x, *given)
+        return found if x.dtype == torch.float64 else 0 * found
+
+    return spoiled
+
+
+def wrong_classes(objective):
+    """Whose cross-entropy is a small part of the recovery's loss."""
+
+    class Spoiled(objective):
+        def __init__(self, *given):
+            super().__init__(*given)
+            if self.dtype == torch.float32:
+                self.labels = (self.labels + 1) % exactness.CLASSES
+
+    return Spoiled
 
 
 def other_order(batches):
@@ -99,11 +121,16 @@ def more_memory(recover_pack):
 
 
 FAULTS = {
-    "against float64": (health.against_float64, health, "_there", wrong_weights),
+    "against float64": (exactness.against_float64, exactness, "there", wrong_weights),
+    "penalty": (exactness.against_float64, regularizers, "penalty", no_penalty),
+    "classes of the recovery": (exactness.against_float64, sre2l, "Objective", wrong_classes),
     "workers": (health.workers, loading, "batches", other_order),
     "attacks": (health.attacked, robustness, "evaluate", weaker),
     "memory": (health.estimated_memory, sre2l, "recover_pack", more_memory),
 }
+
+
+ONE_TERM = {"penalty": "gradient-norm, penalty", "classes of the recovery": "recovery, cross-entropy"}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -111,7 +138,12 @@ def test_a_fault_is_found(name, small, monkeypatch):
     check, module, function, spoil = FAULTS[name]
     assert not doctor.failed(check(CPU))
     monkeypatch.setattr(module, function, spoil(getattr(module, function)))
-    assert doctor.failed(check(CPU))
+    rows = list(check(CPU))
+    assert doctor.failed(rows)
+    if name in ONE_TERM:
+        of_the_term = [row for row in rows if ONE_TERM[name] in row["check"]]
+        assert not any(row["passed"] for row in of_the_term), "in bf16 too"
+        assert all(row["passed"] for row in rows if row not in of_the_term)
 
 
 def test_other_bits_are_found(monkeypatch):
@@ -172,6 +204,8 @@ def test_the_fastest_way_that_is_exact_enough_on_all_networks_is_chosen():
         timed("student", "fp32", "fp32", "small", 3.0),
         timed("student", "bf16", "bf16", "small", 1.0),
         timed("student", "tf32", "tf32", "small", 0.5),  # which nobody has checked
+        {**timed("labels", "bf16, also compiled", "bf16", "small", 0.1), "compile": True},  # nor this
+        {**timed("labels", "bf16, also compiled", "bf16", "large", 0.1), "compile": True},
     ]
     passed = {
         ("labels", "fp32"): [True],
@@ -191,6 +225,37 @@ def test_the_fastest_way_that_is_exact_enough_on_all_networks_is_chosen():
     }
     assert [doctor.verdict(row) for row in checks[-2:]] == ["too coarse", "passed"]
     assert not doctor.failed(checks)
+    compiled = {"step": "labels", "precision": "bf16", "compile": True}
+    choice = doctor.chosen([*checks, {**health.row("", "", "", True), **compiled}], speeds)
+    assert choice["relabel"] == {
+        "precision": "bf16",
+        "channels_last": False,
+        "graphs": "auto",
+        "compile": True,
+    }
+
+
+def test_on_a_gpu_the_compiled_steps_are_checked_too(small, monkeypatch):
+    """A compiler that gets it wrong is found; here the compiled network is one that is not the network."""
+    kinds = exactness.arithmetics_of
+    assert [layout["compile"] for _, layout in kinds("labels", torch.device("cuda", 0))] == 3 * [False] + [
+        True
+    ]
+    assert not any(layout["compile"] for _, layout in kinds("recovery", torch.device("cuda", 0)))
+
+    def no_weights(module):
+        for weight in module.parameters():
+            torch.nn.init.zeros_(weight)
+
+    compiled = ("bf16", {"channels_last": True, "compile": True})
+    monkeypatch.setattr(exactness, "arithmetics_of", lambda step, device: [compiled])
+    monkeypatch.setattr(exactness, "STEPS", {"labels": {"logits": exactness.logits}})
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    (row,) = exactness.against_float64(CPU)
+    assert row["passed"] and row["compile"] and "bf16, compiled" in row["check"]
+    monkeypatch.setattr(torch.nn.Module, "compile", no_weights)
+    (row,) = exactness.against_float64(CPU)
+    assert not row["passed"] and doctor.verdict(row) == "too coarse"
 
 
 def test_run_sh_takes_the_flags_that_are_chosen():

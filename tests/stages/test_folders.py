@@ -2,10 +2,12 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import TOY, command, write_folder
+from conftest import ROOT, TOY, command, write_folder
 
 from guard import ending, recipes, settings
 from guard.distilled import image_folder
@@ -204,3 +206,31 @@ def test_a_single_image_for_batch_norm_ends_in_a_line(capsys):
     assert end.value.code == 2 and "a single image" in capsys.readouterr().err
     with pytest.raises(ValueError, match="other"):
         ending.run(lambda: (_ for _ in ()).throw(ValueError("other")))
+
+
+def test_a_worker_that_is_killed_ends_in_a_line(tmp_path):
+    """As by the system, where memory runs out."""
+    root = write_folder(tmp_path, size=24, count=40)
+    script = f"""
+import os, signal, torch
+from guard import ending
+from guard.data import find, images, loading
+source = find.find("toy", {str(root.parent)!r}, "train")
+held = images.Streamed(source.files, torch.tensor(source.labels), source.classes)
+class Killing(loading.ValidationBatches):
+    def __getitem__(self, number):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(number)
+epoch = Killing(held, batch_size=2, size=16)
+ending.run(lambda: [*loading.batches(epoch, 2, torch.device("cpu"))])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 2, done.stderr
+    assert (
+        done.stderr.startswith("error: a process that decodes images was ended")
+        and "--workers" in done.stderr
+    )
+    assert done.stderr.count("\n") == 1

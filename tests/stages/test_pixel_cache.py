@@ -148,6 +148,14 @@ def test_a_cache_is_made_once_and_again_when_a_file_changes(root, capsys):
     assert capsys.readouterr().err.count("note:") == 0
 
 
+def test_a_data_set_whose_name_is_a_pattern_has_one_cache_too(root):
+    shutil.copytree(root / "toy", root / "toys[1]")
+    for seconds in range(3):
+        os.utime(root / "toys[1]" / "train" / "cat" / "0.png", (seconds, seconds))
+        images.load(find.find("toys[1]", root, "train"), 16)
+    assert len(caches(root)) == 1
+
+
 @pytest.mark.parametrize("left", [0, 50, 3000])
 def test_a_cache_that_was_cut_off_is_made_again(left, root):
     whole = train_of(root).pixels.clone()

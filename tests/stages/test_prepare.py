@@ -339,6 +339,10 @@ NO_DATA_SET = {
     "empty archive": ([{}], "holds nothing of imagenette"),
     "two data sets": ([MANY], "one, two"),
     "the same file twice": ([folders(), folders("top/")], "already"),
+    "a file and a folder of one name": (
+        [{**folders(), "train/c": b"0", "train/c/": b""}],
+        "'train/c' is a file",
+    ),
     "a file for a folder": ([{**folders(), "train/c": b"", "train/c/0.jpg": b""}], "'train/c' is a file"),
 }
 
