@@ -237,3 +237,12 @@ def test_what_cannot_be_prepared_is_attacked_as_it_is(network):
             attacks.run(name, model, images, labels, epsilon=6 / 255)[1] for model in (plain, branching)
         )
         assert torch.equal(one, other)
+
+
+def test_squares_reach_every_place_that_they_may():
+    """The corner of a square of side 3 in 8 pixels is, as in the published code, uniform over 0 to 4."""
+    side = torch.tensor([3] * 4000)
+    _, corners, _ = square_attack._drawn(torch.tensor([0]), lambda _: generator("squares"), side, 3, 8, 8)
+    for axis in range(2):
+        counts = corners[0, :, axis].bincount()
+        assert len(counts) == 5 and (counts / 4000 - 0.2).abs().max() < 0.04

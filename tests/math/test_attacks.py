@@ -261,6 +261,19 @@ def test_evaluation_counts_survivors(model, cheap):
     )
 
 
+def test_each_image_keeps_its_number_whatever_is_attacked_at_a_time(model, cheap, monkeypatch):
+    """An attack's draws are by this number, so that no result depends on the batch size."""
+    seen, run = [], attacks.run
+
+    def watched(name, network, pixels, labels, *, indices, **named):
+        seen.append(indices)
+        return run(name, network, pixels, labels, indices=indices, **named)
+
+    monkeypatch.setattr(attacks, "run", watched)
+    evaluated(model, names=["mim"], attack_batch=2)
+    assert len(seen) > 1 and torch.equal(torch.cat(seen), torch.arange(30))
+
+
 def test_evaluation_goes_on_after_the_last_attack(model, cheap):
     saved = []
     whole = evaluated(model, save=lambda results: saved.append(dict(results)))
@@ -353,6 +366,8 @@ def test_the_gate_names_what_is_wrong():
     assert "above clean" in check({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
     assert "black-box" in check({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
     assert "masked" in check({"pgd100": 50.0, "autoattack": 60.0}, {}, 0.01)[0]
+    one_of_ten_thousand = {"pgd100": 50.0, "autoattack": 50.01}
+    assert check(one_of_ten_thousand, {}, 0.01) and not check({"pgd100": 50.0, "autoattack": 50.0}, {}, 0.01)
 
 
 class Odd(torch.nn.Module):
@@ -455,3 +470,12 @@ def test_metrics_are_their_formulas():
         and metrics.improved_robustness_ratio(90, [0]) == 0
     )
     assert math.isnan(metrics.improved_robustness_ratio(0, [0])) and math.isnan(metrics.drop_rates(0, [0])[0])
+
+
+def test_the_worst_case_counts_images_that_fall_to_different_attacks():
+    results = {name: {"broken": []} for name in ("clean", *attacks.PROTOCOLS["standard"])}
+    for name, broken in (("clean", [0]), ("pgd100", [0, 1]), ("square", [0, 2]), ("cw", [0, 3])):
+        results[name]["broken"] = broken
+    for found in results.values():
+        found["accuracy"] = 100 * (1 - len(found["broken"]) / 10)
+    assert robustness._worst_case(results, 10) == pytest.approx(60)

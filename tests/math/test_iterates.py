@@ -174,6 +174,19 @@ def test_fab_is_its_published_loop(share, watched):
     assert compared
 
 
+def test_targeted_fab_goes_towards_each_other_class_in_turn(watched):
+    """The likeliest first, each from the image itself; at an epsilon at which none is reached."""
+    model, seen = watched
+    ((image, label),) = standing(model, seen, 1)
+    expected = []
+    for target in model(image)[0].argsort(descending=True)[1:].tolist():
+        expected += naive_fab(model, image[0], label.item(), target, 1e-6, 8)[0]
+    seen.clear()
+    fab.targeted_fab(model, image, label, targets=9, epsilon=1e-6, draws=None, batch_size=1, steps=8)
+    found = torch.stack(seen[1:])  # the first pass ranks the classes
+    torch.testing.assert_close(found[1::2], torch.stack(expected), rtol=0, atol=1e-7)
+
+
 # ---- Square --------------------------------------------------------------------------------------
 
 

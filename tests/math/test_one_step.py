@@ -162,6 +162,25 @@ def test_adamw_shrinks_matrices_and_no_vectors(network):
     assert {weight.ndim for weight in network.parameters()} == {1, 2, 4}
 
 
+def test_adamw_steps_are_those_of_the_formula(network):
+    """Loshchilov and Hutter 2019: means of the gradient and of its square, by 0.9 and 0.999, without bias."""
+    settings = Train(optimizer="adamw", learning_rate=0.5, weight_decay=0.1)
+    optimizer, draws = student.optimizer_of(network, settings), torch.Generator().manual_seed(1)
+    weights = [weight.detach().clone() for weight in network.parameters()]
+    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    for step in (1, 2, 3):
+        for place, weight in enumerate(network.parameters()):
+            weight.grad = torch.randn(weight.shape, generator=draws, dtype=weight.dtype)
+            means[place] = 0.9 * means[place] + 0.1 * weight.grad
+            squares[place] = 0.999 * squares[place] + 0.001 * weight.grad**2
+            decayed = weights[place] * (1 - 0.5 * 0.1 * (weight.ndim > 1))
+            mean, square = means[place] / (1 - 0.9**step), squares[place] / (1 - 0.999**step)
+            weights[place] = decayed - 0.5 * mean / (square.sqrt() + 1e-8)
+        optimizer.step()
+    for found, expected in zip(network.parameters(), weights, strict=True):
+        torch.testing.assert_close(found.data, expected, rtol=0, atol=1e-10)
+
+
 def test_an_epoch_trains_in_train_mode_with_noise_of_its_own():
     cpu, settings = torch.device("cpu"), Train(adversarial_share=0.5)
     images, model = device_steps.make_images(10, cpu), device_steps.make_model()

@@ -67,6 +67,13 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     ]
     clean = sum(recorded) / 2
     assert row["accuracies"]["clean"][0] == pytest.approx(clean)
+    views = [json.loads(log.read_text())["train"]["settings"]["labels"]["seed"] for log in logs]
+    assert views == [0, 1], "a seed has views of its own"
+    drawn = {
+        json.loads(log.read_text())["train"]["settings"]["images"]
+        for log in (tmp_path / "out").glob("random*/as-set/convnet-in-seed*/log.json")
+    }
+    assert len(drawn) == 2, "and random images of its own"
     other = by_kind["res_DC", "convnet-32", "as set"]
     assert row["HLR"] == pytest.approx(90 - clean)
     assert other["HLR"] == pytest.approx(95 - other["accuracies"]["clean"][0])
@@ -286,3 +293,41 @@ def test_random_images_are_those_of_the_image_method(toy):
     assert command(*words, "--images-per-class", 2, "--seed", 3, "--output", output) == 0
     made = image_folder.load_distilled(output)
     assert torch.equal(made.pixels, augment.as_bytes(augment.as_float(held.pixels)))
+
+
+def evaluation(clean, pgd, square, worst):
+    """An evaluation by protocol standard."""
+    found = {"clean": clean, "pgd100": pgd, "square": square, "autoattack": pgd - 1, "cw": square, "mim": pgd}
+    attacks = {name: {"accuracy": accuracy} for name, accuracy in found.items()}
+    return {"attacks": attacks, "images": 100, "epsilon": 1 / 255, "worst_case": worst}
+
+
+def test_the_numbers_of_a_row_are_their_formulas():
+    """Means over two seeds: 82 clean, and 42, 62, 41, 62, 42 under attack."""
+    seeds = [evaluation(80, 40, 60, 30), evaluation(84, 44, 64, 36)]
+    row = judging._accuracies(seeds, ["pgd100", "square", "autoattack", "cw", "mim"])
+    mean, least = (42 + 62 + 41 + 62 + 42) / 5, 41
+    assert row["RR"] == pytest.approx(100 * (1 - (82 - mean) / (82 - least)))
+    assert row["I-RR"] == pytest.approx(100 * (1 - (82 - mean) * (82 - least) / 82**2))
+    assert row["largest drop"] == pytest.approx(100 * (82 - least) / 82)
+    assert row["worst case"] == (33, pytest.approx(math.sqrt(18)))
+
+
+def test_a_set_is_scored_beside_random_images_seen_in_the_same_views():
+    def row(name, views, clean):
+        about = {"set": name, "views": views, "network": "convnet", "images per class": 2}
+        return {**about, "accuracies": {"clean": (clean, 0)}}
+
+    def scaled(alpha):
+        return 100 * (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
+
+    random = judging.RANDOM.format(2)
+    augmented, plain = row("set", judging.AS_SET, 60), row("set", judging.NONE, 50)
+    rows = [augmented, plain, row(random, judging.AS_SET, 45), row(random, judging.NONE, 41)]
+    for one, over_random, short_of_all in ((augmented, 15, 30), (plain, 9, 40)):
+        found = judging._scores(one, rows, {"convnet": 90}, hard=True)
+        assert (found["HLR"], found["IOR"]) == (short_of_all, over_random)
+        assert found["LRS"] == pytest.approx(scaled(0.5 * over_random / 100 - 0.5 * short_of_all / 100))
+        assert ("ARS" in found) == (one is augmented)
+    found = judging._scores(augmented, rows, {}, hard=True)
+    assert found["ARS"] == pytest.approx(scaled(0.5 * 15 / 100 + 0.5 * 9 / 100)) and "HLR" not in found

@@ -4,6 +4,7 @@ import pytest
 from conftest import command
 
 from guard.recipes import _print, recipe, relabel_batch_size, resolve
+from guard.registry import ATTACKS, PROTOCOLS
 from guard.settings import as_dict
 
 IMAGENET_FAMILY = {
@@ -137,6 +138,51 @@ def test_label_batches():
         100,
         100,
     ] and relabel_batch_size(128, 1) == 128
+
+
+MODERN = {
+    "relabel": {
+        "epochs": 600,
+        "batch_size": 50,
+        "augmentation": "resized-crop",
+        "crop_scale": 0.25,
+        "mix": "cutmix",
+        "mix_alpha": 1.0,
+    },
+    "train": {"temperature": 4.0, "squared_temperature": True, "learning_rate": 2e-3, "loss": "kl"},
+}
+OF_IMAGE_METHODS = {
+    "candidates": 300,  # RDED
+    "real_batch": 256,  # DC, and what follows
+    "image_rate": 0.1,
+}
+
+
+def test_the_modern_recipe_is_the_measured_one():
+    for stage, numbers in MODERN.items():
+        found = as_dict(resolve("cifar10", stage, {}, "modern"))
+        assert {name: found[name] for name in numbers} == numbers
+
+
+def test_the_other_image_methods_have_their_published_numbers():
+    found = as_dict(recipe("cifar10").recover)
+    assert {name: found[name] for name in OF_IMAGE_METHODS} == OF_IMAGE_METHODS
+
+
+def test_attacks_and_protocols_are_the_frozen_ones():
+    settings = {name: attack.settings for name, attack in ATTACKS.items()}
+    pgd = {"relative_step": 0.25, "random_start": True}
+    assert settings["pgd20"] == {**pgd, "steps": 20} and settings["pgd100"] == {**pgd, "steps": 100}
+    assert settings["mim"] == {"relative_step": 1.0, "steps": 20, "decay": 1.0}
+    assert settings["cw"] == {"c": 1e-4, "kappa": 0.0, "steps": 50, "learning_rate": 0.01}
+    assert settings["square"] == {"queries": 5000, "p_init": 0.8}
+    for suffix, steps in (("", 100), ("-10", 10)):
+        assert settings[f"apgd-ce{suffix}"] == {"steps": steps}
+        assert settings[f"apgd-dlr{suffix}"] == settings[f"fab{suffix}"] == {"steps": steps, "targets": 9}
+    assert ATTACKS["autoattack"].parts == ("apgd-ce", "apgd-dlr", "fab", "square")
+    assert ATTACKS["autoattack-paper"].parts == ("apgd-ce-10", "apgd-dlr-10", "fab-10", "square")
+    assert PROTOCOLS["paper"] == ("pgd100", "square", "autoattack-paper", "cw", "mim")
+    assert PROTOCOLS["standard"] == ("pgd100", "square", "autoattack", "cw", "mim")
 
 
 NEEDED = {
