@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from guard.bench import doctor, health
+from guard.bench import doctor, exactness, health
 from guard.registry import ATTACKS
 from tests import device_steps
 
@@ -74,7 +74,7 @@ def test_an_attack_finds_what_it_finds_on_the_cpu(name, device):
 @pytest.mark.parametrize("check", health.CHECKS, ids=lambda check: check.__name__)
 def test_the_doctor_finds_nothing(check, device, monkeypatch):
     if device == CPU:
-        monkeypatch.setattr(health, "NETWORKS", ("convnet-32",))
+        monkeypatch.setattr(exactness, "NETWORKS", ("convnet-32",))
         monkeypatch.setattr(health, "ATTACKS", ("pgd20",))
     rows = list(check(device))
     assert rows and not doctor.failed(rows)
