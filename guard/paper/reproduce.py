@@ -255,7 +255,7 @@ def _print(todo, count, own, options):
     else:
         told = f"no estimate of {len(times) - len(known)}; get the data first: python -m data.prepare --help"
     print(f"# {len(todo)} of {count} runs to do, {told}")
-    if options.keep_estimate:
+    if options.keep_estimate and times:
         _keep(times, minutes / len(options.seeds), own, options)
 
 
@@ -264,7 +264,7 @@ def _keep(times, minutes, own, options):
     from guard.run.devices import ready
     from guard.run.records import environment
 
-    if not times or None in times:
+    if None in times:
         raise UserError(
             "there is no estimate of all runs to keep; get the data first: python -m data.prepare --help"
         )

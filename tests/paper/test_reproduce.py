@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,6 +412,13 @@ def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
     data = ["main", "--dataset", "imagenet", "--root", tmp_path, "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
     assert "no estimate of all runs" in capsys.readouterr().err
+
+
+def test_where_nothing_is_left_to_do_there_is_no_estimate_to_keep_and_no_error(tmp_path, capsys):
+    shutil.copytree(ROOT / "results" / "recipe", tmp_path / "recipe")
+    words = ["digits", "--results", tmp_path, "--seeds", "0,1,2", "-n", "--keep-estimate"]
+    assert command("guard.paper.reproduce", *words) == 0
+    assert "# 0 of 12 runs to do" in capsys.readouterr().out and not (tmp_path / "estimates.json").exists()
 
 
 @pytest.mark.parametrize(("given", "jobs", "threads"), [("1", 1, 1), ("", 2, 3), ("none", 4, 1), ("0", 1, 6)])
