@@ -18,7 +18,7 @@ from recover import dc
 
 START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
-MOST = 100  # images of a timed recovery or labelling; more are multiplied
+MOST = 100  # images of a timed recovery, labelling or attack; more are multiplied
 # passes forward, and forward and backward, over each image that stands
 PASSES = {
     "fgsm": (0, 1),
@@ -169,13 +169,13 @@ def _condensation(recover, teacher_settings, dataset, classes, device):
 
 @functools.cache
 def _rest(relabel, student, count, dataset, model, size, stem, classes, device):
-    """Seconds for each of `count` images: an epoch of labels, one of the student, an attack's pass forward,
-    and one forward and back.
+    """Seconds for an image: an epoch of labels and one of the student, of `count` images; an attack's pass
+    forward, and one forward and back, of as many as are timed at most, since attacks take many at a time.
     """
     shape, layout = (dataset, model, size, stem, classes, device), {"channels_last": relabel.channels_last}
     teacher = units.network(*shape, **layout, compile=relabel.compile).eval()
-    held = units.random_images(count, classes, size, device)
-    pixels, labels = held.pixels.float() / 255, held.labels.to(device)
+    held, seen = (units.random_images(each, classes, size, device) for each in (count, MOST))
+    pixels, labels = seen.pixels.float() / 255, seen.labels.to(device)
     attacked = prepared(units.network(*shape).eval(), pixels)
     found = units.seconds(
         {
@@ -187,4 +187,5 @@ def _rest(relabel, student, count, dataset, model, size, stem, classes, device):
         2,
         device,
     )
-    return [found[name] / len(held) for name in ("relabel", "student", "forward", "both")]
+    of_one = {"relabel": len(held), "student": len(held), "forward": len(seen), "both": len(seen)}
+    return [found[name] / images for name, images in of_one.items()]

@@ -330,9 +330,10 @@ def test_an_estimate_counts_a_teacher_once_and_every_image_of_every_epoch(monkey
     assert teachers == {("digits", "convnet-32", "1")}
     epochs, batches = 7, 1442 / 64
     assert first - second == pytest.approx(epochs * batches * pieces["steps"])
-    # the pieces were timed on 20 images: 2 of each class
+    # these pieces were timed on 20 images, 2 of each class
     distilled = 30 * pieces["recover"] + 40 * (pieces["relabel"] + pieces["student"])
-    attacked = 2 * 0.5 * 100 * pieces["both"] / 20  # two networks, 10 images of each class
+    # and the attack on 100, however few are distilled; it has two networks, 10 images of each class
+    attacked = 2 * 0.5 * 100 * pieces["both"] / 100
     starts = 4 * 4.0
     assert second == pytest.approx(starts + distilled + attacked)
 
