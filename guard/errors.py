@@ -41,7 +41,7 @@ WORKER = (
 
 
 def worker_ended(problem):
-    """Whether an exception says that a data loader's process was ended from outside. torch tells it in the
-    midst of anything, by a signal; who was just then reading what it sent sees the connection closed.
+    """Whether an exception is torch's that a data loader's process was ended, which a signal raises in the
+    midst of anything.
     """
     return "DataLoader worker (pid" in str(problem)

@@ -120,6 +120,23 @@ def _plain_beside(arm):
     return "/".join(["random" if arm in CURVATURE else first, "plain", *rest])
 
 
+def _titles(what):
+    return [what, "so it is"]
+
+
+def _cells(change):
+    """A Change and what it says, as cells of those titles; dashes where there is none."""
+    return [str(change), change.verdict] if change else [MISSING, MISSING]
+
+
+MEASURED = [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
+
+
+def _measured(under_attack, further, clean):
+    """The cells of three Changes, the second of which may be missing, below MEASURED."""
+    return [*_cells(under_attack), *_cells(further), *_cells(clean), str(under_attack.seeds)]
+
+
 # ---- the questions -------------------------------------------------------------------------------
 
 
@@ -140,12 +157,10 @@ def _does_it_help(groups):
             of_robust.append(under_attack)
             of_clean.append(clean)
             row = [_where(size), f"{group.arm} less {plain.arm}", _within(attack, [group])]
-            row += [*_cells(under_attack), *_cells(further), *_cells(clean)]
-            rows.append([*row, str(under_attack.seeds)])
+            rows.append([*row, *_measured(under_attack, further, clean)])
     if not rows:
         return []
-    header = ["where", "students", "attack"]
-    header += [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
+    header = ["where", "students", "attack", *MEASURED]
     answer = (
         "Against those of a plain teacher, students of a regularized or adversarially trained one are"
         f" {_count(of_robust, 'more robust', 'less robust')}. Their clean accuracy is"
@@ -169,13 +184,10 @@ def _by_which_recipe(groups):
             measured = (attack, _twice(attack, four), "clean")
             found = [_change_of_changes(four, what) if what else None for what in measured]
             if found[0] and found[2]:
-                row = [_where(size), by_modern, _within(attack, four)]
-                rows.append([*row, *(cell for change in found for cell in _cells(change))])
-                rows[-1].append(str(found[0].seeds))
+                rows.append([_where(size), by_modern, _within(attack, four), *_measured(*found)])
     if not rows:
         return []
-    header = ["where", "teacher", "attack"]
-    header += [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
+    header = ["where", "teacher", "attack", *MEASURED]
     answer = (
         "What the student of a regularized or adversarially trained teacher gains on that of a plain one by"
         " the paper's recipe, less what it gains by `modern`: each from four students of one seed.\n"
@@ -188,14 +200,11 @@ def _change_of_changes(four, what):
     """The Change from what a group gains on the one after it, the first pair's less the second's, over the
     seeds that all four have; None where there is none.
     """
-    students = [gathered.by_seed(group, what) for group in four]
-    shared = [seed for seed in students[0] if all(seed in student for student in students)]
-    of_seeds = [[student[seed] for student in students] for seed in shared]
+    of_seeds = gathered.at_common_seeds(four, what)
     if not of_seeds:
         return None
-    values = [one[0] - two[0] - (three[0] - four[0]) for one, two, three, four in of_seeds]
-    error = sqrt(sum(error**2 for _, error in of_seeds[0]))
-    return changed(average(values, error), len(values))
+    values = [one - two - (three - four) for (one, _), (two, _), (three, _), (four, _) in of_seeds]
+    return changed(average(values, gathered.error_of_sum(of_seeds[0])), len(values))
 
 
 def _images_or_labels(groups):
@@ -232,15 +241,6 @@ def _of_both(effects):
     """The Changes by the images and by the labels, from what Square.effects returns."""
     images, labels, seeds = effects
     return changed(images, seeds), changed(labels, seeds)
-
-
-def _titles(what):
-    return [what, "so it is"]
-
-
-def _cells(change):
-    """A Change and what it says, as cells of those titles; dashes where there is none."""
-    return [str(change), change.verdict] if change else [MISSING, MISSING]
 
 
 def _which_setting(groups):

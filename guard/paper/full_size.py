@@ -273,7 +273,7 @@ def _goals(groups):
                 GOALS[group.images_per_class],
                 str(len(group.runs)),
                 *reached,
-                _of_those_attacked(group, "student", "autoattack"),
+                _of_those_attacked(group, "autoattack"),
                 number(robust(group, EPSILONS["1/255"])),
                 f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}",
                 _trained(group),
@@ -293,8 +293,10 @@ def _goals(groups):
     return table([*header, "teacher: trained", "teacher: clean", "teacher: apgd-dlr"], rows, left=3)
 
 
-def _of_those_attacked(group, network, attack):
-    """A cell with an accuracy over the runs that met an attack, and how many they are where some did not."""
-    met = [record for record in group.records if gathered.accuracy(record, network, attack) is not None]
+def _of_those_attacked(group, attack):
+    """A cell with the student's accuracy over the runs that met an attack, and how many they are where some
+    did not.
+    """
+    met = [record for record in group.records if gathered.accuracy(record, "student", attack) is not None]
     some = f" ({len(met)} of {len(group.runs)} runs)" if 0 < len(met) < len(group.runs) else ""
-    return number(gathered.accuracies(met, network, attack)) + some
+    return number(gathered.accuracies(met, "student", attack)) + some

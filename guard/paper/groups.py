@@ -136,6 +136,21 @@ def by_seed(group, what):
     return found
 
 
+def at_common_seeds(groups, what):
+    """For each seed that all of the groups have, their students as of `by_seed`, in the groups' order."""
+    students = [by_seed(group, what) for group in groups]
+    return [
+        [student[seed] for student in students]
+        for seed in students[0]
+        if all(seed in student for student in students)
+    ]
+
+
+def error_of_sum(measured):
+    """The standard error of a sum or difference of independent accuracies. measured: as of `by_seed`."""
+    return sqrt(sum(error**2 for _, error in measured))
+
+
 def _on_the_curve(curve, epsilon):
     """(accuracy, its standard error) at an epsilon, or (None, None)."""
     if not curve or epsilon not in curve["epsilon"]:
@@ -162,12 +177,11 @@ def change(group, before, what):
 
     The uncertainty of a single pair is that of two independent accuracies.
     """
-    here, there = by_seed(group, what), by_seed(before, what)
-    pairs = [(found, there[seed]) for seed, found in here.items() if seed in there]
+    pairs = at_common_seeds([group, before], what)
     if not pairs:
         return None
-    values = [one[0] - other[0] for one, other in pairs]
-    return average(values, sqrt(sum(error**2 for _, error in pairs[0]))), len(values)
+    values = [one - other for (one, _), (other, _) in pairs]
+    return average(values, error_of_sum(pairs[0])), len(values)
 
 
 def robust_attack(groups):

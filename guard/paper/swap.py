@@ -6,7 +6,6 @@ main effects of the two.
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 from guard.paper import arms, not_run, plan, published, settings
 from guard.paper import groups as gathered
@@ -62,15 +61,12 @@ class Square:
         pairs = _pairs(self.plain, self.arm)
         if not all(pair in self.groups for pair in pairs):
             return None
-        students = [gathered.by_seed(self.groups[pair], what) for pair in pairs]
         of_images, of_labels, errors = [], [], []
-        for seed in students[0]:
-            if not all(seed in student for student in students):
-                continue
-            plain, labels, images, both = (student[seed][0] for student in students)
+        for students in gathered.at_common_seeds([self.groups[pair] for pair in pairs], what):
+            plain, labels, images, both = (accuracy for accuracy, _ in students)
             of_images.append((images - plain + both - labels) / 2)
             of_labels.append((labels - plain + both - images) / 2)
-            errors.append(sqrt(sum(student[seed][1] ** 2 for student in students)) / 2)
+            errors.append(gathered.error_of_sum(students) / 2)
         if not errors:
             return None
         return average(of_images, errors[0]), average(of_labels, errors[0]), len(errors)
