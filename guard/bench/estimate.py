@@ -19,6 +19,7 @@ from recover import dc
 START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
 MOST = 100  # images of a timed recovery, labelling or attack; more are multiplied
+CONDENSED = 2  # classes of a timed step of method dc
 # passes forward, and forward and backward, over each image that stands
 PASSES = {
     "fgsm": (0, 1),
@@ -138,8 +139,8 @@ def _count(source):
 @functools.cache
 def _teacher(settings, dataset, classes, device):
     """Seconds of a training step, on average."""
-    found = units.seconds({"steps": units.teacher_steps(settings, dataset, classes, device)}, 2, device)
-    return found["steps"] / settings.curvature_every
+    steps = units.teacher_steps(settings, dataset, classes, device)
+    return units.about({"steps": steps}, device)["steps"] / settings.curvature_every
 
 
 @functools.cache
@@ -149,22 +150,25 @@ def _recovery(recover, dataset, model, size, stem, classes, device):
     teacher = units.network(dataset, model, size, stem, classes, device, **layout).eval()
     run = units.recover_iterations(recover, teacher, classes, device)
     images_and_iterations = recover.images_per_class * classes * recover.iterations
-    return units.seconds({"recover": run}, 2, device)["recover"] / images_and_iterations
+    return units.about({"recover": run}, device)["recover"] / images_and_iterations
 
 
 @functools.cache
 def _condensation(recover, teacher_settings, dataset, classes, device):
-    """Seconds of method dc on one network, of which one step and one epoch are timed."""
-    given = teacher_settings, dataset, classes, device
+    """Seconds of method dc on one network, of which one step and one epoch are timed, of few classes: both
+    take as long as there are many.
+    """
+    few = min(classes, CONDENSED)
+    given = teacher_settings, dataset, few, device
     one, two = (
         units.network_of_condensation(dataclasses.replace(recover, matchings=count, network_epochs=1), *given)
         for count in (1, 2)
     )
-    found = units.seconds({"one step": one, "two steps and an epoch": two}, 2, device)
+    found = units.about({"one step": one, "two steps and an epoch": two}, device)
     step = found["one step"]
     epoch = max(0.0, found["two steps and an epoch"] - 2 * step)
     steps, epochs = dc.loops(recover)
-    return steps * step + (steps - 1) * epochs * epoch
+    return (steps * step + (steps - 1) * epochs * epoch) * classes / few
 
 
 @functools.cache
@@ -177,14 +181,13 @@ def _rest(relabel, student, count, dataset, model, size, stem, classes, device):
     held, seen = (units.random_images(each, classes, size, device) for each in (count, MOST))
     pixels, labels = seen.pixels.float() / 255, seen.labels.to(device)
     attacked = prepared(units.network(*shape).eval(), pixels)
-    found = units.seconds(
+    found = units.about(
         {
             "relabel": units.label_epoch(relabel, teacher, held),
             "student": units.student_epoch(student, relabel, teacher, stem, dataset, held, device),
             "forward": functools.partial(attacks.wrong, attacked, pixels, labels, len(labels)),
             "both": units.input_gradient(attacked, pixels, labels),
         },
-        2,
         device,
     )
     of_one = {"relabel": len(held), "student": len(held), "forward": len(seen), "both": len(seen)}

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import time
 
 import torch
 import torch.nn.functional as F
 
-from guard.bench.measure import alternating
+from guard.bench.measure import alternating, synchronize
 from guard.data import images
 from guard.distilled import soft_labels
 from guard.networks import models
@@ -165,6 +166,23 @@ def student_epoch(settings, label_settings, teacher_model, stem, dataset, held, 
 def seconds(steps, repeats, device):
     """{name: median seconds} of functions without arguments, alternating."""
     return {name: row["seconds"] for name, row in alternating(steps, repeats, device).items()}
+
+
+def about(steps, device, long=2.0):
+    """{name: seconds} of functions without arguments, good enough for an estimate: one whose first call, in
+    which it may be set up, takes over `long` seconds is called but once more, the others as by `seconds`.
+    """
+    slow = {name for name, step in steps.items() if _once(step, device) > long}
+    found = seconds({name: step for name, step in steps.items() if name not in slow}, 2, device)
+    return found | {name: _once(steps[name], device) for name in slow}
+
+
+def _once(step, device):
+    synchronize(device)
+    started = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def with_regularizer(settings, name):

@@ -154,30 +154,37 @@ GOALS = {
 }
 ARMS |= GOALS
 
-# The published methods of CIFAR-10 with all of it, METHOD/RECIPE. The student of DC's own recipe learns from
-# hard labels; DC's networks have instance norm.
+# The published methods of CIFAR-10 with all of it, METHOD/RECIPE
 _AS_PUBLISHED = "-i 2000 -z 300"
 _BY_THE_PAPER = "train --attacks pgd100,square,autoattack-paper,cw,mim"
 _ATTACKED = f"pretrain --epochs 20 {_BY_THE_PAPER}"
-_DC = "-I dc -m convnet-in -e convnet-in -i 1000 -z 300"
 METHODS = {
-    **{
-        f"{method}/{recipe}": Arm(teacher, f"{flags} {_AS_PUBLISHED} -R {recipe}".strip(), _ATTACKED)
-        for recipe in ("paper", "modern")
-        for method, teacher, flags in (
-            ("sre2l", "plain-20", ""),
-            ("guard", "guard-20", "-C"),
-            ("cda", "plain-20", "-A"),
-            ("cda+guard", "guard-20", "-A -C"),
-        )
-    },
-    **{
-        f"{method}/{recipe}": Arm(teacher, f"{_DC} {flags}-R {recipe}", _ATTACKED)
-        for recipe in ("dc", "modern")
-        for method, teacher, flags in (("dc", "plain-20", ""), ("dc+guard", "guard-20", "-C "))
-    },
+    f"{method}/{recipe}": Arm(teacher, f"{flags} {_AS_PUBLISHED} -R {recipe}".strip(), _ATTACKED)
+    for recipe in ("paper", "modern")
+    for method, teacher, flags in (
+        ("sre2l", "plain-20", ""),
+        ("guard", "guard-20", "-C"),
+        ("cda", "plain-20", "-A"),
+        ("cda+guard", "guard-20", "-A -C"),
+    )
 }
 ARMS |= METHODS
+
+
+def _condensed(networks, name=""):
+    """DC and DC with GUARD on a number of networks, which have instance norm. The student of DC's own recipe
+    learns from hard labels.
+    """
+    flags = f"-I dc -m convnet-in -e convnet-in -i {networks} -z 300"
+    return {
+        f"dc{name}{more}/{recipe}": Arm(teacher, f"{flags} {flag}-R {recipe}", _ATTACKED)
+        for recipe in ("dc", "modern")
+        for more, teacher, flag in (("", "plain-20", ""), ("+guard", "guard-20", "-C "))
+    }
+
+
+DC, DC_OF_100 = _condensed(1000), _condensed(100, "-100")  # 1,000 are published
+ARMS |= DC | DC_OF_100
 
 # Two of them by the paper's network, of whose teacher an epoch takes as long as seven of ConvNet-3's
 RESNET18 = {

@@ -10,6 +10,8 @@ from guard.paper.arms import (
     BEST,
     BY_RECIPE,
     CURVATURE,
+    DC,
+    DC_OF_100,
     FRONTIER,
     LABEL_BYTES,
     METHODS,
@@ -124,6 +126,8 @@ TABLES = {
     "goal-10": {"cifar10": ((10,), _goals("epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"))},
     "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
+    "methods-dc-1": {"cifar10": ((1,), tuple(DC))},
+    "methods-dc-10": {"cifar10": ((10,), tuple(DC_OF_100))},
     "methods-resnet18": {"cifar10": ((10,), tuple(RESNET18))},
     "recipes": {
         "cifar10": ((10,), tuple(one for arm in BY_RECIPE for one in (arm.removesuffix("/paper"), arm)))
@@ -154,6 +158,8 @@ OWN_TABLES = {
         "goal-10",
         "goal-50",
         "methods",
+        "methods-dc-1",
+        "methods-dc-10",
         "methods-resnet18",
         "curvature",
         "images-or-labels",

@@ -83,8 +83,8 @@ def _parser():
         " their own recipe. Of all of CIFAR-10: frontier: methods of images, teachers and views;"
         " recipes: some of them by the paper's recipe;"
         " student-settings, label-bytes, curvature: one of its arms with settings changed; images-or-labels:"
-        " as swap; methods, methods-resnet18: the published ones, by either network; goal-1, goal-10,"
-        " goal-50: as far as it goes",
+        " as swap; methods, methods-resnet18: the published ones, by either network; methods-dc-1,"
+        " methods-dc-10: DC, for so many images per class; goal-1, goal-10, goal-50: as far as it goes",
     )
     parser.add_argument(
         "--scale",

@@ -196,7 +196,7 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
         "cw": 55.0,
         "mim": 51.0,
     }
-    for arm in ("sre2l/paper", "cda+guard/modern", "dc/dc", "guard-resnet18/paper"):
+    for arm in ("sre2l/paper", "cda+guard/modern", "dc-100/dc", "guard-resnet18/paper"):
         add(results, whole(attacks), scale="full-cpu", arm=arm)
     for arm, change in (("random/plain", 90.0), ("random/guard", 8.0), ("curvature-h-6/guard", 7.0)):
         record = whole(attacks)
@@ -209,7 +209,7 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
     assert shown == ["random/plain", "random/guard", "curvature-batch/nfgsm+guard"]
     text = text_of(results)
     cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 52.00 ± 5.00 | 49.00 ± 5.00 | 55.00 ± 4.97 | 51.00 ± 5.00"
-    for row in ("sre2l | paper", "cda+guard | modern", "dc | dc", "guard-resnet18 | paper"):
+    for row in ("sre2l | paper", "cda+guard | modern", "dc-100 | dc", "guard-resnet18 | paper"):
         assert f"| {row} | 10 | 1 | {cells} |" in text
     student = "60.00 ± 4.90 | 50.00 ± 5.00 | -"
     assert f"| curvature-h-6/guard | 1 | {student} | 4 epochs, cosine | 7.00e+00 |" in text
@@ -316,12 +316,16 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     """DC with its own recipe is judged by hard labels; CDA, curvature and N-FGSM reach their stages."""
     words = {
         name: " ".join(commands.command_of(run, "full-cpu", root="data/raw", output="runs"))
-        for table in ("methods", "methods-resnet18", "curvature")
-        for run in plan.runs_of(table, "full-cpu", images_per_class=[10])
+        for table in ("methods", "methods-dc-1", "methods-dc-10", "methods-resnet18", "curvature")
+        for run in plan.runs_of(table, "full-cpu")
         for name in [run.arm]
     }
     assert " -I dc " in words["dc/dc"]
     assert words["dc/dc"].index("-R modern") < words["dc/dc"].index("-R dc")  # the later one counts
+    networks = {("dc/dc", 1): "1000", ("dc+guard/modern", 1): "1000", ("dc-100+guard/dc", 10): "100"}
+    for (arm, images), count in networks.items():
+        asked = {("run.sh", "-i"): count, ("run.sh", "-c"): str(images), ("run.sh", "-R"): arm.split("/")[1]}
+        assert asked.items() <= commands.meaning(words[arm].split()).items()
     assert " -A -C " in words["cda+guard/paper"] and "--epochs 20" in words["cda+guard/paper"]
     by_the_paper = commands.meaning(words["guard-resnet18/paper"].split())
     asked = {("run.sh", "-m"): "resnet18", ("run.sh", "-e"): "resnet18", ("run.sh", "-R"): "paper"}

@@ -316,7 +316,7 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
 
 def know_the_seconds(monkeypatch, pieces):
     """Has the estimate take these seconds of its pieces, instead of this machine's."""
-    monkeypatch.setattr(units, "seconds", lambda steps, *_: {name: pieces[name] for name in steps})
+    monkeypatch.setattr(units, "about", lambda steps, _: {name: pieces[name] for name in steps})
     for name in ("_teacher", "_recovery", "_condensation", "_rest"):
         monkeypatch.setattr(estimate, name, getattr(estimate, name).__wrapped__)
 
@@ -341,11 +341,11 @@ def test_an_estimate_counts_a_teacher_once_and_every_image_of_every_epoch(monkey
 def test_an_estimate_of_a_regularizer_at_some_steps_only_is_of_all_steps_alike(monkeypatch):
     timed = []
 
-    def seconds(steps, *_):
+    def about(steps, _):
         timed.extend(steps.values())
         return {name: 8.0 for name in steps}
 
-    monkeypatch.setattr(units, "seconds", seconds)
+    monkeypatch.setattr(units, "about", about)
     settings = Pretrain(model="convnet-32", image_size=16, batch_size=2, curvature=True, curvature_every=4)
     assert estimate._teacher.__wrapped__(settings, "digits", 10, torch.device("cpu")) == 8.0 / 4
     done = []
@@ -368,7 +368,21 @@ def test_an_estimate_of_dc_counts_steps_and_epochs_on_every_network(monkeypatch)
     words += " --attacks fgsm recover --matchings 3 --network-epochs 5"
     alone = {"relabel": 0.0, "student": 0.0, "forward": 0.0, "both": 0.0}
     know_the_seconds(monkeypatch, alone | {"one step": 2.0, "two steps and an epoch": 4.7})
-    assert estimate.seconds_of(words.split(), set()) == pytest.approx(4 * 4.0 + 30 * (3 * 2.0 + 2 * 5 * 0.7))
+    of_two_classes = 3 * 2.0 + 2 * 5 * 0.7
+    assert estimate.seconds_of(words.split(), set()) == pytest.approx(4 * 4.0 + 30 * of_two_classes * 10 / 2)
+
+
+def test_an_estimate_does_not_repeat_what_takes_long():
+    called = []
+
+    def step(name, seconds):
+        called.append(name)
+        time.sleep(seconds)
+
+    steps = {"long": lambda: step("long", 0.2), "short": lambda: step("short", 0.01)}
+    found = units.about(steps, torch.device("cpu"), long=0.1)
+    assert called.count("long") == 2 and called.count("short") > 2
+    assert 0.2 <= found["long"] and 0.01 <= found["short"] < found["long"]
 
 
 def test_an_estimate_times_each_stage_in_its_own_layout_and_attacks_as_they_are_done(monkeypatch):
@@ -392,12 +406,12 @@ def test_an_estimate_times_each_stage_in_its_own_layout_and_attacks_as_they_are_
     assert to_attack == student == (False, False)
 
 
-@pytest.mark.parametrize("table", ["methods", "methods-resnet18"])
+@pytest.mark.parametrize("table", ["methods", "methods-dc-1", "methods-dc-10", "methods-resnet18"])
 def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
     """The pieces are made at their true sizes, as they would be timed, and not run."""
-    monkeypatch.setattr(units, "seconds", lambda steps, *_: dict.fromkeys(steps, 1.0))
+    monkeypatch.setattr(units, "about", lambda steps, _: dict.fromkeys(steps, 1.0))
     size = estimate.Size(50_000, 10_000, 10)
-    for run in plan.runs_of(table, "full-cpu", images_per_class=[10]):
+    for run in plan.runs_of(table, "full-cpu"):
         words = commands.command_of(run, "full-cpu", root="data", output="runs")
         assert estimate.seconds_of(words, set(), size) > 0
 
