@@ -59,8 +59,7 @@ def line():
     batches = -(-IMAGENETTE.train // train.batch_size)
     labelled = relabel_batch_size(relabel.batch_size, IMAGES // IMAGENETTE.classes)
     epochs = relabel.epochs * -(-IMAGES // labelled)
-    passes = [estimate.PASSES[name] for name in PROTOCOLS["paper"]]
-    forward, both = (sum(column) for column in zip(*passes))
+    forward, both = estimate.passes(PROTOCOLS["paper"])
     attacked = 2 * estimate.STANDING * IMAGENETTE.val
     iterations = CHOSEN.recover.iterations
     kinds = {

@@ -20,7 +20,7 @@ START = 4.0  # seconds in which a stage's python starts and reads its data
 STANDING = 0.5  # share of the images that an attack still works on, on average
 MOST = 100  # images of a timed recovery, labelling or attack; more are multiplied
 CONDENSED = 2  # classes of a timed step of method dc
-# passes forward, and forward and backward, over each image that stands
+# passes forward, and forward and backward, over each image that stands; of a sequence those of its parts
 PASSES = {
     "fgsm": (0, 1),
     "pgd20": (0, 20),
@@ -35,8 +35,6 @@ PASSES = {
     "apgd-ce-10": (0, 10),
     "apgd-dlr-10": (0, 90),
     "fab-10": (0, 180),
-    "autoattack-paper": (0, 280),
-    "autoattack": (0, 2800),
 }
 UNKNOWN = PASSES["pgd100"]  # an attack that is not among them
 
@@ -116,9 +114,18 @@ def seconds_of(words, teachers, size=None):
     # the other methods take next to no time
     total += distilled * (relabel.epochs * of_labels + (train.epochs or relabel.epochs) * of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
-    passes = [PASSES.get(name, UNKNOWN) for name in robustness.names_of(evaluate)]
-    total += 2 * STANDING * attacked * sum(alone * forward + pair * both for alone, pair in passes)
+    alone, pairs = passes(robustness.names_of(evaluate))
+    total += 2 * STANDING * attacked * (alone * forward + pairs * both)
     return total
+
+
+def passes(names):
+    """(forward, forward and backward) over each image that stands, of all attacks of these names: a sequence
+    takes over what is known of its parts. Raises UserError for a name that is no attack.
+    """
+    rows = {name: attacks.ATTACKS[name] for name in robustness.check_names(names)}
+    parts = dict.fromkeys(part for name, row in rows.items() for part in row.parts or (name,))
+    return [sum(counts) for counts in zip(*(PASSES.get(part, UNKNOWN) for part in parts))]
 
 
 def _size_of(dataset, root):

@@ -372,6 +372,17 @@ def test_an_estimate_of_dc_counts_steps_and_epochs_on_every_network(monkeypatch)
     assert estimate.seconds_of(words.split(), set()) == pytest.approx(4 * 4.0 + 30 * of_two_classes * 10 / 2)
 
 
+def test_an_estimate_counts_the_parts_of_a_sequence_of_attacks_once(monkeypatch):
+    """AutoAttack is APGD, FAB and Square; where some of these are listed too, it does not run them again."""
+    pieces = {"recover": 0.0, "relabel": 0.0, "student": 0.0, "forward": 0.01, "both": 0.03}
+    know_the_seconds(monkeypatch, pieces)
+    words = "bash run.sh -d digits -x 1 -y 1 -c 2 -- train --attacks"
+    of_two_networks = 2 * 0.5 * 100 / 100  # of which half of the 100 images stand
+    expected = 4 * 4.0 + of_two_networks * (5000 * 0.01 + (100 + 900 + 1800) * 0.03)
+    for names in ("autoattack", "square,apgd-ce,apgd-dlr,autoattack"):
+        assert estimate.seconds_of([*words.split(), names], set()) == pytest.approx(expected)
+
+
 def test_an_estimate_does_not_repeat_what_takes_long():
     called = []
 
