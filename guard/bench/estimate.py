@@ -91,6 +91,7 @@ def seconds_of(words, teachers, size=None):
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START
     teacher = (train.dataset, shape.model, words[words.index("-y") + 1] if "-y" in words else "1")
+    attacked_networks = 1 if teacher in teachers else 2  # a teacher's evaluation serves all of its students
     if pretrain and teacher not in teachers:
         teachers.add(teacher)
         trained = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]
@@ -115,8 +116,7 @@ def seconds_of(words, teachers, size=None):
     total += distilled * (relabel.epochs * of_labels + (train.epochs or relabel.epochs) * of_student)
     attacked = min(counts["val"], classes * evaluate.images) if evaluate.images else counts["val"]
     alone, pairs = passes(robustness.names_of(evaluate))
-    total += 2 * STANDING * attacked * (alone * forward + pairs * both)
-    return total
+    return total + attacked_networks * STANDING * attacked * (alone * forward + pairs * both)
 
 
 def passes(names):
