@@ -25,7 +25,8 @@ def _arms_of(name, flag, *values):
     return {f"guard-{name}-{value}": Arm(f"guard-{name}-{value}", f"-C {flag} {value}") for value in values}
 
 
-ARMS = {
+# How the teacher is trained, behind SRe2L's images without and with CDA
+BY_TEACHER = {
     "sre2l": Arm("plain"),
     "guard": Arm("guard", "-C"),
     "guard-batch": Arm("guard-batch", "-C", "pretrain --curvature-statistics batch"),
@@ -41,6 +42,7 @@ ARMS = {
     "cda": Arm("plain", "-A"),
     "cda+guard": Arm("guard", "-A -C"),
 }
+ARMS = {**BY_TEACHER}  # all of them, by name
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
     **_arms_of("lambda", "-l", "1", "3", "10", "30", "100", "1000"),

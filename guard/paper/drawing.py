@@ -28,7 +28,7 @@ STYLES = {
     "cda": ("#74c476", "h"),
     "cda+guard": ("#006d2c", "*"),
 }
-# Of the frontier's arms, IMAGES/TEACHER or IMAGES/TEACHER/adversarial: the teacher's colour.
+# Of IMAGES/TEACHER, IMAGES/TEACHER/adversarial and IMAGES/TEACHER/paper: the teacher's colour.
 TEACHERS = {
     "plain": "black",
     "guard": "#d62728",
@@ -45,10 +45,11 @@ PANEL = 4.2  # inches
 def colour_of(arm):
     """The colour of an arm in all figures and pages; grey for one that has none. arm: a name, or None."""
     first, _, rest = (arm or "").partition("/")
-    teacher = rest.removesuffix("/adversarial")
+    teacher = rest.removesuffix("/adversarial").removesuffix("/paper")
     if teacher in TEACHERS:
         return TEACHERS[teacher]
-    return STYLES.get(first, OTHER)[0]  # of METHODS, what stands behind the method is the student's recipe
+    # of METHODS and RESNET18, what stands behind the method is the student's recipe
+    return STYLES.get(first.removesuffix("-resnet18"), OTHER)[0]
 
 
 # ---- numbers -------------------------------------------------------------------------------------

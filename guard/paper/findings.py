@@ -10,7 +10,18 @@ from math import sqrt
 
 from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
-from guard.paper.arms import BY_RECIPE, CURVATURE, FRONTIER, IMAGE_METHODS, VARIATIONS
+from guard.paper.arms import (
+    BY_RECIPE,
+    BY_TEACHER,
+    CURVATURE,
+    DC,
+    DC_OF_100,
+    FRONTIER,
+    IMAGE_METHODS,
+    METHODS,
+    RESNET18,
+    VARIATIONS,
+)
 from guard.paper.groups import PLAIN, ROBUST
 from guard.paper.markdown import MISSING, heading, scale_text, table
 from guard.report.statistics import average
@@ -20,13 +31,14 @@ Changes of the student's accuracy in percentage points: the mean over seeds of t
 students of the same seed, and its 95 % confidence interval (Student's t). A change is clear where its
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
-attacked images alone; it says nothing of other seeds, and so no verdict stands beside it. Two students of a
-pair may come from different devices, which the tables below name. The same attack within twice the epsilon
-has been met where students were also measured against epsilon.
+attacked images alone; it says nothing of other seeds, and so no verdict stands beside it, nor where few seeds
+differ by the very same. Two students of a pair may come from different devices, which the tables below name.
+The same attack within twice the epsilon has been met where students were also measured against epsilon.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 NORMAL_QUANTILE = 1.96
+ROUNDING = 1e-9  # points by which differences that are the same may differ
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class Change:
     def verdict(self):
         if self.seeds == 1:
             return "one run"
+        if not self.half_width:
+            return "no interval"
         if not self.clear:
             return "not clear"
         return "higher" if self.mean > 0 else "lower"
@@ -65,7 +79,8 @@ def changed(found, seeds):
     if seeds == 1:
         return Change(mean, NORMAL_QUANTILE * uncertainty, seeds)
     quantile = QUANTILES[min(seeds - 1, len(QUANTILES)) - 1]
-    return Change(mean, quantile * uncertainty / sqrt(seeds), seeds)
+    half_width = quantile * uncertainty / sqrt(seeds)
+    return Change(mean, half_width if half_width > ROUNDING else 0.0, seeds)
 
 
 def section(groups):
@@ -112,8 +127,12 @@ def _plain_beside(arm):
     """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
     method, the same recipe, and the same views of the student.
     """
-    if arm in (ROBUST, "guard-batch", "nfgsm"):
-        return PLAIN
+    if arm in {*METHODS, *RESNET18, *DC, *DC_OF_100}:
+        plain = arm.replace("+guard", "").replace(ROBUST, PLAIN)
+        return plain if plain != arm else None
+    if arm in BY_TEACHER:
+        plain = "cda" if arm.startswith("cda") else PLAIN
+        return plain if plain != arm else None
     first, teacher, *rest = arm.split("/") if arm in {*FRONTIER, *BY_RECIPE, *CURVATURE} else ("", "plain")
     if teacher == "plain" or first not in ("curvature-batch", *IMAGE_METHODS):
         return None  # of the settings of curvature there is a table of its own
@@ -174,8 +193,7 @@ def _by_which_recipe(groups):
     """What another teacher than a plain one gains by the paper's recipe, less what it gains by `modern`."""
     rows = []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
-        for arm in BY_RECIPE:
-            by_modern = arm.removesuffix("/paper")
+        for arm, by_modern in _by_both_recipes():
             compared = (arm, _plain_beside(arm), by_modern, _plain_beside(by_modern))
             four = [gathered.of_arm(here, each) for each in compared]
             if not all(four) or not all(map(gathered.as_planned, four)):
@@ -194,6 +212,13 @@ def _by_which_recipe(groups):
     )
     title = "Does what a teacher gains depend on the student's recipe?"
     return [heading(3, title), answer, *table(header, rows, left=9), ""]
+
+
+def _by_both_recipes():
+    """(arm by the paper's recipe, the same by `modern`) of each teacher but plain ones."""
+    pairs = [(arm, arm.removesuffix("/paper")) for arm in BY_RECIPE]
+    pairs += [(arm, arm.replace("/paper", "/modern")) for arm in (*METHODS, *RESNET18) if "/paper" in arm]
+    return [pair for pair in pairs if _plain_beside(pair[0])]
 
 
 def _change_of_changes(four, what):
@@ -253,14 +278,17 @@ def _which_setting(groups):
             found = gathered.change(group, robust, attack) if robust and group.arm in VARIATIONS else None
             if found:
                 under_attack = changed(*found)
-                (clear if under_attack.clear else rest).append((under_attack, group))
+                several = under_attack.seeds > 1  # a single pair says nothing of other seeds
+                (clear if under_attack.clear and several else rest).append((under_attack, group))
         for under_attack, group in sorted(clear, key=lambda pair: -abs(pair[0].mean)):
             setting = group.arm.removeprefix(f"{ROBUST}-")
             row = [_where(size), attack, setting, str(under_attack), under_attack.verdict]
             rows.append([*row, str(under_attack.seeds)])
-        if rest:
-            told = ", ".join(f"{group.arm.removeprefix(f'{ROBUST}-')} {change}" for change, group in rest)
-            unclear.append(f"- {_where(size)}, under {attack}, {rest[0][0].seeds} seeds: {told}")
+        for seeds in dict.fromkeys(change.seeds for change, _ in rest):
+            alike = [(change, group) for change, group in rest if change.seeds == seeds]
+            told = ", ".join(f"{group.arm.removeprefix(f'{ROBUST}-')} {change}" for change, group in alike)
+            counted = "a single seed" if seeds == 1 else f"{seeds} seeds"
+            unclear.append(f"- {_where(size)}, under {attack}, {counted}: {told}")
     if not rows and not unclear:
         return []
     header = ["where", "attack", "guard with", "under attack: this less guard", "so it is", "seeds"]

@@ -137,7 +137,7 @@ TABLES = {
 }
 # table -> its arm of a plain teacher: to its images go the labels of each other arm, and the other way round
 SWAPS = {"swap": "sre2l", "images-or-labels": "sre2l/plain"}
-# tables with a column of each of two epsilons, the second of which is that of a curve
+# tables with columns of two epsilons, one of which is that of a curve
 AT_TWO_EPSILONS = (
     "frontier",
     "recipes",
@@ -145,6 +145,9 @@ AT_TWO_EPSILONS = (
     "label-bytes",
     "curvature",
     "images-or-labels",
+    "goal-1",
+    "goal-10",
+    "goal-50",
 )
 # scale -> its own tables, which no other scale has
 OWN_TABLES = {

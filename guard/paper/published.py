@@ -19,6 +19,7 @@ OURS = {
     "dc": (),
     "dc+guard": (),
 }
+NETWORK = "resnet18"  # of the published students
 # the published column of that name comes from the shorter attack
 OUR_ATTACKS = {"autoattack": "autoattack-paper"}
 # percentage points by which an attack may look weaker than one that it contains: its random draws differ

@@ -78,7 +78,8 @@ def _beside(sizes, attacks, ours, judgements):
                     rows.append([str(size), arm, "ours", *_ours(group, attacks, accuracies)])
             for row in judged.of(judgements, method, size):
                 about = f"judged: {row.network}, {row.recipe}{judged.but(row.unlike_the_recipe)}"
-                comparable = {} if row.unlike_the_recipe else accuracies
+                alike = row.network == published.NETWORK and not row.unlike_the_recipe
+                comparable = accuracies if alike else {}
                 rows.append([str(size), method, about, *_judged(row, attacks, comparable)])
     return table(["images per class", "method", "", "runs", *attacks], rows, left=3)
 

@@ -71,6 +71,7 @@ OF_RUNS = {
     ),
 }
 SHORT = {"--root": "-r", "--output": "-o"}
+OF_A_PART = ("--dataset", "--images-per-class", "--arms", "--images", "--protocol")  # or of other attacks
 
 
 def _parser():
@@ -134,10 +135,14 @@ def _check(parser, options):
             f"overhead has no runs, so {', '.join(given)} would do nothing; it takes --scale, --device,"
             " --results and -n"
         )
-    if options.table == OVERHEAD and options.scale == "recipe":
+    if options.table == OVERHEAD and options.scale not in (None, "paper", "cpu"):
         parser.error("overhead is measured at --scale paper or cpu")
     if options.keep_estimate and not options.only_print:
         parser.error("--keep-estimate keeps the estimate that -n prints; add -n")
+    if options.keep_estimate and (of_a_part := [flag for flag in given if flag in OF_A_PART]):
+        parser.error(
+            f"--keep-estimate keeps the time of a table's runs as planned; leave {', '.join(of_a_part)} out"
+        )
 
 
 def main(argv):
@@ -256,7 +261,7 @@ def _print(todo, count, own, options):
         told = f"no estimate of {len(times) - len(known)}; get the data first: python -m data.prepare --help"
     print(f"# {len(todo)} of {count} runs to do, {told}")
     if options.keep_estimate and times:
-        _keep(times, minutes / len(options.seeds), own, options)
+        _keep(times, minutes / len(set(options.seeds)), own, options)
 
 
 def _keep(times, minutes, own, options):

@@ -45,22 +45,29 @@ class Runner:
         found = self.recorded.get(run.name)
         if found is None or not commands.same(found.command, words):
             return False
-        return not self.curve or self._asked() <= set(self._drawn(run, words))
+        return not self.curve or self._asked() <= set(self._drawn(run))
 
     def _asked(self):
         """The epsilons of the curve."""
-        return set(cli.numbers(cli.number(float))(self.curve))
+        return set(cli.numbers(cli.number(float))(self.curve)) if self.curve else set()
 
-    def _drawn(self, run, words):
-        """The epsilons of the curve that is recorded of the run, if it was done by this command."""
+    def _drawn(self, run):
+        """The epsilons of the curve that is recorded of the run."""
         found = self.recorded.get(run.name)
-        known = found is not None and found.curve and commands.same(found.command, words)
-        return found.curve["epsilon"] if known else []
+        return found.curve["epsilon"] if found is not None and found.curve else []
+
+    def _epsilons(self, run):
+        """Those of the run's curve, as typed: what is asked for, then what is recorded of it, whatever has
+        been changed of the run since, since its record takes the place of that.
+        """
+        recorded = [str(epsilon) for epsilon in self._drawn(run) if epsilon not in self._asked()]
+        return ",".join([*([self.curve] if self.curve else []), *recorded])
 
     def do(self, run, words):
         """Does one run and records it; returns None, or the line with which it failed."""
         log = self.output / "logs" / f"{run.name}.log"
-        todo = [words, *([self._curve_words(run, words)] if self.curve else [])]
+        epsilons = self._epsilons(run)
+        todo = [words, *([self._curve_words(run, words, epsilons)] if epsilons else [])]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a") as file:  # another call may be at the same run, and its lines are to stay
@@ -68,7 +75,7 @@ class Runner:
                 status = next((failed for failed in (self._call(each, file) for each in todo) if failed), 0)
             if status:
                 return f"{_complaint(log, begin)} (status {status}, {log})"
-            self._record(run, words)
+            self._record(run, words, with_curve=bool(epsilons))
         except UserError as problem:
             return f"error: {problem}"
         except OSError as problem:
@@ -98,15 +105,12 @@ class Runner:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
-    def _curve_words(self, run, words):
+    def _curve_words(self, run, words, epsilons):
         """The command that draws the student's accuracy against epsilon, on the images that run.sh
-        attacks, at the epsilons that are recorded as well. The accuracy that the experiment's own record has
-        at one of them is not found again.
+        attacks. The accuracy that the experiment's own record has at one of them is not found again.
         """
         folder = self.folder(run)
         images = commands.meaning(words).get(("train", "--images"))
-        recorded = [str(epsilon) for epsilon in self._drawn(run, words) if epsilon not in self._asked()]
-        epsilons = ",".join([self.curve, *recorded])
         command = [sys.executable, "-m", "train.evaluate", "--epsilon", epsilons]
         command += ["--checkpoint", str(folder / "student" / "checkpoint.pt")]
         command += ["--record", str(folder / "log.json")]
@@ -116,7 +120,7 @@ class Runner:
         command += ["--device", commands.last(words, "-u")] if "-u" in words else []
         return command
 
-    def _record(self, run, words):
+    def _record(self, run, words, with_curve):
         """Keeps what run.sh left of a run as its line in results/."""
         from guard.paper import records
         from guard.run import storage
@@ -124,7 +128,7 @@ class Runner:
         folder = self.folder(run)
         record = records.trimmed(storage.read_sealed(folder / "log.json", "record"))
         curve = None
-        if self.curve:
+        if with_curve:
             curve = records.trimmed_entry(storage.read_sealed(folder / "curve.json", "curve"))
         contents = records.contents_of(run, self.scale, commands.shown(words), record, curve)
         records.add(contents, self.results, self.table)

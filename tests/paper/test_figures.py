@@ -1,9 +1,10 @@
 """The figures of results/TABLES.md."""
 
 import pytest
-from recorded import add, empty, gathered, run, text_of
+from recorded import add, contents, empty, gathered, run, text_of
 
-from guard.paper import arms, drawing, figures, tables
+from guard.paper import arms, drawing, figures, records, tables
+from guard.report.page import recorded as page
 
 
 @pytest.fixture
@@ -94,7 +95,20 @@ def test_an_arm_has_one_colour_in_figures_and_pages():
     assert drawing.colour_of("guard") == drawing.colour_of("guard/modern") == drawing.STYLES["guard"][0]
     assert drawing.colour_of("rded/nfgsm+guard/adversarial") == drawing.TEACHERS["nfgsm+guard"]
     assert drawing.colour_of("sre2l/nfgsm") == drawing.TEACHERS["nfgsm"]
+    assert drawing.colour_of("random/guard/paper") == drawing.TEACHERS["guard"]
+    assert drawing.colour_of("guard-resnet18/paper") == drawing.STYLES["guard"][0]
     assert drawing.colour_of("random/plain") == drawing.TEACHERS["plain"]
     for arm in arms.FRONTIER:
         assert drawing.colour_of(arm) != drawing.OTHER[0], arm
     assert drawing.colour_of(None) == drawing.colour_of("goal") == drawing.OTHER[0]
+
+
+def test_the_page_of_results_knows_runs_of_other_settings_than_planned(results):
+    swap = {"images": "sre2l", "labels": "guard"}
+    for about in ({"arm": "guard"}, {"arm": "guard-jpg"}, swap):
+        add(results, run({"clean": 50.0, "pgd100": 20.0}), **about)
+    other = contents(run({"clean": 50.0}), scale="cpu", dataset="cifar10", size=10, arm="sre2l", seed=0)
+    records.add({**other, "command": other["command"] + " --batch-size 7"}, results, "main")
+    kinds = {row["arm"]: row["kind"] for row in page.rows(results)[0]}
+    swapped = "images sre2l, labels guard"
+    assert kinds == {"guard": "arm", "guard-jpg": "variation", swapped: "swapped", "sre2l": "otherwise"}

@@ -28,7 +28,7 @@ def test_the_interval_is_students(results):
     (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "guard less sre2l")
     assert row[:3] == ["pgd100 within 1/255", "+4.0 [+1.5, +6.5]", "higher"]
     # All three differ by the same, which tells nothing of how seeds differ.
-    assert row[3:] == ["-", "-", "-1.0 [-1.0, -1.0]", "not clear", "3"]
+    assert row[3:] == ["-", "-", "-1.0 [-1.0, -1.0]", "no interval", "3"]
     told = "clearly more robust in 1 of 1 comparison of several seeds and clearly less robust in none"
     assert told in found_in(results)
 
@@ -55,6 +55,18 @@ def test_a_single_run_is_shown_and_not_counted(results):
         ("sre2l/guard/paper", "sre2l/plain/paper"),
         ("sre2l/plain/paper", None),
         ("goal-epochs-600", None),
+        ("sre2l", None),
+        ("cda", None),
+        ("guard-loss", "sre2l"),
+        ("gr-30", "sre2l"),
+        ("adv-t", "sre2l"),
+        ("cda+guard", "cda"),
+        ("guard/paper", "sre2l/paper"),
+        ("cda+guard/modern", "cda/modern"),
+        ("cda/paper", None),
+        ("dc+guard/dc", "dc/dc"),
+        ("dc-100+guard/modern", "dc-100/modern"),
+        ("guard-resnet18/paper", "sre2l-resnet18/paper"),
     ],
 )
 def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothing_else(arm, plain):
@@ -141,10 +153,39 @@ def test_what_a_teacher_gains_by_one_recipe_less_what_it_gains_by_the_other(resu
     where = "cifar10, 10 images per class, all of CIFAR-10"
     (row,) = rows(found.split("###")[0], where, "sre2l/guard")
     assert row[:3] == ["pgd100 within 1/255", "+7.0 [+4.5, +9.5]", "higher"]
-    assert row[5:] == ["+5.0 [+5.0, +5.0]", "not clear", "3"]
+    assert row[5:] == ["+5.0 [+5.0, +5.0]", "no interval", "3"]
     record = run({"clean": 56.0, "pgd100": 20.0}, seed=3)  # of which there is but one of the four
     add(results, record, arm="sre2l/guard", seed=3, table="recipes", **size)
     assert rows(found_in(results).split("depend on")[1].split("###")[0], where, "sre2l/guard") == [row]
+
+
+def test_the_published_methods_are_compared_by_both_recipes_too(results):
+    size = {"scale": "full-cpu", "dataset": "cifar10", "size": 10, "table": "methods"}
+    for seed in range(2):
+        for arm, clean in {
+            "sre2l/paper": 25,
+            "guard/paper": 31,
+            "sre2l/modern": 55,
+            "guard/modern": 56,
+        }.items():
+            record = run({"clean": clean + seed * (arm == "guard/paper"), "pgd100": 20.0}, seed=seed)
+            add(results, record, arm=arm, seed=seed, **size)
+    found, where = found_in(results), "cifar10, 10 images per class, all of CIFAR-10"
+    (row,) = rows(found, where, "guard/paper less sre2l/paper")
+    assert row[5:] == ["+6.5 [+0.1, +12.9]", "higher", "2"]
+    (row,) = rows(found.split("depend on the student's recipe?")[1], where, "guard/modern")
+    assert row[5:] == ["+5.5 [-0.9, +11.9]", "not clear", "2"]
+
+
+def test_a_setting_of_a_single_seed_is_said_to_be_so(results):
+    for seed in range(3):
+        add(results, run({"clean": 50.0, "pgd100": 20.0}, seed=seed), seed=seed)
+        record = run({"clean": 50.0, "pgd100": 20.0 + 4 * seed}, seed=seed)
+        add(results, record, arm="guard-h-1", seed=seed)
+    add(results, run({"clean": 50.0, "pgd100": 60.0}, seed=0), arm="guard-jpg")  # however large
+    found = found_in(results).split("Which setting matters?")[1]
+    assert "under pgd100, 3 seeds: h-1 +4.0" in found and "under pgd100, a single seed: jpg +40.0" in found
+    assert "No setting changes it clearly." in found
 
 
 def test_settings_that_matter_stand_apart_from_those_that_do_not(results):

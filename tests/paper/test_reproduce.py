@@ -222,6 +222,8 @@ def test_the_recorded_runs_of_swap_and_variations_are_finished():
         (["main", "--jobs", "0"], "at least 1"),
         (["digits", "--scale", "paper"], "table digits has no runs at scale paper; it has at recipe"),
         (["overhead", "--scale", "recipe"], "at --scale paper or cpu"),
+        (["overhead", "--scale", "full-cpu"], "at --scale paper or cpu"),
+        (["digits", "-n", "--keep-estimate", "--arms", "guard"], "as planned; leave --arms out"),
         (["main", "--keep-estimate"], "add -n"),
     ],
 )
@@ -428,14 +430,14 @@ def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
 
 
 def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
-    words = ["digits", "--results", tmp_path, "--arms", "sre2l", "--seeds", "0,1", "-n"]
+    words = ["digits", "--results", tmp_path, "--seeds", "0,1,0", "-n"]
     assert command("guard.paper.reproduce", *words) == 0 and not list(tmp_path.iterdir())
     assert command("guard.paper.reproduce", *words, "--keep-estimate") == 0
     (entry,) = json.loads((tmp_path / "estimates.json").read_text())["estimates"].items()
     total = float(capsys.readouterr().out.splitlines()[-1].split()[-2])
     assert entry[0] == "recipe/digits" and entry[1]["device"]
     assert entry[1]["minutes"] == pytest.approx(total / 2, abs=1)  # of one of the two seeds
-    data = ["main", "--dataset", "imagenet", "--root", tmp_path, "--results", tmp_path, "-n"]
+    data = ["main", "--root", tmp_path, "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
     assert "no estimate of all runs" in capsys.readouterr().err
 
@@ -465,7 +467,7 @@ def a_run(seed=0):
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
     """Runs whose run.sh and curve are shell words, of which nothing is recorded."""
-    monkeypatch.setattr(runner.Runner, "_record", lambda self, run, words: None)
+    monkeypatch.setattr(runner.Runner, "_record", lambda self, run, words, with_curve: None)
     return runner.Runner("digits", "recipe", tmp_path / "results", tmp_path / "runs", 1)
 
 
@@ -496,12 +498,30 @@ def test_a_further_curve_keeps_the_epsilons_of_the_one_before(tmp_path):
     own = runner.Runner(
         "digits", "recipe", tmp_path, tmp_path, 1, curve="0,4/255", recorded={run.name: found}
     )
-    drawn = own._curve_words(run, words)
+    drawn = own._curve_words(run, words, own._epsilons(run))
     assert (
         commands.last(drawn, "--epsilon") == f"0,4/255,{2 / 255}" and commands.last(drawn, "--images") == "7"
     )
-    found.command += " -f"  # done by another command, its curve is of another student
-    assert commands.last(own._curve_words(run, words), "--epsilon") == "0,4/255"
+
+
+def test_a_run_that_is_done_otherwise_than_recorded_has_the_epsilons_of_the_recorded_curve(
+    driver, monkeypatch
+):
+    """Its record takes the place of that, and tables have columns of these epsilons."""
+    run, called, kept = a_run(), [], []
+    monkeypatch.setattr(runner.Runner, "_call", lambda self, words, file: called.append(words) or 0)
+    monkeypatch.setattr(
+        runner.Runner, "_record", lambda self, run, words, with_curve: kept.append(with_curve)
+    )
+    words = commands.command_of(run, "recipe", root="data", output="runs")
+    driver.recorded[run.name] = SimpleNamespace(
+        command=commands.shown(words) + " -- train --attacks pgd20", curve={"epsilon": [0.0, 2 / 255]}
+    )
+    assert not driver.finished(run, words) and driver.do(run, words) is None
+    assert called[0] == words and commands.last(called[1], "--epsilon") == f"0.0,{2 / 255}" and kept == [True]
+    driver.recorded.clear()
+    driver.do(run, words)
+    assert called[2:] == [words] and kept == [True, False]
 
 
 def test_seeds_and_sizes_that_are_given_twice_are_one_run():

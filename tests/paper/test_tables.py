@@ -80,10 +80,10 @@ def test_methods_that_are_published_only_have_no_row_of_ours():
     assert line == f"Not run yet at the published size: {told}"
 
 
-def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set", unlike=()):
+def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set", unlike=(), network="resnet18"):
     (results / "judged").mkdir(exist_ok=True)
     accuracies = {"clean": [50.0, 2.0], "pgd100": [20.0, None], "autoattack-paper": [7.0, 1.0]}
-    row = {"set": name, "images per class": 10, "network": "convnet-in", "views": views}
+    row = {"set": name, "images per class": 10, "network": network, "views": views}
     row |= {"accuracies": accuracies, "epsilon": epsilon, "images": 30}
     contents = {"dataset": "imagenette", "recipe": "mtt", "seeds": [0, 1, 2], "rows": [row]}
     contents["unlike the recipe"] = dict(unlike)
@@ -94,7 +94,7 @@ def test_a_judged_set_stands_beside_the_method_of_its_name(results):
     published_row = json.loads((RESULTS / "published.json").read_text())["tables"]["main"]["imagenette"]["10"]
     clean, robust = published_row["mtt"]["clean"], published_row["mtt"]["autoattack"]
     judgement(results)
-    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
+    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt")
     assert row[:3] == [
         "3",
         f"50.00 ± 2.00 ({50 - clean:+.2f})",
@@ -102,10 +102,13 @@ def test_a_judged_set_stands_beside_the_method_of_its_name(results):
     ]
     assert row[4] == f"7.00 ± 1.00 ({7 - robust:+.2f})" and row[3] == row[5] == "-"
     judgement(results, epsilon=2 / 255)  # other accuracies are then no counterparts
-    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
+    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt")
     assert row[1].endswith(")") and row[2] == "20.00"
     judgement(results, unlike={"epochs": 1, "clamp": True})  # nor are those of other students
-    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt but epochs 1, clamp True")
+    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt but epochs 1, clamp True")
+    assert row[1:3] == ["50.00 ± 2.00", "20.00"]
+    judgement(results, network="convnet-in")  # the published students are ResNet-18s
+    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
     assert row[1:3] == ["50.00 ± 2.00", "20.00"]
 
 

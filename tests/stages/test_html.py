@@ -304,6 +304,15 @@ def test_the_table_of_all_runs_says_within_which_epsilon_each_was_attacked(resul
         )
 
 
+def test_runs_of_other_settings_than_planned_stand_apart(results_page):
+    text = results_page([row("guard"), row("cda", kind="otherwise")]).read_text()
+    chart = next(
+        part for part in text.split("<figure>") if part.startswith("<figcaption>imagenette, published")
+    )
+    assert chart.count("mark disc") == chart.count("mark square") == 1
+    assert "<td>guard</td>" in text and "<td>cda, with other settings than planned</td>" in text
+
+
 def test_what_was_found_stands_first(results_page):
     text = results_page([row("guard")], ["## What was found\n", "GUARD <helps>.\n"]).read_text()
     assert text.index("<h2>What was found</h2><p>GUARD &lt;helps&gt;.</p>") < text.index(

@@ -22,9 +22,19 @@ from guard.report.page.recorded import scale_text
 from guard.report.statistics import average, standard_error
 
 # legend of the kinds of rows that share a colour, grey
-TOGETHER = {"variation": "guard with one setting changed", "swapped": "images and labels of two teachers"}
+TOGETHER = {
+    "variation": "guard with one setting changed",
+    "swapped": "images and labels of two teachers",
+    "otherwise": "with other settings than planned",
+}
 NOT_OURS = "other published methods"
-MARKS = {"arm": "disc", "variation": "ring", "swapped": "triangle", "published": "diamond"}
+MARKS = {
+    "arm": "disc",
+    "variation": "ring",
+    "swapped": "triangle",
+    "otherwise": "square",
+    "published": "diamond",
+}
 GREY = "#8a8a8a"
 INK = "black"  # white on a dark page
 PUBLISHED_EPSILON = "1/255"

@@ -1,10 +1,11 @@
 """What guard.paper knows, as plain rows: the one place where the page of results asks it.
 
 A row is {'scale', 'dataset', 'images per class', 'arm', 'kind', 'colour', 'setting', 'runs'}. kind: 'arm'
-as planned, 'variation' with one setting changed, 'swapped' with the labels of another teacher. Each of
-its runs is {'seed', 'file', 'place', 'images', 'epsilon', 'student', 'teacher', 'gradient change',
-'curve'}. file: that of its record, relative to the folder of results; place: a text that names it;
-student, teacher: {attack: accuracy in percent}; curve: None, or of accuracy against epsilon.
+as planned, 'variation' with one setting changed, 'swapped' with the labels of another teacher, 'otherwise' by
+other settings than planned. Each of its runs is {'seed', 'file', 'place', 'images', 'epsilon', 'student',
+'teacher', 'gradient change', 'curve'}. file: that of its record, relative to the folder of results; place: a
+text that names it; student, teacher: {attack: accuracy in percent}; curve: None, or of accuracy against
+epsilon.
 """
 
 import os
@@ -15,24 +16,33 @@ def rows(results):
     """(rows of the recorded runs in the folder `results`, those that differ in their seeds alone in one
     row; what was found in them as lines of Markdown). Raises UserError for records that are none.
     """
-    from guard.paper import arms, drawing, findings, groups, records, settings
+    from guard.paper import drawing, findings, groups, records, settings
 
     found, gathered = [], groups.gather(records.read(results))
     for group in gathered:
-        kind = "swapped" if group.swapped else "variation" if group.arm in arms.VARIATIONS else "arm"
         found.append(
             {
                 "scale": group.scale,
                 "dataset": group.dataset,
                 "images per class": group.images_per_class,
                 "arm": group.arm,
-                "kind": kind,
+                "kind": _kind(group),
                 "colour": drawing.colour_of(group.arm),
                 "setting": settings.described(group.records[0]),
                 "runs": [_run(run, results) for run in group.runs],
             }
         )
     return found, findings.section(gathered)
+
+
+def _kind(group):
+    from guard.paper import arms, groups
+
+    if not groups.as_planned(group):
+        return "otherwise"
+    if group.swapped:
+        return "swapped"
+    return "variation" if group.arm in arms.VARIATIONS else "arm"
 
 
 def _run(run, results):

@@ -83,7 +83,7 @@ def _runs(rows):
         data_table="runs",
     )
     made = table(header, [_run_line(row) for row in rows], words=(0, 1, 2, 3, 7), sortable=True, name="runs")
-    settings = dict.fromkeys(row["setting"] for row in rows if row["kind"] == "arm")
+    settings = dict.fromkeys(row["setting"] for row in rows if row["kind"] in ("arm", "otherwise"))
     list_of_them = element("ul", *(element("li", setting) for setting in settings))
     return section(
         "All runs", field, made, note(UNCERTAIN), details("How these runs were made", list_of_them)
@@ -97,7 +97,7 @@ def _run_line(row):
     return [
         row["dataset"],
         scale_text(row["scale"]),
-        row["arm"],
+        row["arm"] + (", with other settings than planned" if row["kind"] == "otherwise" else ""),
         links,
         str(row["images per class"]),
         number(accuracy(row, "clean")),

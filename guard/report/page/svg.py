@@ -104,6 +104,7 @@ MARKS = {
     "disc": _disc,
     "ring": _disc,  # open, as page.css draws it
     "triangle": _polygon((0, -1.25), (1.15, 0.8), (-1.15, 0.8)),
+    "square": _polygon((-1, -1), (1, -1), (1, 1), (-1, 1)),
     "diamond": _polygon((0, -1.35), (1.35, 0), (0, 1.35), (-1.35, 0)),
     "felt": _disc,  # not seen: a place to hover over
 }
