@@ -144,7 +144,7 @@ for word in "$@"; do
         if [ -z "$stage" ]; then
             fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
         fi
-        if [[ $word =~ ^--(dataset|root|output|record|teacher|distilled)(=|$) ]]; then
+        if [[ $word =~ ^(-[dr]|--(dataset|root|output|record|teacher|distilled)(=|$)) ]]; then
             fail "run.sh gives $stage its ${word%%=*}; choose by -d, -r, -o, -x, -y, -Y"
         fi
         case "$stage $word" in # what run.sh has to know: where teachers lie, what to check before the work
@@ -208,6 +208,7 @@ for stage in pretrain recover relabel train; do
     declare -n command=$stage
     "$light" -m "${command[@]}" --check
 done
+"$light" -m train.needs "${relabel[@]:1}" -- "${train[@]:1}"
 
 launch=(-m)
 if [[ $device == *,* ]]; then

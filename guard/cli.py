@@ -197,6 +197,7 @@ def _add_setting(group, stage, row, dataset):
         group.add_argument(
             _flag(row),
             dest=row.name,
+            type=_some_of(*limits["names"]) if limits["names"] else str,
             choices=limits["choices"],
             metavar="NAME",
             help=text + _choices_text(limits["choices"]),
@@ -207,6 +208,18 @@ def _add_setting(group, stage, row, dataset):
         group.add_argument(
             _flag(row), dest=row.name, type=kind, metavar="N" if row.type is int else "X", help=text
         )
+
+
+def _some_of(what, known):
+    """A parser of names of `what` with commas between them, or of nothing, which leaves the text as it is."""
+
+    def parse(text):
+        for name in text.split(",") if text else ():
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"there is no {what} '{name}'; there are {', '.join(known)}")
+        return text
+
+    return parse
 
 
 def _choices_text(choices):

@@ -11,6 +11,7 @@ def setting(
     *,
     unit="",
     choices=None,
+    names=None,
     low=None,
     high=None,
     above=None,
@@ -22,16 +23,17 @@ def setting(
 ):
     """A field: its default, help text and unit, and what is allowed.
 
-    Allowed is a closed set (`choices`), or low <= value <= high, or above < value < below. With `several`,
-    numbers with commas between them make a tuple. of: the image method that reads it, or a
-    tuple of them; None where it counts for all. before: what artifacts count as made with that are older
-    than the field; where it is None they count as made with the field's default, and a family's row may have
-    another.
+    Allowed is a closed set (`choices`), or some names with commas between them (`names`: of what, and which
+    there are), or low <= value <= high, or above < value < below. With `several`, numbers with commas between
+    them make a tuple. of: the image method that reads it, or a tuple of them; None where it
+    counts for all. before: what artifacts count as made with that are older than the field; where it is None
+    they count as made with the field's default, and a family's row may have another.
     """
     metadata = {
         "text": text,
         "unit": unit,
         "choices": choices,
+        "names": names,
         "low": low,
         "high": high,
         "above": above,

@@ -10,6 +10,7 @@ from guard.distilled.soft_labels import check_classes, draw_epoch, label_recipe,
 from guard.errors import UserError
 from guard.networks import checkpoint, layout
 from guard.networks.checkpoint import Checkpoint
+from train import needs
 
 # ---- labels --------------------------------------------------------------------------------------
 # All kinds have the same: recipe, a LabelRecipe, whose batch size the student takes over;
@@ -28,12 +29,7 @@ class StoredLabels:
     def __init__(self, folder, distilled, teacher, epochs, reuse):
         self.store, self.distilled = LabelStore(folder), distilled
         self.recipe = self.store.open(distilled.fingerprint, distilled.classes, teacher.fingerprint)
-        if epochs and epochs > self.recipe.epochs and not reuse:
-            raise UserError(
-                f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
-                f" more with python -m relabel --epochs {epochs} in another folder, or go through them again"
-                " with --reuse-labels"
-            )
+        needs.check_epochs(epochs, self.recipe.epochs, reuse, folder)
 
     def prepare(self, teacher, distilled, device):
         """Nothing has to be made."""
@@ -125,31 +121,9 @@ def with_teacher(settings, *, dataset, root, teacher_path, distilled, labels, la
         chosen = OnlineLabels(wanted, held, seed)
     else:
         chosen = StoredLabels(labels, held, teacher, epochs, settings.reuse_labels)
-    _check_gradients(settings, chosen.recipe.input_gradients)
+    needs.check_gradients(settings, chosen.recipe.input_gradients)
     shape = Shape(**{row.name: getattr(teacher, row.name) for row in fields(Shape)})
     return Inputs(shape, teacher, held, chosen, source, epochs or chosen.recipe.epochs)
-
-
-# What of the teacher's input gradients is needed -> what labels may have of them.
-SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "values": ("values",)}
-
-
-def _check_gradients(settings, stored):
-    """Raises UserError where the labels lack what the student needs of the teacher's input gradients, or
-    the student cannot be differentiated twice.
-    """
-    if settings.compile and settings.gradient_weight:
-        raise UserError("--compile cannot differentiate twice, which --gradient-weight needs; leave one out")
-    needed, flag = "none", ""
-    if settings.adversarial_share and settings.views_against == "teacher":
-        needed, flag = "signs", "--views-against teacher"
-    if settings.gradient_weight:
-        needed, flag = "values", "--gradient-weight"
-    if stored not in SERVES[needed]:
-        raise UserError(
-            f"{flag} needs labels with the teacher's input gradients; make them with --input-gradients"
-            f" {needed} of python -m relabel"
-        )
 
 
 def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp, soft_labels):

@@ -144,6 +144,9 @@ GOLDEN = {
         "output": "runs/debug",
     },
     "-p -- train --epochs 5 --reuse-labels": {"train": "--epochs 5 --reuse-labels "},
+    "-p -- train --labels online --epochs 5 --gradient-weight 1 --input-gradients values": {
+        "train": "--labels online --epochs 5 --gradient-weight 1 --input-gradients values "
+    },
     "-y guard -Y plain -x swap": {
         "teacher": "guard",
         "labeller": "plain",
@@ -209,6 +212,12 @@ WRONG = {
     "-p -- pretrain --output elsewhere": "run.sh gives pretrain its --output",
     "-p -- relabel --teacher=other.pt": "run.sh gives relabel its --teacher",
     "-p -- train --record other.json": "run.sh gives train its --record",
+    "-p -- pretrain -d cifar100": "run.sh gives pretrain its -d",
+    "-p -- train -r/elsewhere": "run.sh gives train its -r/elsewhere",
+    "-p -- train --attacks pgd20,nosuch": "there is no attack 'nosuch'; there are fgsm, pgd20",
+    "-p -- relabel --epochs 5 train --epochs 60": "holds labels for 5 epochs, --epochs asks for 60",
+    "-p -- train --gradient-weight 1000": "--gradient-weight needs labels with the teacher's input gradients",
+    "-p -- train --adversarial-share 1 --views-against teacher": "make them with --input-gradients signs",
     "-p -- train --labels hard": "-R dc",
     "-p -- train --labels=hard": "-R dc",
     "-p -- train --epochs 3": "the same epochs",

@@ -1,0 +1,67 @@
+"""What a student needs of its soft labels; python -m train.needs is run.sh's check of it before any work."""
+
+import sys
+
+from guard import cli, ending
+from guard.errors import UserError
+
+# What of the teacher's input gradients is needed -> what labels may have of them.
+SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "values": ("values",)}
+
+
+def check_epochs(asked, labelled, reuse, where):
+    """Raises UserError where a student is to have more epochs than were labelled and may not go through them
+    again, by `reuse`. asked: epochs, or None for all. where: words for the labels.
+    """
+    if asked and asked > labelled and not reuse:
+        raise UserError(
+            f"{where} holds labels for {labelled} epochs, --epochs asks for {asked}; make more with python -m"
+            f" relabel --epochs {asked} in another folder, or go through them again with --reuse-labels"
+        )
+
+
+def check_gradients(settings, stored):
+    """Raises UserError where the labels lack what a student by `settings` (settings.Train) needs of the
+    teacher's input gradients, or the student cannot be differentiated twice. stored: 'none', 'signs' or
+    'values', what the labels have of them.
+    """
+    if settings.compile and settings.gradient_weight:
+        raise UserError("--compile cannot differentiate twice, which --gradient-weight needs; leave one out")
+    needed, flag = "none", ""
+    if settings.adversarial_share and settings.views_against == "teacher":
+        needed, flag = "signs", "--views-against teacher"
+    if settings.gradient_weight:
+        needed, flag = "values", "--gradient-weight"
+    if stored not in SERVES[needed]:
+        raise UserError(
+            f"{flag} needs labels with the teacher's input gradients; make them with --input-gradients"
+            f" {needed} of python -m relabel"
+        )
+
+
+def main(argv):
+    """argv: the flags of relabel, '--', the flags of train; both as run.sh gives them."""
+    place = argv.index("--")
+    given = {"relabel": argv[:place], "train": argv[place + 1 :]}
+    parsers = {
+        "relabel": cli.stage_parser("relabel", "", "relabel", argv=given["relabel"]),
+        "train": cli.stage_parser("train", "", "train", "evaluate", "relabel", argv=given["train"]),
+    }
+    for stage, parser in parsers.items():
+        parser.add_argument("--dataset", "-d")
+        parser.add_argument("--labels" if stage == "train" else "--output")
+    options = {stage: parser.parse_known_args(given[stage])[0] for stage, parser in parsers.items()}
+    folder = options["relabel"].output
+    if options["train"].labels != folder:
+        return  # they are made online, say
+
+    def work():
+        labels, student = (cli.resolve(options[stage], options[stage].dataset, stage) for stage in options)
+        check_epochs(options["train"].epochs, labels.epochs, student.reuse_labels, folder)
+        check_gradients(student, labels.input_gradients)
+
+    ending.run(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
