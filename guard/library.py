@@ -1,14 +1,12 @@
 """The project as a library: what `import guard` offers. Pixels are float32 in [0,1] everywhere."""
 
-from pathlib import Path
-
 import torch
 from torch.utils.data import Dataset
 
 from guard.attacks import check_inputs, robustness
 from guard.data import find, images
 from guard.data.augment import as_float
-from guard.distilled import image_folder, shared_set
+from guard.distilled import shared_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import batches_of, look
 from guard.errors import UserError
@@ -66,8 +64,7 @@ class _Pixels:
 
 def load_distilled(place):
     """A Distilled set from PLACE/CLASS/*.png, ours or distilled elsewhere, or from a file of guard.export."""
-    read = shared_set.load_images if Path(place).is_file() else image_folder.load_distilled
-    return Distilled(read(place))
+    return Distilled(shared_set.load(place))
 
 
 def unpack_labels(path, folder):

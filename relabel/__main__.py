@@ -7,7 +7,7 @@ from guard import cli, ending
 DESCRIPTION = """Makes soft labels for many views of distilled images.
 
 reads   TEACHER                 a checkpoint of stage pretrain
-        DISTILLED/CLASS/*.png   ours, or images distilled elsewhere
+        DISTILLED/CLASS/*.png   ours, or images distilled elsewhere; or a file of guard.export
 writes  OUTPUT/epoch_NNNN.npy   a row per image: its view, how it is mixed, the teacher's logits in fp16
         OUTPUT/manifest.json    fingerprints of teacher and images, settings, seed"""
 
@@ -18,7 +18,7 @@ def main(argv):
     cli.add_files(
         parser,
         teacher="checkpoint of the teacher",
-        distilled="folder of the distilled images",
+        distilled="folder of the distilled images, or a file of them",
         output="folder of the labels",
     )
     options = parser.parse_args(argv)

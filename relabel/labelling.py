@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from guard.distilled import image_folder
+from guard.distilled import shared_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, label_recipe, labelling_step, make_epoch
 from guard.errors import UserError
@@ -24,7 +24,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
         raise UserError(f"{output} is in the folder of the images, {distilled}; choose another --output")
     work = Stage("relabel", output, log=log, force=force)
     with work.entered(device_name) as device:
-        images = image_folder.load_distilled(distilled)
+        images = shared_set.load(distilled).in_order_of(teacher.classes)
         check_classes(teacher, images, distilled)
         model = teacher.build(device)  # what is wrong with it shows before --force clears what is there
         store = LabelStore(work.output)

@@ -8,8 +8,8 @@ from train import hard_labels
 
 DESCRIPTION = """Trains a student on distilled images and their labels, attacks it and its teacher, reports.
 
-reads   DISTILLED/CLASS/*.png   distilled images; with --labels hard also a file of tensors in a layout that
-                                docs/usage.md lists
+reads   DISTILLED/CLASS/*.png   distilled images; or a file of guard.export; with --labels hard also one of
+                                tensors in another layout that docs/usage.md lists
         LABELS                  a folder of stage relabel; 'online': labels made on the fly by TEACHER, with
                                 the settings of relabel; or 'hard': the images' own, in views by these
         TEACHER                 attacked beside the student; with --labels online the teacher of the labels;
@@ -99,7 +99,8 @@ def main(argv):
     def work():
         from train import experiment
 
-        cli.tell_unread(parser, options, "train", settings, "in training this student")
+        for stage, chosen in (("train", settings), ("relabel", label_settings)):
+            cli.tell_unread(parser, options, stage, chosen, "in training this student")
         where = cli.run_of(options)
         seed = where.pop("seed")
         experiment.run(

@@ -45,7 +45,12 @@ def main(argv):
     if options.weights and not options.model:
         parser.error("--weights needs --model, the architecture that they are of")
     if options.weights and not options.record and not Path(options.weights).is_file():
-        parser.error("weights by name have no folder for their record; name a file with --record")
+        parser.error(
+            f"there is no file {options.weights}; torchvision's weights, by name, have no folder for their"
+            " record: name one with --record"
+        )
+    if options.protocol and options.attacks:
+        parser.error("--attacks come in place of a --protocol; leave one out")
     if isinstance(options.epsilon, tuple) and (options.attacks or options.protocol):
         parser.error("several --epsilon make a curve, which is of PGD100; leave --attacks and --protocol out")
     of_weights = (options.model, options.image_size, options.stem, options.mean, options.std)

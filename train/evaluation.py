@@ -82,14 +82,7 @@ def evaluate_network(network, judgement, log, shared=False):
     settings, name = judgement.settings, f"evaluate {network.role}"
     names = robustness.check_names(judgement.attacks)
     source, held = judgement.images_for(network)
-    key = {
-        "fingerprint": network.fingerprint,
-        "dataset": judgement.dataset,
-        "data": source.fingerprint,
-        "epsilon": settings.epsilon,
-        "images per class": settings.images,
-        "seed": judgement.seed,
-    }
+    key = _key(network, judgement, source)
     # Not `entered`: the caller is in the group of processes already.
     work = Stage(name, Path(log).parent, log=log, force=judgement.force)
     work.device = judgement.device
@@ -123,6 +116,19 @@ def evaluate_network(network, judgement, log, shared=False):
         )
         work.finish(**{"key": key, **result, "complete": True})
     return result
+
+
+def _key(network, judgement, source):
+    """What decides an evaluation, the attacks aside. source: of the validation images."""
+    settings = judgement.settings
+    return {
+        "fingerprint": network.fingerprint,
+        "dataset": judgement.dataset,
+        "data": source.fingerprint,
+        "epsilon": settings.epsilon,
+        "images per class": settings.images,
+        "seed": judgement.seed,
+    }
 
 
 def curve_of(network, judgement, log):
@@ -195,6 +201,9 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
 
     distilled: the images, as Packed.
     """
+    if processes.rank() == 0:
+        records.forget(work.log, _of_other_teachers(records.read(work.log), teacher))
+    processes.barrier()
     if teacher:
         _evaluate_teacher(teacher, judgement, Path(teacher_path).parent / "log.json", work.log)
     found = evaluate_network(checkpoint.load(student_path), judgement, work.log)
@@ -204,25 +213,46 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     return found
 
 
+def _of_other_teachers(entries, teacher):
+    """Those of a record's entries that an earlier student of that place left, of a teacher that this one has
+    not. teacher: Checkpoint, or None.
+    """
+    if teacher is None:
+        return ("pretrain", "relabel", "evaluate teacher")
+    evaluated = entries.get("evaluate teacher", {}).get("key", {})
+    found = {"pretrain": entries.get("pretrain", {}), "evaluate teacher": evaluated}
+    return [name for name, entry in found.items() if entry.get("fingerprint") != teacher.fingerprint]
+
+
 def _evaluate_teacher(teacher, judgement, shared, own):
     """Evaluates a teacher into its own record, for all experiments that use it, and copies what that tells of
     it into the experiment's, so that this tells all; into the experiment's alone where the teacher's folder
-    cannot be written.
+    cannot be written. Where the experiment's tells all that is asked for it is left so: others may have
+    evaluated the teacher in another way since.
 
     shared, own: the two records. A teacher that came without its record has no 'pretrain'.
     """
+    told = processes.of_the_first(_is_told(teacher, judgement, own)) and not judgement.force
     writable = processes.of_the_first(os.access(shared.parent, os.W_OK))
-    if writable:
+    if writable and not told:
         evaluate_network(teacher, judgement, shared, shared=True)
     if processes.rank() == 0:
         found, has = records.read(shared), records.read(own)  # at once: others may evaluate it in another way
-        evaluated = has.get("evaluate teacher", {}).get("key", {}).get("fingerprint") == teacher.fingerprint
+        evaluated = "evaluate teacher" in has
         for entry in ("pretrain", "evaluate teacher"):
-            if entry in found and (writable or entry == "pretrain" or not evaluated):
+            if entry in found and (entry == "pretrain" or not told and (writable or not evaluated)):
                 records.update(own, entry, found[entry])
     if not writable:
         processes.barrier()
         evaluate_network(teacher, judgement, own)
+
+
+def _is_told(network, judgement, log):
+    """Whether a record has all that a judgement asks of a network."""
+    entry = records.read(log).get(f"evaluate {network.role}", {})
+    source, _ = judgement.images_for(network)
+    met = {*judgement.attacks} <= {*entry.get("attacks", {})}
+    return bool(entry.get("complete")) and met and entry.get("key") == _key(network, judgement, source)
 
 
 def checkpoint_of_weights(weights, model, dataset, root, image_size, stem, mean=None, std=None):

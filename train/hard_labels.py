@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from guard import cli
+from guard.settings import STEMS
 
 # What says something of a teacher's labels.
 OF_SOFT_LABELS = {
@@ -21,6 +22,11 @@ def add_flags(parser, when=""):
         help=f"{when}side of the images, pixels [the recipe's]",
     )
     parser.add_argument(
+        "--stem",
+        choices=STEMS,
+        help=f"{when}first layers of a ResNet; cifar for small images [the recipe's]",
+    )
+    parser.add_argument(
         "--clamp",
         action="store_true",
         help=f"{when}cut off what lies outside [0,1] in a file, instead of refusing it",
@@ -34,8 +40,7 @@ def add_flags(parser, when=""):
 
 def of_images(options):
     """What was given by these flags, by the names of train.inputs.without_teacher."""
-    given = {"image_size": options.image_size, "clamp": options.clamp}
-    return {**given, "soft_labels": options.soft_labels}
+    return {name: getattr(options, name) for name in ("image_size", "stem", "clamp", "soft_labels")}
 
 
 def as_settings(settings):

@@ -1,10 +1,11 @@
 """What a student is made of: distilled images, their labels, the data set that it is measured on."""
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from guard import recipes
 from guard.data import find, images, random_set
-from guard.distilled import image_folder, tensor_set
+from guard.distilled import image_folder, shared_set, tensor_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, draw_epoch, label_recipe, labelling_step, make_epoch
 from guard.errors import UserError
@@ -108,7 +109,7 @@ def with_teacher(settings, *, dataset, root, teacher_path, distilled, labels, la
     together, and for labels without the gradients that the settings need.
     """
     teacher = checkpoint.load(teacher_path, "teacher")
-    held = image_folder.load_distilled(distilled)
+    held = shared_set.load(distilled).in_order_of(teacher.classes)
     check_classes(teacher, held, distilled)
     source = find.find(dataset, root, "val")
     if list(source.classes) != list(teacher.classes):
@@ -126,17 +127,17 @@ def with_teacher(settings, *, dataset, root, teacher_path, distilled, labels, la
     return Inputs(shape, teacher, held, chosen, source, epochs or chosen.recipe.epochs)
 
 
-def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, clamp, soft_labels):
+def without_teacher(*, dataset, root, distilled, label_settings, seed, image_size, stem, clamp, soft_labels):
     """The Inputs of a student on labels without a teacher, of views by `label_settings` (settings.Relabel).
 
     distilled: class folders, or a file of tensors, or MTT's folder of one; or the number of images of each
     class that are drawn from the training images, by `seed`, in their places. image_size: side of the images
-    in pixels, or None for the recipe's. clamp, soft_labels: as of tensor_set.read; random images have hard
-    ones. Raises UserError for images that are not of the data set's classes or of that size, and for soft
-    labels of folders.
+    in pixels, and stem: first layers of a ResNet, or None for the recipe's. clamp, soft_labels: as of
+    tensor_set.read; random images have hard ones. Raises UserError for images that are not of the data set's
+    classes or of that size, for soft labels of folders, and for a folder that is two sets.
     """
     recipe = recipes.recipe(dataset)
-    pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size})
+    pretrain = recipes.resolve(dataset, "pretrain", {"image_size": image_size, "stem": stem})
     source = find.find(dataset, root, "val")
     mean, std = list(recipe.mean), list(recipe.std)
     shape = Shape(list(source.classes), pretrain.image_size, pretrain.stem, mean, std)
@@ -144,11 +145,16 @@ def without_teacher(*, dataset, root, distilled, label_settings, seed, image_siz
         training = images.load(find.find(dataset, root, "train"), shape.image_size)
         held = random_set.draw(training, distilled, shape.image_size, seed)
     elif file := tensor_set.file_of(distilled):
+        if file != Path(distilled) and all((Path(distilled) / name).is_dir() for name in source.classes):
+            raise UserError(
+                f"{distilled} has a folder for each class and {file.name}, two sets; name that file, or move"
+                " it away"
+            )
         asked = {"clamp": clamp, "soft_labels": soft_labels}
         held = tensor_set.read(file, source.classes, mean=mean, std=std, **asked)
     elif soft_labels:
         raise UserError(f"{distilled} is a folder, whose images have hard labels; leave --soft-labels out")
     else:
-        held = image_folder.load_distilled(distilled)
+        held = image_folder.load_distilled(distilled).in_order_of(source.classes)
     check_classes(shape, held, distilled, whose="the data set", remedy=", or name theirs with --image-size")
     return Inputs(shape, None, held, HardLabels(label_settings, held, seed), source, label_settings.epochs)

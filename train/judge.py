@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from guard import cli, ending, recipes
+from guard import cli, earlier, ending, recipes
 from guard.settings import as_dict
 from train import hard_labels
 
@@ -54,13 +54,17 @@ def _unlike_the_recipe(options, settings):
     for stage in ("relabel", "train"):
         own = recipes.resolve(options.dataset, stage, {}, options.recipe)
         own = as_dict(own if stage == "relabel" else hard_labels.as_settings(own))
-        given = {name: value for name, value in as_dict(settings[stage]).items() if value != own[name]}
+        read = earlier.read_by_stage(stage, as_dict(settings[stage]))
+        given = {name: value for name, value in read.items() if value != own[name]}
         found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
-    found |= {name: value for name, value in hard_labels.of_images(options).items() if value}
-    if found.get("image_size") == recipes.resolve(options.dataset, "pretrain", {}).image_size:
-        del found["image_size"]
-    if settings["evaluate"].images:
-        found["evaluated images per class"] = settings["evaluate"].images
+    of_images = hard_labels.of_images(options)
+    found |= {name: value for name, value in of_images.items() if value}
+    for name, before in (("image_size", {}), ("stem", {"image_size": of_images["image_size"]})):
+        own = getattr(recipes.resolve(options.dataset, "pretrain", before), name)
+        if found.get(name) == own:
+            del found[name]
+    if settings["evaluate"].images != recipes.resolve(options.dataset, "evaluate", {}).images:
+        found["evaluated images per class"] = settings["evaluate"].images or "all"
     return {name.replace("_", " "): value for name, value in found.items()}
 
 
@@ -78,6 +82,8 @@ def main(argv):
     if options.record:
         parser.error("--record: each student has a record of its own below --output")
     names = [name.strip() for name in options.networks.split(",")] if options.networks else [None]
+    if "" in names:
+        parser.error(f"--networks {options.networks} has an empty name; leave the comma out")
     if options.full and len(options.full) != len(names):
         parser.error(f"--full needs an accuracy for each network, {len(names)}, and has {len(options.full)}")
     if options.check:
@@ -91,7 +97,8 @@ def main(argv):
         from guard.run import processes
         from train import judging
 
-        cli.tell_unread(parser, options, "train", settings["train"], "in training these students")
+        for stage in ("train", "relabel"):
+            cli.tell_unread(parser, options, stage, settings[stage], "in training these students")
         networks = [name or settings["train"].model for name in names]
         request = judging.Request(
             paths=options.distilled,

@@ -43,7 +43,7 @@ def _whole(path, classes):
 def _in(folder, classes):
     """(the sets in a folder, {what else is there: why that is none})."""
     here, others = [], {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         found, reason = _set_at(path, classes)
         if reason is None:
             here.append(found)
@@ -87,4 +87,4 @@ def _name(path):
 
 
 def _why(others):
-    return "".join(f"; {name}: {reason}" for name, reason in others.items() if not name.startswith("."))
+    return "".join(f"; {name}: {reason}" for name, reason in others.items())

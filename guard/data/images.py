@@ -72,6 +72,17 @@ class Packed:
         kept = self.pixels[indices], self.labels[indices], self.classes
         return Packed(*kept, shares=shares, view=self.view)
 
+    def in_order_of(self, classes):
+        """The same images with their classes in another order, that of `classes`; themselves where these are
+        not the same names.
+        """
+        if tuple(classes) == tuple(self.classes) or sorted(classes) != sorted(self.classes):
+            return self
+        ours, theirs = list(self.classes), list(classes)
+        labels = torch.tensor([theirs.index(name) for name in ours])[self.labels]
+        shares = None if self.shares is None else self.shares[:, [ours.index(name) for name in theirs]]
+        return Packed(self.pixels, labels, tuple(classes), self.device, shares, self.view)
+
     def to(self, device):
         """The same images for work on `device`; the pixels go there where they fit."""
         pixels = _moved(self.pixels, device)

@@ -107,6 +107,11 @@ def _origin():
 # ---- reading -------------------------------------------------------------------------------------
 
 
+def load(place):
+    """The images of a folder, as of image_folder.load_distilled, or of a file, as of `load_images`."""
+    return load_images(place) if Path(place).is_file() else image_folder.load_distilled(place)
+
+
 def load_images(path):
     """The images of such a file, as Packed, in uint8: equal to those of the folder, as is the fingerprint.
 
@@ -172,6 +177,7 @@ def _are_images(contents):
     try:
         ((images, labels),) = contents["data"]
         numbers = [*contents["mean"], *contents["std"]]
+        three = len(contents["mean"]) == len(contents["std"]) == 3
         classes, prints = contents["classes"], contents["fingerprints"]
     except (KeyError, TypeError, ValueError):
         return False
@@ -182,7 +188,8 @@ def _are_images(contents):
         and images.ndim == 4
         and images.shape == (len(labels), 3, images.shape[2], images.shape[2])
         and labels.shape == (len(images),)
-        and [type(number) for number in numbers] == [float] * 6
+        and three
+        and all(type(number) is float for number in numbers)
         and isinstance(classes, list)
         and all(type(name) is str for name in classes)
         and isinstance(prints, dict)

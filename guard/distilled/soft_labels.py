@@ -42,10 +42,9 @@ def check_classes(network, images, place, *, whose="the teacher", remedy=""):
     size = images.pixels.shape[2]
     if list(images.classes) != list(network.classes):
         wrong = sorted(set(images.classes) ^ set(network.classes))[:5]
-        differing = ", ".join(wrong) or "another order"
+        differing = f"{', '.join(wrong)} differ" if wrong else "their order differs"
         raise UserError(
-            f"the classes of {place} are not those of {whose} ({differing} differ); use what"
-            " is of one data set"
+            f"the classes of {place} are not those of {whose} ({differing}); use what is of one data set"
         )
     if size != network.image_size:
         raise UserError(

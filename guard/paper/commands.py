@@ -26,7 +26,9 @@ def command_of(run, scale, *, root, output, device=None, protocol=None, images=N
     words += [*setting.flags.split(), *flags]
     words += ["-u", device] if device else []
     stages = [*setting.stages.split(), *stages]
-    stages += ["train", "--protocol", protocol] if protocol else []
+    if protocol:  # which attacks that are named would come in place of
+        none_named = ["--attacks", ""] if "--attacks" in stages else []
+        stages += ["train", *none_named, "--protocol", protocol]
     stages += ["train", "--images", str(images)] if images is not None else []
     return [*words, "--", *stages] if stages else words
 

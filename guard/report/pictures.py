@@ -5,7 +5,7 @@ import numpy
 from guard.data.augment import as_bytes
 from guard.report import plots
 from guard.report.statistics import standard_error
-from guard.report.text import common_attacks
+from guard.report.text import common_attacks, epsilon_text
 
 SHOWN_CLASSES, SHOWN_IMAGES = 20, 10  # rows and columns of images.png at most
 LETTER = 0.095  # inches that a letter of a title or a class's name takes
@@ -69,12 +69,12 @@ def bars(results, path):
         drawn = axes.bar(places, accuracies, width, yerr=errors, capsize=2, label=network)
         axes.bar_label(drawn, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(names)), names)
-    result = next(iter(results.values()))
-    axes.set(
-        ylim=(0, 109),
-        ylabel="accuracy, %",
-        title=f"Accuracy under attack, epsilon {result['epsilon'] * 255:.4g}/255",
-    )
+    told = {network: epsilon_text(result) for network, result in results.items()}
+    if len({*told.values()}) == 1:
+        within = next(iter(told.values()))
+    else:
+        within = ", ".join(f"{network} {epsilon}" for network, epsilon in told.items())
+    axes.set(ylim=(0, 109), ylabel="accuracy, %", title=f"Accuracy under attack, {within}")
     axes.legend(loc="upper right")
     plots.save(figure, path)
 

@@ -50,12 +50,25 @@ def _padded(cell, width):
 
 
 def how_evaluated(results):
-    """On what, with which epsilon and by which protocol the networks were attacked, as a sentence."""
-    first = next(iter(results.values()))
-    return (
-        f"Accuracy in percent ± the standard error that {first['images']} validation images leave, epsilon"
-        f" {first['epsilon'] * 255:.4g}/255, protocol {' and '.join(first['protocols'])}."
-    )
+    """On what, with which epsilon and by which protocol the networks were attacked, as a sentence; of each
+    network where they were not attacked alike.
+    """
+    told = {
+        network: (
+            f"{result['images']} validation images leave, {epsilon_text(result)}, protocol"
+            f" {' and '.join(result['protocols'])}"
+        )
+        for network, result in results.items()
+    }
+    first = "Accuracy in percent ± the standard error that "
+    if len({*told.values()}) == 1:
+        return f"{first}{next(iter(told.values()))}."
+    return first + "; ".join(f"{network}: {how}" for network, how in told.items()) + "."
+
+
+def epsilon_text(result):
+    """'epsilon 2/255', of an evaluation."""
+    return f"epsilon {result['epsilon'] * 255:.4g}/255"
 
 
 def metrics_text(name, result):

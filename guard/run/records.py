@@ -39,6 +39,12 @@ def update(log, stage, record):
     write_sealed({**read(log), stage: record}, log)
 
 
+def forget(log, stages):
+    """Removes the entries of some stages, which another network of that place left there."""
+    if {*stages} & {*(entries := read(log))}:
+        write_sealed({name: entry for name, entry in entries.items() if name not in stages}, log)
+
+
 def _commit(root):
     """The commit of the repository that `root` is, '-dirty' where anything else than the results, which runs
     themselves write, differs from it; None without git, or where root only lies in another's repository.

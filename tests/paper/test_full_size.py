@@ -322,6 +322,9 @@ def test_the_commands_of_the_published_methods_and_of_curvature():
     }
     assert " -I dc " in words["dc/dc"]
     assert words["dc/dc"].index("-R modern") < words["dc/dc"].index("-R dc")  # the later one counts
+    (run, *_) = plan.runs_of("methods", "full-cpu")
+    asked = commands.command_of(run, "full-cpu", root="data", output="runs", protocol="quick")
+    assert commands.meaning(asked)["train", "--attacks"] == "", "those that are named came in place of it"
     networks = {("dc/dc", 1): "1000", ("dc+guard/modern", 1): "1000", ("dc-100+guard/dc", 10): "100"}
     for (arm, images), count in networks.items():
         asked = {("run.sh", "-i"): count, ("run.sh", "-c"): str(images), ("run.sh", "-R"): arm.split("/")[1]}

@@ -7,7 +7,7 @@ import shutil
 import numpy
 import pytest
 import torch
-from conftest import ROOT, TOY, command
+from conftest import ROOT, TOY, command, toy_student
 from spoiling import Malicious, cut
 
 import guard
@@ -16,6 +16,7 @@ from guard.data import augment
 from guard.distilled import image_folder, shared_set, tensor_set
 from guard.distilled.label_store import LabelStore
 from guard.errors import UserError
+from guard.networks import checkpoint
 from guard.run import records, storage
 
 PLAIN = (str, int, float, bool, type(None))
@@ -93,6 +94,20 @@ def test_soft_labels_are_unpacked_bit_for_bit(flags, toy, run, tmp_path):
         assert len(replayed) == len(stored)
         for one, other in zip(replayed, stored):
             assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_the_student_learns_from_the_file_as_from_the_folder(toy, file, tmp_path):
+    """With the soft labels that were unpacked from it, and with its images labelled anew."""
+    guard.unpack_labels(file, tmp_path / "labels")
+    given = {"folder": (toy / "images", toy / "labels"), "file": (file, tmp_path / "labels")}
+    for name, (images, labels) in given.items():
+        words = ["--distilled", images, "--labels", labels, "--output", tmp_path / name]
+        assert command(*toy_student(toy, *words)) == 0
+    one, other = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in given)
+    assert one.fingerprint == other.fingerprint
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt", *TOY["relabel"]]
+    assert command("relabel", "--distilled", file, "--output", tmp_path / "anew", *teacher) == 0
+    assert (tmp_path / "anew/epoch_0000.npy").read_bytes() == (toy / "labels/epoch_0000.npy").read_bytes()
 
 
 def test_numpy_alone_reads_an_epoch(toy, file):
@@ -235,6 +250,7 @@ BAD_FILES = {
     "no pixels": (lambda path: changed(path, data=None), "do not match"),
     "numbers for images": (lambda path: changed(path, data=[[1, 2]]), "do not match"),
     "no mean": (lambda path: changed(path, mean=[0.5]), "do not match"),
+    "six numbers": (lambda path: changed(path, mean=[0.5] * 2, std=[0.5] * 4), "do not match"),
     "other classes": (lambda path: changed(path, classes=["cat", "cow"]), "do not match"),
     "too few classes": (lambda path: changed(path, classes=["cat"]), "do not match"),
     "no fingerprints": (lambda path: changed(path, fingerprints=None), "do not match"),

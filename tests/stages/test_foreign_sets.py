@@ -167,6 +167,7 @@ def made_of(dataset, distilled, root="data/raw", image_size=None, soft_labels=Fa
         label_settings=settings,
         seed=0,
         image_size=image_size,
+        stem=None,
         clamp=False,
         soft_labels=soft_labels,
     )
@@ -309,6 +310,7 @@ def test_what_is_bad_is_named_in_one_line(case, digits, tmp_path, monkeypatch, r
         (["--labels", "online"], "required: --teacher"),
         (["--labels", "online", "--teacher", "t.pt", "--clamp"], "--clamp goes with --labels hard"),
         (["--labels", "online", "--teacher", "t.pt", "--image-size", 32], "--image-size goes with"),
+        (["--labels", "online", "--teacher", "t.pt", "--stem", "cifar"], "--stem goes with"),
         (["--labels", "online", "--teacher", "t.pt", "--top-classes", 3], "--top-classes is of labels that"),
         (["--labels", "online", "--teacher", "t.pt", "--label-format", "int8"], "--label-format is of"),
         (["--labels", "online", "--teacher", "t.pt", "--dsa"], "--dsa shows what the teacher has not seen"),

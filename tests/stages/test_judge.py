@@ -9,7 +9,7 @@ import torch
 from conftest import command, write_folder
 
 import guard
-from guard import recipes
+from guard import cli, recipes
 from guard.attacks import metrics
 from guard.data import augment, find, images, random_set
 from guard.distilled import image_folder
@@ -17,7 +17,8 @@ from guard.method import schedules
 from guard.networks import checkpoint
 from guard.paper import judged
 from guard.settings import Train
-from train import judged_sets, judging, student
+from train import hard_labels, inputs, judged_sets, judging, student
+from train import judge as judge_flags
 
 FLAGS = ["--dataset", "digits", "--recipe", "dc", "--epochs", 2, "--images", 2, "--attacks", "fgsm"]
 
@@ -192,6 +193,7 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
         (["--attacks", "pgd21"], "pgd21"),
         (["--image-size", 32], "--image-size"),
         (["--seeds", 0], "--seeds"),
+        (["--networks", "convnet-in,"], "has an empty name"),
         (["--random", "--root", "nowhere", "--dataset", "cifar10"], "nowhere"),
     ],
 )
@@ -235,6 +237,45 @@ def test_flags_that_nothing_reads_are_told(sets, tmp_path, capsys):
     assert "--momentum: not read" not in capsys.readouterr().err
     assert judge(sets / "res_DC.pt", tmp_path / "paper", *words, "--recipe", "paper") == 0
     assert "--momentum: not read in training these students" in capsys.readouterr().err
+    words += ["--crop-scale", 0.5]  # of another augmentation than the recipe's
+    assert judge(sets / "res_DC.pt", tmp_path / "crops", *words) == 0
+    assert "--crop-scale: not read" in capsys.readouterr().err
+    contents = json.loads((tmp_path / "crops" / "judge.json").read_text())
+    assert "crop scale" not in contents["unlike the recipe"] and "momentum" in contents["unlike the recipe"]
+
+
+@pytest.mark.parametrize(("images", "told"), [(10, None), (2, 2), (0, "all")])
+def test_a_judgement_says_where_it_attacks_other_images_than_the_recipe(images, told):
+    """The digits' recipe has 10 of each class."""
+    options = judge_flags._parser([]).parse_args(
+        ["--dataset", "digits", "--distilled", "x", "--output", "out", "--images", str(images)]
+    )
+    settings = {name: cli.resolve(options, "digits", name) for name in ("train", "relabel", "evaluate")}
+    settings["train"] = hard_labels.as_settings(settings["train"])
+    assert judge_flags._unlike_the_recipe(options, settings).get("evaluated images per class") == told
+
+
+def test_a_folder_that_is_two_sets_is_refused_and_hidden_files_are_none(sets, tmp_path, refused, capsys):
+    shutil.copytree(sets / "ours", tmp_path / "both")
+    for name in ("images_best.pt", "labels_best.pt"):
+        shutil.copy(sets / name, tmp_path / "both")
+    words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled", tmp_path / "both"]
+    assert "two sets; name that file" in refused(*words)
+    (tmp_path / "one").mkdir()
+    shutil.copy(sets / "res_DC.pt", tmp_path / "one")
+    (tmp_path / "one" / ".DS_Store").write_text("")
+    capsys.readouterr()
+    assert list(judged_sets.find([tmp_path / "one"], [str(label) for label in range(10)])) == ["res_DC"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_judged_resnet_of_small_images_may_keep_their_pixels(sets, tmp_path):
+    """By its stem; with an image size alone the recipe of an unknown data set is that of large ones."""
+    shapes = {"label_settings": recipes.resolve("digits", "relabel", {}, "dc"), "seed": 0, "clamp": False}
+    shapes |= {"dataset": "digits", "root": "data/raw", "distilled": 1, "soft_labels": False}
+    for stem in ("cifar", "standard"):
+        found = inputs.without_teacher(**shapes, image_size=None, stem=stem)
+        assert found.shape.stem == stem
 
 
 # ---- recipes and scores --------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from PIL import Image
 import guard
 from guard import recipes, registry
 from guard.data import pixel_cache
+from guard.data.images import Packed
+from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import checkpoint, models
 from guard.networks.training import Training
@@ -442,6 +444,84 @@ def test_a_teacher_in_a_folder_that_cannot_be_written_is_evaluated_in_the_experi
         entries = records.read(tmp_path / "log.json")
         assert entries["evaluate teacher"]["complete"] and "pretrain" in entries
         assert (tmp_path / "teacher/log.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--weights", "nowhere.pt", "--model", "convnet-32"], "there is no file nowhere.pt"),
+        (["--checkpoint", "x.pt", "--protocol", "standard", "--attacks", "fgsm"], "leave one out"),
+    ],
+)
+def test_flags_of_an_evaluation_that_do_not_go_together(flags, told, refused):
+    assert told in refused("train.evaluate", "--dataset", "digits", *flags)
+
+
+def test_networks_that_were_not_attacked_alike_are_described_apart(tmp_path):
+    from guard.report import pictures, text
+
+    def attacked(images, epsilon):
+        found = {"clean": {"accuracy": 90.0}, "pgd20": {"accuracy": 50.0}}
+        return {"images": images, "epsilon": epsilon, "protocols": ["quick"], "attacks": found}
+
+    alike = {"teacher": attacked(10, 1 / 255), "student": attacked(10, 1 / 255)}
+    how = "10 validation images leave, epsilon 1/255, protocol quick"
+    assert text.how_evaluated(alike) == f"Accuracy in percent ± the standard error that {how}."
+    other = {**alike, "student": attacked(20, 12 / 255)}
+    assert f"that teacher: {how}; student: 20 valid" in text.how_evaluated(other)
+    titles = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures.plots, "save", lambda figure, path: titles.append(figure.axes[0].get_title()))
+        for results in (alike, other):
+            pictures.bars(results, tmp_path / "bars.png")
+    assert titles[0] == "Accuracy under attack, epsilon 1/255"
+    assert titles[1] == "Accuracy under attack, teacher epsilon 1/255, student epsilon 12/255"
+
+
+def test_images_distilled_elsewhere_take_the_order_of_the_teachers_classes(tmp_path):
+    """Class folders are found by the alphabet; a data set of one's own may have another order."""
+    write_folder(tmp_path, classes=("cat", "dog", "eel"), count=1, splits=["distilled"])
+    held = image_folder.load_distilled(tmp_path / "toy" / "distilled")
+    turned = held.in_order_of(["eel", "cat", "dog"])
+    names = [turned.classes[label] for label in turned.labels]
+    assert names == ["cat", "dog", "eel"] and tuple(turned.classes) == ("eel", "cat", "dog")
+    assert torch.equal(turned.pixels, held.pixels)
+    assert held.in_order_of(held.classes) is held and held.in_order_of(["cat", "dog"]) is held
+    shares = torch.tensor([[0.7, 0.2, 0.1]] * 3)
+    mixed = Packed(held.pixels, held.labels, held.classes, shares=shares).in_order_of(["eel", "cat", "dog"])
+    assert torch.equal(mixed.shares, torch.tensor([[0.1, 0.7, 0.2]] * 3))
+
+
+def test_a_finished_experiment_does_not_attack_its_teacher_again_whatever_others_did_with_it(toy, tmp_path):
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    words = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output"]
+    for seed in (0, 1):
+        assert command(*toy_student(toy, *words, tmp_path / f"student-{seed}", "--seed", seed)) == 0
+    before = [(path, path.read_bytes()) for path in tmp_path.glob("*/log.json")]
+    assert len(before) == 3
+    assert command(*toy_student(toy, *words, tmp_path / "student-0", "--seed", 0)) == 0
+    assert all(path.read_bytes() == held for path, held in before)
+
+
+def test_a_record_tells_nothing_of_a_teacher_that_its_student_did_not_have(toy, tmp_path, capsys):
+    """Of an earlier student of the same place; a new teacher comes without its record, or there is none."""
+    output = tmp_path / "student"
+    assert command(*toy_student(toy, "--output", output)) == 0
+    words = ["pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path / "other", "--seed", 1]
+    assert command(*words, *TOY["pretrain"]) == 0
+    (tmp_path / "other" / "log.json").unlink()
+    other = tmp_path / "other" / "checkpoint.pt"
+    again = ["--teacher", other, "--labels", "online", "--epochs", 2, "--output", output, "--force"]
+    assert command(*toy_student(toy, *again)) == 0
+    entries = records.read(output / "log.json")
+    teacher = entries["train"]["settings"]["teacher"]
+    assert entries["evaluate teacher"]["key"]["fingerprint"] == teacher and "pretrain" not in entries
+    words = ["--dataset", "toy", "--root", toy, "--distilled", toy / "images", "--image-size", 16]
+    words += ["--labels", "hard", "--epochs", 2, "--images", 1, "--output", output, "--force"]
+    capsys.readouterr()
+    assert command("train", *words, *TOY["train"]) == 0
+    assert not {"pretrain", "relabel", "evaluate teacher"} & {*records.read(output / "log.json")}
+    assert "| teacher" not in capsys.readouterr().out
 
 
 def test_weights_at_a_data_sets_own_size_are_evaluated_with_the_stem_that_pretrain_gives_them(tmp_path):
