@@ -33,13 +33,14 @@ batches of 128, so all of 10 images per class in a step, 400 epochs, crops after
 30. `modern` has batches of 50, 600 epochs, crops of at least a quarter, CutMix, temperature 4.
 """
 OF_STUDENT_SETTINGS = """\
-The first row's arm with one setting of labels or student changed.
+The first row's arm with one setting of labels or student changed. "Less the first": mean differences to its
+runs of the same seeds, which are as many as "pairs" says; none where other things were set otherwise, too.
 """
 OF_LABEL_BYTES = """\
 The same arm from labels in fewer bytes: int8, the largest logits alone, fewer epochs that are gone through
 again. The rows "hard" are of as many real images per class, with hard labels, as fit in the bytes of images
 and labels of the first row and of int8, and of a student of plain views, not of adversarial ones. An image
-counts as its 3,072 values of one byte.
+counts as its 3,072 values of one byte. "Less the first": as in the table before.
 """
 OF_GOALS = """\
 As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The goals are this project's
@@ -223,17 +224,38 @@ def _student_settings(groups):
     rows = []
     for group in groups:
         changed = "; ".join(settings.differences([best.records[0], group.records[0]])) or MISSING
-        rows.append([group.arm, changed, str(len(group.runs)), *_student(group)])
-    return table(_columns(before=("arm", "changed (first row, this)")), rows, left=2)
+        rows.append([group.arm, changed, str(len(group.runs)), *_student(group), *_less(group, best)])
+    return table(_columns(before=("arm", "changed (first row, this)"), after=LESS), rows, left=2)
+
+
+LESS = ("less the first: clean", *(f"PGD {name}" for name in EPSILONS), "pairs")
+
+
+def _less(group, first):
+    """Cells below LESS, where all is as planned: the means alone mislead where groups have other seeds."""
+    found = [gathered.change(group, first, _measured(group, first, at)) for at in (0, *EPSILONS.values())]
+    if group is first or not any(found) or not all(map(gathered.as_planned, (group, first))):
+        return [MISSING] * len(LESS)
+    cells = [number(each[0], "+.2f") if each else MISSING for each in found]
+    return [*cells, str(next(each[1] for each in found if each))]
+
+
+def _measured(group, first, epsilon):
+    """How groups.by_seed calls the accuracy of both groups within an epsilon."""
+    if not epsilon:
+        return "clean"
+    evaluated = [record["evaluate student"].get("epsilon") for record in (*group.records, *first.records)]
+    return "pgd100" if all(isclose(found or 0, epsilon) for found in evaluated) else epsilon
 
 
 def _label_bytes(groups):
-    rows = []
+    rows, first = [], gathered.of_arm(groups, arms.BEST) or groups[0]
     for group in groups:
         labels, images = label_bytes(group.records[0]), image_bytes(group.records[0])
         sizes = [_bytes(labels), _bytes(images), _bytes(labels + images)]
-        rows.append([group.arm, *sizes, str(len(group.runs)), *_student(group), _trained(group)])
-    columns = _columns(before=("arm", "labels", "images", "both"), after=("teacher: trained",))
+        row = [group.arm, *sizes, str(len(group.runs)), *_student(group)]
+        rows.append([*row, *_less(group, first), _trained(group)])
+    columns = _columns(before=("arm", "labels", "images", "both"), after=(*LESS, "teacher: trained"))
     return table(columns, rows, left=1)
 
 

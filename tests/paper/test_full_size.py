@@ -369,3 +369,17 @@ def test_a_swap_at_full_size_has_its_own_plain_arm_and_a_second_epsilon(results)
     assert f"| images from {of_nfgsm} | labels from {of_nfgsm} |" in text
     (row,) = [line for line in text.splitlines() if line.startswith(f"| {of_nfgsm} |")]
     assert row.split(" | ")[4:7] == ["58.00 ± 1.56 [1]", "53.00 ± 1.58 [1]", "44.00 ± 1.57 [1]"]
+
+
+def test_settings_of_the_student_are_compared_at_the_seeds_that_both_have(results):
+    """The first arm has seeds 0 and 1, of 60 and 50 clean; the changed one seed 0 alone, of 58."""
+    curve = {"attack": "pgd100", "epsilon": [0.0, 2 / 255], "images": 100}
+    for arm, seed, clean in ((arms.BEST, 0, 60.0), (arms.BEST, 1, 50.0), ("student-zeta-2", 0, 58.0)):
+        of_curve = {**curve, "accuracy": [clean, clean - 20]}
+        record = whole({"clean": clean, "pgd100": clean - 10})
+        add(results, record, scale="full-cpu", arm=arm, seed=seed, curve=of_curve)
+    (row,) = [line for line in text_of(results).splitlines() if line.startswith("| student-zeta-2 |")]
+    changes = [cell.strip() for cell in row.split("|")][-5:-1]
+    assert [cell.split(" ± ")[0] for cell in changes] == ["-2.00", "-2.00", "-2.00", "1"]
+    of_both = ((60 * 40 + 58 * 42) / 100) ** 0.5
+    assert changes[0].endswith(f" ± {of_both:.2f}")
