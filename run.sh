@@ -145,6 +145,7 @@ for word in "$@"; do
             fail "'$word' stands alone; what follows the flags begins with -- and the name of a stage"
         fi
         if [[ $word =~ ^(-[dr]|--(dataset|root|output|record|teacher|distilled)(=|$)) ]]; then
+            [[ $word == --* ]] || word=${word:0:2}
             fail "run.sh gives $stage its ${word%%=*}; choose by -d, -r, -o, -x, -y, -Y"
         fi
         case "$stage $word" in # what run.sh has to know: where teachers lie, what to check before the work

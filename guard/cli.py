@@ -106,11 +106,11 @@ def add_root(parser):
 
 
 def add_files(parser, **files):
-    """Flags of a stage's files, all of them needed: name -> help. One called teacher is a file, the others
-    are folders.
+    """Flags of a stage's files, all of them needed: name -> help. One called teacher is a file, distilled
+    images may be one, the others are folders.
     """
     for name, text in files.items():
-        metavar = "FILE" if name == "teacher" else "DIR"
+        metavar = {"teacher": "FILE", "distilled": "PATH"}.get(name, "DIR")
         parser.add_argument(f"--{name}", required=True, metavar=metavar, help=text)
 
 

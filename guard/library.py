@@ -40,12 +40,13 @@ class Distilled(Dataset):
         exist.
         """
         store = LabelStore(folder)
-        wanted = store.open(self.fingerprint, self.classes)
+        packed = self.packed.in_order_of(store.classes)
+        wanted = store.open(packed.fingerprint, packed.classes)
         if not 0 <= epoch < wanted.epochs:
             raise UserError(f"there is no epoch {epoch} in {folder}; there are 0 to {wanted.epochs - 1}")
-        rows = store.read(epoch, wanted, self.packed)
+        rows = store.read(epoch, wanted, packed)
         for batch in batches_of(rows, wanted.batch_size):
-            yield look(self.packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
+            yield look(packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
 
 
 class _Pixels:

@@ -37,14 +37,19 @@ class Judgement:
     device: torch.device
     force: bool = False
 
-    def images_for(self, network):
-        """(Source, holder on the device) of the validation images. Raises UserError for other classes."""
+    def source_for(self, network):
+        """The Source of the validation images. Raises UserError for other classes."""
         source = find.find(self.dataset, self.root, "val")
         if list(source.classes) != list(network.classes):
             raise UserError(
                 f"the classes of {source.path} are not those of the network; use the data set it was trained"
                 f" on, {network.dataset}"
             )
+        return source
+
+    def images_for(self, network):
+        """(Source, holder on the device) of the validation images. Raises UserError for other classes."""
+        source = self.source_for(network)
         held = images.load(source, network.image_size, self.settings.images)
         return source, held.to(self.device)
 
@@ -219,9 +224,12 @@ def _of_other_teachers(entries, teacher):
     """
     if teacher is None:
         return ("pretrain", "relabel", "evaluate teacher")
-    evaluated = entries.get("evaluate teacher", {}).get("key", {})
-    found = {"pretrain": entries.get("pretrain", {}), "evaluate teacher": evaluated}
-    return [name for name, entry in found.items() if entry.get("fingerprint") != teacher.fingerprint]
+    found = {
+        "pretrain": entries.get("pretrain", {}).get("fingerprint"),
+        "relabel": entries.get("relabel", {}).get("teacher"),
+        "evaluate teacher": entries.get("evaluate teacher", {}).get("key", {}).get("fingerprint"),
+    }
+    return [name for name, fingerprint in found.items() if fingerprint != teacher.fingerprint]
 
 
 def _evaluate_teacher(teacher, judgement, shared, own):
@@ -250,9 +258,9 @@ def _evaluate_teacher(teacher, judgement, shared, own):
 def _is_told(network, judgement, log):
     """Whether a record has all that a judgement asks of a network."""
     entry = records.read(log).get(f"evaluate {network.role}", {})
-    source, _ = judgement.images_for(network)
-    met = {*judgement.attacks} <= {*entry.get("attacks", {})}
-    return bool(entry.get("complete")) and met and entry.get("key") == _key(network, judgement, source)
+    if not entry.get("complete") or not {*judgement.attacks} <= {*entry["attacks"]}:
+        return False
+    return entry["key"] == _key(network, judgement, judgement.source_for(network))
 
 
 def checkpoint_of_weights(weights, model, dataset, root, image_size, stem, mean=None, std=None):

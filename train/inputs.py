@@ -30,7 +30,12 @@ class StoredLabels:
     def __init__(self, folder, distilled, teacher, epochs, reuse):
         self.store, self.distilled = LabelStore(folder), distilled
         self.recipe = self.store.open(distilled.fingerprint, distilled.classes, teacher.fingerprint)
-        needs.check_epochs(epochs, self.recipe.epochs, reuse, folder)
+        if not needs.enough_epochs(epochs, self.recipe.epochs, reuse):
+            raise UserError(
+                f"{folder} holds labels for {self.recipe.epochs} epochs, --epochs asks for {epochs}; make"
+                f" more with python -m relabel --epochs {epochs} in another folder, or go through them again"
+                " with --reuse-labels"
+            )
 
     def prepare(self, teacher, distilled, device):
         """Nothing has to be made."""

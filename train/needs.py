@@ -9,15 +9,11 @@ from guard.errors import UserError
 SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "values": ("values",)}
 
 
-def check_epochs(asked, labelled, reuse, where):
-    """Raises UserError where a student is to have more epochs than were labelled and may not go through them
-    again, by `reuse`. asked: epochs, or None for all. where: words for the labels.
+def enough_epochs(asked, labelled, reuse):
+    """Whether a student of `asked` epochs, None for all, has labels for them, or may go through them again, by
+    `reuse`.
     """
-    if asked and asked > labelled and not reuse:
-        raise UserError(
-            f"{where} holds labels for {labelled} epochs, --epochs asks for {asked}; make more with python -m"
-            f" relabel --epochs {asked} in another folder, or go through them again with --reuse-labels"
-        )
+    return reuse or not asked or asked <= labelled
 
 
 def check_gradients(settings, stored):
@@ -57,7 +53,12 @@ def main(argv):
 
     def work():
         labels, student = (cli.resolve(options[stage], options[stage].dataset, stage) for stage in options)
-        check_epochs(options["train"].epochs, labels.epochs, student.reuse_labels, folder)
+        asked = options["train"].epochs
+        if not enough_epochs(asked, labels.epochs, student.reuse_labels):
+            raise UserError(
+                f"relabel is to make labels for {labels.epochs} epochs, and train asks for {asked}; give both"
+                " the same, by -z, or have train go through them again with --reuse-labels"
+            )
         check_gradients(student, labels.input_gradients)
 
     ending.run(work)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import nn
 
+from guard import recipes
 from guard.attacks import robustness
 from guard.data import images, siamese
 from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
@@ -50,6 +51,7 @@ def train(settings, inputs, work, *, seed, workers):
         "teacher": inputs.teacher and inputs.teacher.fingerprint,
         "labels": asdict(labels.recipe),
         **as_dict(settings),
+        **_own_stem(inputs),
     }
     if not work.finished_or_begin(training, key):
         device = work.device
@@ -59,6 +61,15 @@ def train(settings, inputs, work, *, seed, workers):
         model, history = _train(settings, inputs, val, key, training, workers, device)
         _finish(work, settings, model, history, inputs.shape, key)
     return training.path
+
+
+def _own_stem(inputs):
+    """{'stem': that of a student without a teacher, whose fingerprint would tell it}; {} where it is the
+    recipe's.
+    """
+    of_size = {"image_size": inputs.shape.image_size}
+    usual = recipes.resolve(inputs.source.name, "pretrain", of_size).stem
+    return {} if inputs.teacher or inputs.shape.stem == usual else {"stem": inputs.shape.stem}
 
 
 def optimizer_of(model, settings):

@@ -74,8 +74,8 @@ def stages_of(words):
 def seconds_of(words, teachers, size=None):
     """Seconds that `words` (bash run.sh ...) take on this machine, about; None where the data are not there.
 
-    teachers: (data set, network, id) of the teachers that earlier runs make; this run's is added. size: the
-    Size of a data set that need not be there.
+    teachers: (data set, network, id) of the teachers that earlier runs make, and the same with 'evaluated' of
+    those that they attack; this run's are added. size: the Size of a data set that need not be there.
     """
     stages = stages_of(words)
     train = stages["train"]
@@ -91,7 +91,10 @@ def seconds_of(words, teachers, size=None):
     shape = pretrain or cli.resolve(train, train.dataset, "pretrain")
     total = 4 * START
     teacher = (train.dataset, shape.model, words[words.index("-y") + 1] if "-y" in words else "1")
-    attacked_networks = 1 if teacher in teachers else 2  # a teacher's evaluation serves all of its students
+    of_labels = words[words.index("-Y") + 1] if "-Y" in words else teacher[2]
+    attacked_teacher = (*teacher[:2], of_labels, "evaluated")  # once for all of its students
+    attacked_networks = 1 if attacked_teacher in teachers else 2
+    teachers.add(attacked_teacher)
     if pretrain and teacher not in teachers:
         teachers.add(teacher)
         trained = min(counts["train"], classes * pretrain.images) if pretrain.images else counts["train"]

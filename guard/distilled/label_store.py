@@ -58,6 +58,12 @@ class LabelStore:
 
     # ---- reading ---------------------------------------------------------------------------------
 
+    @property
+    def classes(self):
+        """Names of the classes in the order in which the images were labelled; none where it is not told."""
+        found = self.ledger.read_complete().get("classes")
+        return found if isinstance(found, list) and all(type(name) is str for name in found) else []
+
     def open(self, images, classes, teacher=None):
         """The LabelRecipe of a complete store that belongs to these images, classes and teacher.
 

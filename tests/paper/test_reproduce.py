@@ -329,7 +329,7 @@ def test_an_estimate_counts_a_teacher_and_its_attacks_once_and_every_image_of_ev
     words = "bash run.sh -d digits -x 1 -y 1 -p -c 2 -i 30 -z 40 -- pretrain --epochs 7 train --attacks fgsm"
     teachers = set()
     first, second = (estimate.seconds_of(words.split(), teachers) for _ in range(2))
-    assert teachers == {("digits", "convnet-32", "1")}
+    assert teachers == {("digits", "convnet-32", "1"), ("digits", "convnet-32", "1", "evaluated")}
     epochs, batches = 7, 1442 / 64
     # the attack was timed on 100 images, however few are distilled, and meets 10 images of each class
     attacked = 0.5 * 100 * pieces["both"] / 100
@@ -385,17 +385,30 @@ def test_an_estimate_counts_the_parts_of_a_sequence_of_attacks_once(monkeypatch)
         assert estimate.seconds_of([*words.split(), names], set()) == pytest.approx(expected)
 
 
-def test_an_estimate_does_not_repeat_what_takes_long():
-    called = []
+def test_an_estimate_does_not_repeat_what_takes_long(monkeypatch):
+    """Nor does the first call count, in which things are set up."""
+    clock, called = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
-    def step(name, seconds):
+    def step(name, first, later):
+        clock[0] += later if name in called else first
         called.append(name)
-        time.sleep(seconds)
 
-    steps = {"long": lambda: step("long", 0.2), "short": lambda: step("short", 0.01)}
-    found = units.about(steps, torch.device("cpu"), long=0.1)
+    steps = {"long": lambda: step("long", 9.0, 5.0), "short": lambda: step("short", 1.0, 0.5)}
+    assert units.about(steps, torch.device("cpu")) == {"long": 5.0, "short": 0.5}
     assert called.count("long") == 2 and called.count("short") > 2
-    assert 0.2 <= found["long"] and 0.01 <= found["short"] < found["long"]
+
+
+def test_an_estimate_counts_the_attacks_on_a_teacher_of_labels_once(monkeypatch):
+    """Also where earlier calls trained the teachers and only runs with the labels of another are left."""
+    pieces = {"recover": 0.0, "relabel": 0.0, "student": 0.0, "forward": 0.0, "both": 8.0}
+    know_the_seconds(monkeypatch, pieces)
+    teachers, words = set(), "bash run.sh -d digits -x 1 -y {} -Y {} -c 2 -- train --attacks fgsm"
+    networks = [
+        (estimate.seconds_of(words.format(*pair).split(), teachers) - 4 * 4.0) / (0.5 * 8.0)
+        for pair in (("plain", "guard"), ("other", "guard"), ("guard", "plain"))
+    ]
+    assert networks == pytest.approx([2, 1, 2])
 
 
 def test_an_estimate_times_each_stage_in_its_own_layout_and_attacks_as_they_are_done(monkeypatch):

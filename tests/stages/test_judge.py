@@ -278,6 +278,17 @@ def test_a_judged_resnet_of_small_images_may_keep_their_pixels(sets, tmp_path):
         assert found.shape.stem == stem
 
 
+def test_a_student_of_another_stem_is_another_student(sets, tmp_path, capsys, refused):
+    """Their weights have the same shapes."""
+    words = ["train", *FLAGS, "--distilled", sets / "res_DC.pt", "--labels", "hard", "--model", "resnet18"]
+    words += ["--epochs", 1, "--output", tmp_path / "student"]
+    assert command(*words) == 0  # by the recipe's, which is not in the settings of earlier versions
+    assert command(*words, "--stem", recipes.resolve("digits", "pretrain", {}).stem) == 0
+    assert "is finished" in capsys.readouterr().out
+    other = {"cifar": "standard", "standard": "cifar"}[recipes.resolve("digits", "pretrain", {}).stem]
+    assert "stem" in refused(*words, "--stem", other)
+
+
 # ---- recipes and scores --------------------------------------------------------------------------
 
 

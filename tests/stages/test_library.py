@@ -11,6 +11,7 @@ from conftest import ROOT, TOY, command
 
 import guard
 from guard import command as console
+from guard import library
 from guard.errors import UserError
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -179,3 +180,12 @@ def test_attacks_by_name_are_checked_before_the_training(toy, tmp_path, refused)
     words = ["--dataset", "toy", "--root", toy, *made, "--output", tmp_path / "student", *TOY["train"]]
     assert "no attack 'nosuch'" in refused("train", *words, "--attacks", "fgsm,nosuch")
     assert not (tmp_path / "student").exists()
+
+
+def test_labels_are_found_by_names_of_classes_whatever_their_order(toy):
+    """Class folders of others are found by the alphabet; the data set's order may be another."""
+    ours = guard.load_distilled(toy / "images")
+    turned = library.Distilled(ours.packed.in_order_of(ours.classes[::-1]))
+    assert turned.fingerprint != ours.fingerprint
+    pairs = zip(ours.labelled(toy / "labels", 0), turned.labelled(toy / "labels", 0), strict=True)
+    assert all(torch.equal(one, other) for batches in pairs for one, other in zip(*batches))

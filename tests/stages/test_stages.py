@@ -510,12 +510,15 @@ def test_a_record_tells_nothing_of_a_teacher_that_its_student_did_not_have(toy, 
     words = ["pretrain", "--dataset", "toy", "--root", toy, "--output", tmp_path / "other", "--seed", 1]
     assert command(*words, *TOY["pretrain"]) == 0
     (tmp_path / "other" / "log.json").unlink()
+    of_labels = records.read(toy / "labels/log.json")["relabel"]
+    records.update(output / "log.json", "relabel", of_labels)
     other = tmp_path / "other" / "checkpoint.pt"
     again = ["--teacher", other, "--labels", "online", "--epochs", 2, "--output", output, "--force"]
     assert command(*toy_student(toy, *again)) == 0
     entries = records.read(output / "log.json")
     teacher = entries["train"]["settings"]["teacher"]
-    assert entries["evaluate teacher"]["key"]["fingerprint"] == teacher and "pretrain" not in entries
+    assert entries["evaluate teacher"]["key"]["fingerprint"] == teacher != of_labels["teacher"]
+    assert not {"pretrain", "relabel"} & {*entries}
     words = ["--dataset", "toy", "--root", toy, "--distilled", toy / "images", "--image-size", 16]
     words += ["--labels", "hard", "--epochs", 2, "--images", 1, "--output", output, "--force"]
     capsys.readouterr()
