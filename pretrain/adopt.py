@@ -27,7 +27,8 @@ def adopt(settings, *, weights, mean, std, dataset, root, output, log, seed, dev
     own = recipes.recipe(dataset)
     named = {"mean": (mean, own.mean), "std": (std, own.std)}
     given = {name: list(value) for name, (value, usual) in named.items() if value and value != usual}
-    key = {"dataset": dataset, "weights": origin, **architecture, **given}
+    told = {"val_images": settings.val_images, "curvature_images": settings.curvature_images}
+    key = {"dataset": dataset, "weights": origin, **architecture, **given, **told}
     work = Stage("pretrain", output, log=log, force=force, shared=True)
     with work.entered(device_name) as device:
         training = Training(work.output / "checkpoint.pt", "teacher")

@@ -83,7 +83,7 @@ def pretrain(settings, *, dataset, root, output, log, seed, device_name, workers
     if settings.compile and regularizers.second_order(settings):
         raise UserError(
             "--compile cannot differentiate twice, which this regularizer needs; leave it out, or take"
-            " --regularizer loss"
+            " --regularizer loss, without --gradient-regularization"
         )
     sources = [find.find(dataset, root, split) for split in ("train", "val")]
     find.check_pair(*sources)

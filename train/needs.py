@@ -10,9 +10,7 @@ SERVES = {"none": ("none", "signs", "values"), "signs": ("signs", "values"), "va
 
 
 def enough_epochs(asked, labelled, reuse):
-    """Whether a student of `asked` epochs, None for all, has labels for them, or may go through them again, by
-    `reuse`.
-    """
+    """Whether a student of `asked` epochs, None for all, has labels for them or may `reuse` them."""
     return reuse or not asked or asked <= labelled
 
 

@@ -79,8 +79,14 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
     check_inputs(model, images, labels, epsilon, ATTACKS[name].norm)
     numbers = range(len(images)) if indices is None else torch.as_tensor(indices).tolist()
-    adversarial = images.clone()
-    with frozen_eval(model):
+    if len(numbers) != len(images):
+        raise UserError(f"there are {len(numbers)} indices of {len(images)} images; give each its number")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it has to be at least 1")
+    # Whatever the caller has switched off, as evaluations do: attacks follow gradients.
+    with torch.inference_mode(False), torch.enable_grad(), frozen_eval(model):
+        images, labels = (held.clone() if held.is_inference() else held for held in (images, labels))
+        adversarial = images.clone()
         broken = wrong(model, images, labels, batch_size)
         if known is not None:
             broken |= known.to(broken.device)
@@ -149,7 +155,7 @@ def wrong(model, images, labels, batch_size=128):
     parts = []
     for part, expected in zip(images.split(batch_size), labels.split(batch_size)):
         logits = model(part)
-        if expected.max() >= logits.shape[1]:
+        if len(expected) and expected.max() >= logits.shape[1]:
             raise UserError(
                 f"there is a label {expected.max()}, but the model has {logits.shape[1]} classes; use the"
                 " data set it was trained on"

@@ -79,7 +79,7 @@ def auto_pgd(
     slots = Slots(len(images), batch_size, start, images.device)
     while slots.refill():
         index, state = slots.index, slots.state
-        x = state["x"].requires_grad_()
+        x = state["x"].detach().requires_grad_()  # other entries may be the same tensor
         logits = model(x)
         losses = loss(logits, labels[index], None if targets is None else targets[index])
         fooled = logits.argmax(1) != labels[index]

@@ -39,8 +39,8 @@ def check_model(model, images, size, device, count=64):
     chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
     pixels = as_float(images.validation(chosen, size)).to(device)
     labels = images.labels[chosen].to(device)
-    with frozen_eval(model):
-        pixels.requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad(), frozen_eval(model):
+        pixels, labels = pixels.clone().requires_grad_(), labels.clone()
         logits = model(pixels)
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
         with torch.no_grad():

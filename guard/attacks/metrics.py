@@ -13,9 +13,9 @@ UNDEFINED = float("nan")
 def robustness_ratio(clean, attacked):
     """RR = 100 (1 - (c - mean a) / (c - min a)), as published.
 
-    Pathology: it compares the mean loss with the worst one. So a model that loses everything to every attack
-    and a model that loses nothing to any have the same RR, and a model that is equally robust to all attacks
-    has RR 0 however robust it is. Where no attack costs anything (c = min a) it is undefined: NaN.
+    Pathology: it compares the mean loss with the worst one. So a model that is equally robust to all attacks
+    has RR 0 however robust it is, also one that loses everything to every attack. Where no attack costs
+    anything (c = min a) it is undefined: NaN.
     """
     worst_loss = clean - min(attacked)
     if not worst_loss:

@@ -79,12 +79,14 @@ def convnet(classes, image_size, stem, width, norm="batch"):
 
 
 def resnet(classes, image_size, stem, name):
-    """A ResNet of torchvision with the stem 'standard', 'tiny' or 'cifar'.
+    """A ResNet of torchvision with the stem 'standard', 'tiny' or 'cifar'."""
+    return _with_stem(torchvision_models.get_model(name, weights=None, num_classes=classes), stem)
 
-    The latter two have a first convolution of 3x3, with stride 2 and padding 3 or with stride 1 and padding
-    1, and no max-pool.
+
+def _with_stem(network, stem):
+    """A ResNet of torchvision with this stem in place of its own. 'tiny' and 'cifar' have a first convolution
+    of 3x3, with stride 2 and padding 3 or with stride 1 and padding 1, and no max-pool.
     """
-    network = torchvision_models.get_model(name, weights=None, num_classes=classes)
     if stem != "standard":
         stride, padding = {"tiny": (2, 3), "cifar": (1, 1)}[stem]
         network.conv1 = nn.Conv2d(3, 64, 3, stride, padding, bias=False)
@@ -113,14 +115,14 @@ def vit(classes, image_size, stem, width, heads):
 
 
 def of_torchvision(classes, image_size, stem, name):
-    """A classifier of torchvision by torchvision's own name."""
-    del stem
+    """A classifier of torchvision by torchvision's own name; of them the ResNets have the stem."""
     settings = {}
     if name.startswith("vit_"):
         settings = {"image_size": image_size}
     if name in ("googlenet", "inception_v3"):
         settings = {"aux_logits": False, "init_weights": True}
-    return torchvision_models.get_model(name, weights=None, num_classes=classes, **settings)
+    network = torchvision_models.get_model(name, weights=None, num_classes=classes, **settings)
+    return _with_stem(network, stem) if isinstance(network, torchvision_models.ResNet) else network
 
 
 def check_name(name):

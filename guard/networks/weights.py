@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from guard import registry
 from guard.errors import UserError, first_line
 from guard.run import processes, tensor_files
 
@@ -89,8 +90,10 @@ def _torchvision_state(weights, name):
     """
     from torchvision.models import get_model_weights
 
+    row = registry.MODELS.get(name)
+    theirs = row.settings.get("name", name) if row else name  # as vitb is their vit_b_16
     try:
-        entry, alone = get_model_weights(name)[weights], processes.local_rank() == 0
+        entry, alone = get_model_weights(theirs)[weights], processes.local_rank() == 0
         state = entry.get_state_dict(progress=True) if alone else None
         processes.barrier()
         return state if alone else entry.get_state_dict(progress=False)

@@ -9,7 +9,7 @@ import torch
 from conftest import pixel_model
 
 from guard import attacks, registry
-from guard.attacks import checks, metrics, robustness
+from guard.attacks import apgd, checks, metrics, robustness
 from guard.attacks.cw import carlini_wagner
 from guard.bench import reference
 from guard.data.images import Packed
@@ -185,6 +185,57 @@ BAD = {
     "other count": ({"labels": torch.tensor([0, 1])}, "expected"),
     "unknown attack": ({"name": "nosuch"}, "no attack 'nosuch'"),
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"indices": [3, 1]}, "2 indices of 4 images"), ({"batch_size": 0}, "batch_size is 0")],
+)
+def test_bad_numbers_are_named(changes, expected, model):
+    with pytest.raises(UserError, match=expected):
+        attacks.attack("pgd100", model, *data(4), **changes)
+
+
+@pytest.mark.parametrize("name", ["pgd20", "square", "autoattack-paper"])
+def test_an_attack_follows_gradients_whatever_its_caller_has_switched_off(name, model):
+    """Evaluations stand in no_grad as a rule. Tensors that were made in inference mode have no gradients."""
+    expected = attacks.attack(name, model, *data(6), epsilon=8 / 255)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            found = attacks.attack(name, model, *data(6), epsilon=8 / 255)
+        assert torch.equal(found, expected)
+    with torch.inference_mode():
+        inputs = data(6)
+    assert torch.equal(attacks.attack(name, model, *inputs, epsilon=8 / 255), expected)
+
+
+def test_an_evaluation_without_gradients_is_the_same(model, cheap):
+    expected = evaluated(model)
+    with torch.inference_mode():
+        found = evaluated(model)
+    assert found["warnings"] == expected["warnings"]
+    assert {name: held["broken"] for name, held in found["attacks"].items()} == {
+        name: held["broken"] for name, held in expected["attacks"].items()
+    }
+
+
+@pytest.mark.parametrize("name", ["pgd20", "apgd-ce", "fab", "square", "cw", "autoattack-paper"])
+def test_no_images_are_attacked_without_a_word(name, model):
+    images, labels = data(4)
+    assert attacks.attack(name, model, images[:0], labels[:0]).shape == (0, *images.shape[1:])
+
+
+def test_apgd_keeps_no_graph_of_the_iterates_before(model, monkeypatch):
+    """One that grows with each step would hold the images of all of them."""
+    seen, keep_best = [], apgd._keep_best
+
+    def watched(state, *given):
+        seen.extend(state[name].requires_grad for name in ("before", "best", "best_gradient"))
+        keep_best(state, *given)
+
+    monkeypatch.setattr(apgd, "_keep_best", watched)
+    attacks.attack("apgd-ce", model, *data(6), epsilon=8 / 255)
+    assert len(seen) > 30 and not any(seen)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -4,11 +4,12 @@ import functools
 
 import pytest
 import torch
+import torchvision
 from conftest import pixel_model
 from torch._dynamo.testing import CompileCounter
 
 from guard.errors import UserError
-from guard.networks import layout, models
+from guard.networks import layout, models, weights
 from guard.recipes import recipe
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -152,3 +153,27 @@ def test_a_channel_that_speaks_once_is_not_silent():
     pixels[39, 1, 2, 2] = 1.0
     model = models.PixelModel(layers, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 8)
     assert models.silent_channels(model, pixels) == [("network.0", 2, 3)]
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnet152"])
+def test_the_resnets_that_go_by_torchvisions_names_have_the_stem_too(name):
+    shape = {"classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    for stem, kernel in (("cifar", (3, 3)), ("standard", (7, 7))):
+        network = models.build(name, stem=stem, **shape).network
+        assert network.conv1.kernel_size == kernel
+        assert isinstance(network.maxpool, torch.nn.Identity) == (stem == "cifar")
+
+
+def test_weights_of_torchvision_go_by_its_names(monkeypatch):
+    """vitb is its vit_b_16."""
+    asked = []
+
+    def get_model_weights(name):
+        asked.append(name)
+        raise ValueError(name)
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", get_model_weights)
+    for name in ("vitb", "resnet18", "resnet152"):
+        with pytest.raises(UserError, match=f"for {name}"):
+            weights._torchvision_state("IMAGENET1K_V1", name)
+    assert asked == ["vit_b_16", "resnet18", "resnet152"]

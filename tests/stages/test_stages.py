@@ -575,6 +575,17 @@ def test_a_state_dict_becomes_a_teacher(case, toy, tmp_path):
     )
 
 
+def test_a_record_of_weights_from_elsewhere_says_on_how_many_images_they_were_measured(toy, tmp_path, capsys):
+    """Weights that were adopted before it did are the same teacher."""
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, tmp_path / "weights.pt")
+    words = pretrain(toy, tmp_path / "adopted", "--weights", tmp_path / "weights.pt")
+    assert command(*words, "--val-images", 1) == 0
+    told = records.read(tmp_path / "adopted/log.json")["pretrain"]["settings"]
+    assert told["val_images"] == 1 and told["curvature_images"] == 4
+    capsys.readouterr()
+    assert command(*words) == 0 and "is finished" in capsys.readouterr().out
+
+
 def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
     state = checkpoint.load(toy / "teacher/checkpoint.pt").state
     torch.save(
