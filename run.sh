@@ -39,7 +39,8 @@ usage: bash run.sh [flags] [-- STAGE FLAGS... [STAGE FLAGS...]]
   -u IDS    cpu, a GPU id, or several (0,1: one process each)               [0, or the CPU without a GPU]
   -s N      seed                                                            [0]
   -o DIR    output root                                                     [runs]
-  -g        debug: 2 iterations, 2 epochs, 2 images per class, protocol quick, in OUTPUT/debug
+  -g        debug: 2 iterations, 2 epochs, 2 images per class unless they are given, protocol quick, in
+            OUTPUT/debug
   -n        print the four stage commands and stop
   -f        do finished stages again
   --help    this text
@@ -129,11 +130,12 @@ if [ -n "$step_length" ] && [[ $adversarial != f || $teacher_flags == *C* ]]; th
 fi
 if [ $debug = yes ]; then
     output=$output/debug # whose teachers and experiments are not for real use
-    pretrain+=(--epochs 2 --images 2 --val-images 2 --curvature-images 8)
-    [[ $method =~ ^(random|rded)$ ]] || recover+=(--iterations 2)
-    recover+=(--images-per-class 2)
-    relabel+=(--epochs 2)
-    train+=(--epochs 2 --images 2 --val-images 2 --protocol quick)
+    # before the flags that were given, which count
+    pretrain=(--epochs 2 --images 2 --val-images 2 --curvature-images 8 "${pretrain[@]}")
+    recover=(--images-per-class 2 "${recover[@]}")
+    [[ $method =~ ^(random|rded)$ ]] || recover=(--iterations 2 "${recover[@]}")
+    relabel=(--epochs 2 "${relabel[@]}")
+    train=(--epochs 2 --images 2 --val-images 2 --protocol quick "${train[@]}")
 fi
 stage='' previous='' hard="labels of the classes alone come by -R dc or -R mtt; or call train by itself"
 for word in "$@"; do
@@ -220,6 +222,7 @@ if [ $train_teacher = no ] && [ -n "$teacher_flags" ]; then
     echo "note: without -p teacher $teacher is used as it is, without regard to$teacher_flags" >&2
 fi
 if [ $only_print = yes ]; then
+    [ "$PWD" = "$caller" ] || echo "# in $PWD"
     [ $train_teacher = yes ] || echo "# teacher: $teachers/checkpoint.pt"
     for stage in pretrain recover relabel train; do
         declare -n command=$stage

@@ -157,24 +157,29 @@ def relabel_batch_size(batch_size, images_per_class):
     return batch_size or min(100, 10 * images_per_class)
 
 
+USAGE = "python -m guard.recipes DATASET [STAGE [NAME]]"
+
+
 def _print(dataset=None, stage=None, name=None, *more):
+    if dataset in ("--help", "-h"):
+        print(f"usage: {USAGE}\nprints the defaults of a data set: {', '.join(RECIPES)}, or any other name")
+        return
     chosen = recipe(dataset)
     known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
     if name:  # as it is printed below, or as the setting is called
         name = next((each for each in known if each.rstrip("_") == name.replace("-", "_").rstrip("_")), name)
     if not dataset or more or (stage and not known) or (name and name not in known):
-        raise UserError("no such default; usage: python -m guard.recipes DATASET [STAGE [NAME]]")
+        raise UserError(f"no such default; usage: {USAGE}")
     if name:
         print(getattr(getattr(chosen, stage), name))
         return
     for shown in [stage] if stage else STAGES:
-        print(f"{shown} ({dataset})")
+        print(f"{shown} ({dataset}{'' if dataset in RECIPES else ': of any folder of images'})")
         for row in fields(STAGES[shown]):
             unit = f" [{row.metadata['unit']}]" if row.metadata["unit"] else ""
-            print(
-                f"  {row.name.rstrip('_').replace('_', '-'):24}"
-                f" {getattr(getattr(chosen, shown), row.name)!s:14} {row.metadata['text']}{unit}"
-            )
+            value = getattr(getattr(chosen, shown), row.name)
+            value = f"{value * 255:.6g}/255" if row.name == "epsilon" else value
+            print(f"  {row.name.rstrip('_').replace('_', '-'):24} {value!s:14} {row.metadata['text']}{unit}")
 
 
 if __name__ == "__main__":

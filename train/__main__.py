@@ -1,9 +1,11 @@
 """Flags of stage train; the student is trained in train/student.py, and judged in train/evaluation.py."""
 
 import functools
+import os
 import sys
 
-from guard import cli, ending
+from guard import cli, earlier, ending, recipes
+from guard.settings import as_dict
 from train import hard_labels
 
 DESCRIPTION = """Trains a student on distilled images and their labels, attacks it and its teacher, reports.
@@ -75,9 +77,36 @@ def _inputs(options, settings, label_settings):
     }
     if options.labels == "hard":
         return inputs.without_teacher(**shared, **hard_labels.of_images(options))
-    return inputs.with_teacher(
+    found = inputs.with_teacher(
         settings, **shared, teacher_path=options.teacher, labels=options.labels, epochs=options.epochs
     )
+    if options.labels != "online":
+        _tell_other_recipe(options, found.labels.recipe)
+    return found
+
+
+VIEWS = ("augmentation", "crop_scale", "mix", "mix_alpha")
+
+
+def _tell_other_recipe(options, label_recipe):
+    """A note where stored labels have the views of another named recipe than the student's."""
+
+    def views_of(settings):
+        read = earlier.read_by_stage("relabel", as_dict(settings))
+        return {name: read.get(name) for name in VIEWS}
+
+    alike = [
+        name
+        for name in recipes.STUDENT_RECIPES
+        if views_of(recipes.resolve(options.dataset, "relabel", {}, name)) == views_of(label_recipe)
+    ]
+    if alike and options.recipe not in alike and os.environ.get("RANK", "0") == "0":
+        print(
+            f"note: the labels in {options.labels} have the views of recipe {' or '.join(alike)}, the student"
+            f" has the settings of recipe {options.recipe}; --recipe goes to both",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main(argv):

@@ -49,13 +49,15 @@ def compare(folders):
     """
     rows = _rows([_read(Path(folder)) for folder in folders])
     attacks = _attacks(rows)
-    several = any(len(row.runs) > 1 for row in rows)
+    shown = _accuracies(rows, attacks)
+    counts = {int(runs) for _, _, runs, *_ in shown}
+    several = max(counts) > 1
     first = rows[0].runs[0].record["evaluate student"]
     spread = "standard deviation over the seeds" if several else f"standard error of {first['images']} images"
-    if several and any(len(row.runs) == 1 for row in rows):
+    if several and 1 in counts:
         spread += f", or of one run the standard error of {first['images']} images"
     said = f"Accuracy in percent ± the {spread}, epsilon {first['epsilon'] * 255:.4g}/255."
-    lines = [*table(["", "network", "runs", *attacks], _accuracies(rows, attacks), left=2), "", said]
+    lines = [*table(["", "network", "runs", *attacks], shown, left=2), "", said, *_left_out(rows, attacks)]
     if len(rows) > 1:
         lines += ["", f"Students, less those of {rows[0].name} with the same seed:", ""]
         lines += table(["", "runs", *attacks], _changes(rows, attacks), left=1)
@@ -70,8 +72,13 @@ def _read(folder):
     if not (folder / "log.json").exists():
         raise UserError(f"no record at {folder / 'log.json'}; name folders of experiments")
     record, results = experiment.read(folder / "log.json")
-    if "student" not in results or "train" not in record:
+    if "student" not in results:
         raise UserError(f"{folder} has no evaluated student yet; run python -m train first")
+    if "train" not in record:
+        raise UserError(
+            f"{folder / 'log.json'} says nothing of its student's training; python -m train --force does both"
+            " again"
+        )
     return Run(folder, record["train"]["seed"], _settings(record), record)
 
 
@@ -84,8 +91,9 @@ def _settings(record):
         chosen = earlier.read_by_stage(stage, earlier.as_now(stage, record[stage]["settings"]))
         if stage == "train":
             teacher, of_views = chosen.pop("teacher", None), chosen.pop("labels", {})
-            if "relabel" not in record:
-                chosen |= {f"of views, {name}": value for name, value in of_views.items() if name != "seed"}
+            if "relabel" not in record:  # as of labels that were made elsewhere, or of hard ones
+                views = earlier.read_by_stage("relabel", earlier.as_now("relabel", of_views))
+                found |= {f"relabel {name}": value for name, value in views.items() if name not in DRAWN}
             if "recover" in record:  # else nothing but their fingerprint tells which images they are
                 chosen.pop("images", None)
                 if teacher != record["recover"]["teacher"]:  # of that one nothing else is known here
@@ -135,6 +143,15 @@ def _attacks(rows):
     return [name for name in first if all(name in other for other in others)]
 
 
+def _left_out(rows, attacks):
+    """A line of the attacks that some students met and others did not, if there are any."""
+    met = dict.fromkeys(
+        name for row in rows for record in row.records for name in record["evaluate student"]["attacks"]
+    )
+    names = [name for name in met if name not in attacks]
+    return [f"Left out, since not all students met them: {', '.join(names)}."] if names else []
+
+
 def _accuracies(rows, attacks):
     lines = []
     for row in rows:
@@ -166,12 +183,20 @@ def _changes(rows, attacks):
 
 
 def _difference(row, first):
-    """In which of its settings a row is unlike the first, as a line."""
+    """In which of its settings a row is unlike the first, as a line. Of a stage that one of them does not
+    tell of, no setting is known to differ; without that of the images, nor are these.
+    """
     here, there = row.runs[0].settings, first.runs[0].settings
+    told, before = ({name.split()[0] for name in settings} for settings in (here, there))
+    unknown = told ^ before
+    hidden = {name for name in {*here, *there} if name.split()[0] in unknown}
+    hidden |= {"train images"} if "recover" in unknown else set()
+    here, there = ({name: of[name] for name in of if name not in hidden} for of in (here, there))
     changed = [
         f"{name} {value}" + (f" instead of {there[name]}" if name in there else "")
         for name, value in here.items()
         if name not in there or value != there[name]
     ]
     changed += [f"no {name}" for name in there if name not in here]
+    changed += [f"{stage} is {'' if stage in told else 'not '}recorded" for stage in sorted(unknown)]
     return f"{row.name}, unlike {first.name}: {'; '.join(changed)}."

@@ -149,6 +149,8 @@ def main(argv):
     parser = _parser()
     options = parser.parse_args(argv)
     _check(parser, options)
+    if options.only_print and Path.cwd() != ROOT:
+        print(f"# in {ROOT}")
     # where run.sh and the stages run, and where the default folders lie; given ones are absolute
     os.chdir(ROOT)
     ending.run(_overhead if options.table == OVERHEAD else _work, options)

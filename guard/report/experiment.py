@@ -21,6 +21,8 @@ def read(log):
     entries = records.read(log)
     found = {name: entries.get(f"evaluate {name}", {}) for name in ("teacher", "student")}
     results = {name: result for name, result in found.items() if result.get("complete")}
+    if not results and "evaluate network" in entries:
+        raise UserError(f"{log} has an evaluation of weights alone, and a report is of an experiment")
     if not results:
         raise UserError(f"{log} has no evaluation yet; run python -m train first")
     return entries, results

@@ -2,7 +2,7 @@
 
 import math
 
-from guard.attacks import metrics
+from guard.attacks import PROTOCOLS, metrics
 from guard.report.statistics import standard_error
 
 
@@ -71,12 +71,19 @@ def epsilon_text(result):
     return f"epsilon {result['epsilon'] * 255:.4g}/255"
 
 
-def metrics_text(name, result):
-    """RR, I-RR and worst case of a network as a sentence; None where it met no two attacks to compare."""
-    if len(result["attacks"]) < 3:  # clean accuracy is the first
+def metrics_text(name, results):
+    """RR, I-RR and worst case of the network `name` of these evaluations as a sentence, over the attacks that
+    all of them hold; None where these are no two to compare.
+    """
+    common = common_attacks(results)
+    if len(common) < 3:  # clean accuracy is the first
         return None
-    found = metrics.of_record(result)
-    worst = f", worst case {found['worst_case']:.2f}" if found["worst_case"] is not None else ""
+    met = results[name]["attacks"]
+    found = metrics.of_record({**results[name], "attacks": {attack: met[attack] for attack in common}})
+    if not met["clean"]["accuracy"]:
+        return f"{name}: RR and I-RR undefined, since it is right on no image."
+    known = found["worst_case"] is not None and {*PROTOCOLS["standard"]} <= {*common}
+    worst = f", worst case {found['worst_case']:.2f}" if known else ""
     ratio = (
         f"RR {found['robustness_ratio']:.2f} (0 for a model that is equally robust to all attacks)"
         if math.isfinite(found["robustness_ratio"])
@@ -89,7 +96,7 @@ def evaluation_text(results):
     """The table, how it was made, its metrics and warnings, as Markdown. results: name -> evaluation."""
     lines = [accuracy_table(results), "", how_evaluated(results)]
     for name, result in results.items():
-        measured = metrics_text(name, result)
+        measured = metrics_text(name, results)
         lines += [measured] if measured else []
         lines += [f"{name}, warning: {text}." for text in result["warnings"]]
     return "\n".join(lines)

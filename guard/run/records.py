@@ -14,12 +14,14 @@ import torchvision
 from guard.errors import UserError
 from guard.run.devices import peak_memory
 from guard.run.processes import world_size
-from guard.run.storage import REMEDY, check_writable, read_sealed, write_sealed
+from guard.run.storage import check_writable, read_sealed, write_sealed
+
+REMEDY = "remove it, and make again with --force what it told of"
 
 
 def read(log):
     """All entries of a log.json; none where there is no file yet."""
-    entries = read_sealed(log, "record") if Path(log).exists() else {}
+    entries = read_sealed(log, "record", REMEDY) if Path(log).exists() else {}
     if not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{log} is no record; {REMEDY}")
     return entries

@@ -96,7 +96,7 @@ def test_runs_that_differ_in_views_or_in_whose_labels_they_are_are_no_seeds_of_o
         )
     text = compare(hard)
     assert cells(text, "hard-0", "student")[0] == cells(text, "hard-1", "student")[0] == "1"
-    assert "hard-1, unlike hard-0: train of views, mix cutmix instead of none." in text
+    assert "hard-1, unlike hard-0: relabel mix cutmix instead of none; " in text
     swapped = [
         experiment(tmp_path / f"swapped-{seed}", 70, 40, seed=seed, student={"teacher": "another"})
         for seed in (1, 2)
@@ -133,6 +133,41 @@ def test_only_attacks_that_all_students_met_are_shown(folders):
         found = records.read(folder / "log.json")["evaluate student"]["attacks"]
         change(folder, "evaluate student", attacks=found | {"cw": {"accuracy": 1.0}})
     assert "| cw |" in compare(folders[:2]) and "| cw |" not in compare(folders[:3])
+
+
+def test_attacks_that_some_students_did_not_meet_are_named(folders):
+    found = records.read(folders[0] / "log.json")["evaluate student"]["attacks"]
+    change(folders[0], "evaluate student", attacks=found | {"cw": {"accuracy": 1.0}})
+    assert "Left out, since not all students met them: cw." in compare(folders[:3])
+    assert "Left out" not in compare(folders[1:3])
+
+
+def test_a_stage_that_one_record_does_not_tell_of_is_no_list_of_differences(folders, tmp_path):
+    """A student by hand, whose images and labels have records of their own."""
+    views = {"labels": {"epochs": 200, "seed": 0}}
+    alone = experiment(tmp_path / "by-hand", 80, 30, seed=0, student=views, stages=("pretrain", "train"))
+    told = compare([folders[0], alone]).splitlines()[-1]
+    assert told.endswith("unlike plain-0: recover is not recorded."), told
+    told = compare([alone, folders[0]]).splitlines()[-1]
+    assert told.endswith("unlike by-hand: recover is recorded."), told
+
+
+def test_a_teacher_of_two_students_has_the_error_of_its_images(folders):
+    """Several students, one teacher: no deviation over seeds stands beside that."""
+    for folder in folders[:3]:
+        key = records.read(folder / "log.json")["evaluate teacher"].get("key", {})
+        change(folder, "evaluate teacher", key=key | {"fingerprint": "one"})
+    text = compare(folders[:3])
+    assert cells(text, "plain", "teacher")[:2] == ["1", "80.00 ± 4.00"]
+    assert "over the seeds, or of one run the standard error of 100 images" in text
+
+
+def test_a_record_without_its_training_is_told(folders):
+    entries = records.read(folders[0] / "log.json")
+    records.forget(folders[0] / "log.json", ["train"])
+    assert {*entries} - {*records.read(folders[0] / "log.json")} == {"train"}
+    with pytest.raises(UserError, match="says nothing of its student's training"):
+        compare(folders[:2])
 
 
 def test_what_follows_from_seed_and_machine_makes_no_other_row(folders):

@@ -136,9 +136,16 @@ GOLDEN = {
         "train": "--epochs 2 --images 2 --val-images 2 --protocol quick ",
         "output": "runs/debug",
     },
+    "-p -g -c 1 -i 5 -z 3": {
+        "recover": "--iterations 2 --images-per-class 2 --images-per-class 1 --iterations 5 ",
+        "relabel": "--epochs 2 --epochs 3 ",
+        "train": "--epochs 2 --images 2 --val-images 2 --protocol quick --epochs 3 ",
+        "pretrain": "--epochs 2 --images 2 --val-images 2 --curvature-images 8 ",
+        "output": "runs/debug",
+    },
     "-p -g -I random": {
         "pretrain": "--epochs 2 --images 2 --val-images 2 --curvature-images 8 ",
-        "recover": "--method random --images-per-class 2 ",
+        "recover": "--images-per-class 2 --method random ",
         "relabel": "--epochs 2 ",
         "train": "--epochs 2 --images 2 --val-images 2 --protocol quick ",
         "output": "runs/debug",
@@ -267,6 +274,8 @@ def test_it_may_be_called_by_a_link_and_write_into_a_folder_with_a_dash(tmp_path
     words = ["bash", tmp_path / "link", "-n", "-o", "-e"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"# teacher: {tmp_path}/-e/teachers/digits/" in done.stdout
+    assert done.stdout.startswith(f"# in {ROOT}\n")  # where these commands are to be given
+    assert "# in " not in run_sh("-n").stdout
 
 
 def test_flags_of_a_teacher_that_is_not_trained_are_told():

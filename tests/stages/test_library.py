@@ -155,6 +155,12 @@ def test_importing_guard_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_the_console_command_works_where_nothing_is_installed():
+    words = [sys.executable, "-m", "guard", "train", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Trains a student" in done.stdout
+
+
 def test_the_console_command_names_the_stages(capsys):
     console.main([])
     told = capsys.readouterr().out

@@ -225,3 +225,13 @@ def test_a_default_is_found_by_the_name_that_is_printed(name, capsys):
     for of_python in ("lambda", "lambda_"):
         _print("digits", "pretrain", of_python)
         assert capsys.readouterr().out == "100.0\n"
+
+
+def test_the_printed_defaults_say_whose_they_are(capsys):
+    _print("--help")
+    assert "usage: python -m guard.recipes DATASET" in capsys.readouterr().out
+    _print("digitz", "evaluate")
+    assert "evaluate (digitz: of any folder of images)" in capsys.readouterr().out
+    _print("digits", "evaluate")
+    printed = capsys.readouterr().out
+    assert "evaluate (digits)" in printed and " 12/255 " in printed

@@ -478,6 +478,52 @@ def test_networks_that_were_not_attacked_alike_are_described_apart(tmp_path):
     assert titles[1] == "Accuracy under attack, teacher epsilon 1/255, student epsilon 12/255"
 
 
+def test_ratios_are_over_the_attacks_that_the_table_shows():
+    """A teacher that others share has met more."""
+    from guard.report import text
+
+    student = {"attacks": {name: {"accuracy": value} for name, value in zip("cab", (80.0, 40.0, 20.0))}}
+    student["attacks"]["clean"] = student["attacks"].pop("c")
+    teacher = {"attacks": {**student["attacks"], "more": {"accuracy": 0.0}}}
+    results = {
+        name: {"worst_case": None, **held} for name, held in (("teacher", teacher), ("student", student))
+    }
+    ratio = 100 * (1 - (80 - 30) / (80 - 20))
+    for name in results:
+        assert f"{name}: RR {ratio:.2f} (0 for" in text.metrics_text(name, results)
+    teacher["attacks"]["clean"] = {"accuracy": 0.0}
+    assert "undefined, since it is right on no image" in text.metrics_text(
+        "teacher", {"teacher": {**teacher, "worst_case": None}}
+    )
+
+
+def test_the_evaluation_of_weights_alone_is_no_experiment(tmp_path, refused):
+    records.update(tmp_path / "log.json", "evaluate network", {"complete": True})
+    assert "an evaluation of weights alone" in refused("guard.report", tmp_path)
+
+
+def test_a_damaged_record_says_what_helps(toy, tmp_path, refused):
+    (tmp_path / "log.json").write_text("{")
+    words = toy_student(toy, "--output", tmp_path / "student", "--record", tmp_path / "log.json")
+    assert "make again with --force what it told of" in refused(*words)
+
+
+def test_labels_of_another_recipe_than_the_students_are_told(toy, tmp_path, capsys):
+    teacher = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images", *TOY["relabel"]]
+    assert command("relabel", *teacher, "--recipe", "modern", "--output", tmp_path / "labels") == 0
+    words = ["--labels", tmp_path / "labels", "--output", tmp_path / "student"]
+    capsys.readouterr()
+    assert command(*toy_student(toy, *words)) == 0
+    assert (
+        "have the views of recipe modern, the student has the settings of recipe paper"
+        in capsys.readouterr().err
+    )
+    assert command(*toy_student(toy, *words, "--recipe", "modern", "--force")) == 0
+    assert "the views of recipe" not in capsys.readouterr().err
+    assert command(*toy_student(toy, "--output", tmp_path / "paper")) == 0
+    assert "the views of recipe" not in capsys.readouterr().err
+
+
 def test_images_distilled_elsewhere_take_the_order_of_the_teachers_classes(tmp_path):
     """Class folders are found by the alphabet; a data set of one's own may have another order."""
     write_folder(tmp_path, classes=("cat", "dog", "eel"), count=1, splits=["distilled"])

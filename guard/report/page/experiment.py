@@ -148,7 +148,7 @@ def _attacks(results):
                 row += ["-", "-"]
         rows.append([*row, _description(name)])
     columns = [column for network in results for column in (f"{network}, %", "change")]
-    measured = [text.metrics_text(name, result) for name, result in results.items()]
+    measured = [text.metrics_text(name, results) for name in results]
     return section(
         "Attacks",
         table(["attack", *columns, "what it is"], rows, words=(0, 1 + len(columns))),
