@@ -306,7 +306,7 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
     minutes = [float(line.split()[2]) for line in lines if line.startswith("# about")]
     assert len(minutes) == 4 and all(0.1 < each < 600 for each in minutes)  # beside other work, too
     assert (
-        f" -o {tmp_path}/runs/cpu " in lines[0]
+        lines[0] == f"# in {ROOT}" and f" -o {tmp_path}/runs/cpu " in lines[1]
     )  # folders are those of the caller, the default ones the project's
     assert not list(tmp_path.iterdir())
     assert command("guard.paper.reproduce", "main", "--dataset", "imagenet", "--root", tmp_path, "-n") == 0
