@@ -54,7 +54,7 @@ The published methods, each without and with GUARD, whose students learn by the 
 from hard labels, or by `modern`. Shorter than published: the teacher has 20 epochs, and the network is
 ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10. DC has its 1,000 networks for 1 image per
 class, as dc-100 a tenth of them for 10, and is not planned for 50. The attacks are protocol paper's, within
-1/255.
+1/255. Below stand the published numbers of these methods and sizes, of the paper's own networks and lengths.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
@@ -74,7 +74,11 @@ def section(groups, results):
         "recipes": (OF_RECIPES, _recipes),
         "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
-        "methods": (OF_METHODS, _methods, "methods-dc-1", "methods-dc-10", "methods-resnet18"),
+        "methods": (
+            OF_METHODS,
+            lambda here: _methods(here, published.read(results)["tables"]["other-methods"]["cifar10"]),
+            *("methods-dc-1", "methods-dc-10", "methods-resnet18"),
+        ),
         "curvature": (OF_CURVATURE, _curvature),
     }
     for name, (introduction, drawn, *more) in parts.items():
@@ -259,15 +263,31 @@ def _label_bytes(groups):
     return table(columns, rows, left=1)
 
 
-def _methods(groups):
+def _methods(groups, theirs):
+    """theirs: images per class, as text -> published method -> attack -> accuracy."""
     attacks = ("clean", "pgd100", "square", "autoattack-paper", "cw", "mim")
-    rows = []
+    rows, known = [], {}
     for group in groups:
         method, recipe = group.arm.split("/")
         found = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
         teacher = number(gathered.accuracies(group.records, "teacher", "clean"))
-        rows.append([method, recipe, str(group.images_per_class), str(len(group.runs)), *found, teacher])
+        size = str(group.images_per_class)
+        rows.append([method, recipe, size, str(len(group.runs)), *found, teacher])
+        method = _published_name(method)
+        if accuracies := theirs.get(size, {}).get(method):
+            known[method, size] = {
+                published.OUR_ATTACKS.get(name, name): accuracies[name] for name in accuracies
+            }
+    for (method, size), accuracies in known.items():
+        found = [f"{accuracies[name]:.2f}" if name in accuracies else MISSING for name in attacks]
+        rows.append([f"published: {method}", MISSING, size, MISSING, *found, MISSING])
     return table(["method", "recipe", "images per class", "runs", *attacks, "teacher: clean"], rows, left=2)
+
+
+def _published_name(method):
+    """Of a method of the arms: guard is theirs on SRe2L's images, whatever the network or DC's steps."""
+    method = method.removesuffix("-resnet18").replace("-100", "")
+    return "sre2l+guard" if method == "guard" else method
 
 
 def _curvature(groups):
