@@ -35,18 +35,19 @@ class Distilled(Dataset):
         """Yields the mini-batches of an epoch of soft labels: (views (N, 3, S, S), teacher's logits (N,
         classes)).
 
-        Views are crops, mixed with others, in the order of training. folder: of stage relabel, for these very
-        images. epoch: from 0 on. Raises UserError for labels of other images, and for an epoch that does not
-        exist.
+        Views are crops, mixed with others, in the order of training; logits are in the order of `classes`.
+        folder: of stage relabel, for these very images. epoch: from 0 on. Raises UserError for labels of other
+        images, and for an epoch that does not exist.
         """
         store = LabelStore(folder)
         packed = self.packed.in_order_of(store.classes)
+        columns = [packed.classes.index(name) for name in self.classes]
         wanted = store.open(packed.fingerprint, packed.classes)
         if not 0 <= epoch < wanted.epochs:
             raise UserError(f"there is no epoch {epoch} in {folder}; there are 0 to {wanted.epochs - 1}")
         rows = store.read(epoch, wanted, packed)
         for batch in batches_of(rows, wanted.batch_size):
-            yield look(packed, batch), torch.from_numpy(batch["logits"].astype("float32"))
+            yield look(packed, batch), torch.from_numpy(batch["logits"].astype("float32"))[:, columns]
 
 
 class _Pixels:

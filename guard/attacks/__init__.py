@@ -35,6 +35,8 @@ def check_inputs(model, images, labels, epsilon, norm="L-inf"):
         raise UserError(f"the model is a {type(model).__name__}; wrap it in a torch.nn.Module")
     if model.training:
         raise UserError("the model is in train mode; call model.eval() before an attack")
+    if any(held.is_inference() for held in (*model.parameters(), *model.buffers())):
+        raise UserError("the model was made in torch.inference_mode, which has no gradients; make it outside")
     if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
         raise UserError("the images are no floating-point tensor; expected pixels in [0,1], (N, 3, H, W)")
     if not (isinstance(labels, torch.Tensor) and labels.dtype == torch.int64):
@@ -85,6 +87,7 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
         raise UserError(f"batch_size is {batch_size}; it has to be at least 1")
     # Whatever the caller has switched off, as evaluations do: attacks follow gradients.
     with torch.inference_mode(False), torch.enable_grad(), frozen_eval(model):
+        images = images.detach()
         images, labels = (held.clone() if held.is_inference() else held for held in (images, labels))
         adversarial = images.clone()
         broken = wrong(model, images, labels, batch_size)

@@ -6,10 +6,11 @@ nothing in it can run.
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from guard.errors import UserError
 from guard.networks import models
+from guard.registry import MODELS
 from guard.run.fingerprints import of_tensors
 from guard.run.tensor_files import REMEDY, is_plain, read, saving
 
@@ -50,7 +51,15 @@ class Checkpoint:
 
     def fresh(self):
         """A PixelModel of the same kind with new weights, in train mode."""
-        return models.build_like(self, self.model)
+        return models.build_like(replace(self, stem=self._stem_of_weights()), self.model)
+
+    def _stem_of_weights(self):
+        """The stem, but 'standard' where an earlier version gave a ResNet of torchvision's own name that one,
+        whatever was asked for.
+        """
+        first = self.state.get("conv1.weight")
+        standard = first is not None and tuple(first.shape[2:]) == (7, 7)
+        return "standard" if standard and self.model not in MODELS else self.stem
 
     def build(self, device="cpu"):
         """The PixelModel in eval mode on `device`. Raises UserError where the weights are not those of

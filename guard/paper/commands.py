@@ -81,7 +81,7 @@ def as_planned(run):
     """Whether a recorded run was asked for all that the plan asks of it, attacks and their images aside; not
     so where the plan has no such arm or data set, or no longer.
     """
-    if run.dataset not in SCALES[run.scale] or not {run.images_from, run.labels_from} <= {*ARMS}:
+    if run.dataset not in SCALES.get(run.scale, {}) or not {run.images_from, run.labels_from} <= {*ARMS}:
         return False
     words = command_of(run, run.scale, root="", output="")
     return same(run.command, words, aside=OF_THE_ATTACKS)

@@ -86,12 +86,12 @@ def _settings(record):
     """{'stage name': value}, without what follows from the seed and from the stages before."""
     found = {}
     for stage in experiment.STAGES:
-        if stage not in record:
-            continue
+        if stage not in record or (stage == "relabel" and "labels" in record["train"]["settings"]):
+            continue  # of the labels the student has told, whoever made them
         chosen = earlier.read_by_stage(stage, earlier.as_now(stage, record[stage]["settings"]))
         if stage == "train":
-            teacher, of_views = chosen.pop("teacher", None), chosen.pop("labels", {})
-            if "relabel" not in record:  # as of labels that were made elsewhere, or of hard ones
+            teacher, of_views = chosen.pop("teacher", None), chosen.pop("labels", None)
+            if of_views:
                 views = earlier.read_by_stage("relabel", earlier.as_now("relabel", of_views))
                 found |= {f"relabel {name}": value for name, value in views.items() if name not in DRAWN}
             if "recover" in record:  # else nothing but their fingerprint tells which images they are
@@ -190,7 +190,7 @@ def _difference(row, first):
     told, before = ({name.split()[0] for name in settings} for settings in (here, there))
     unknown = told ^ before
     hidden = {name for name in {*here, *there} if name.split()[0] in unknown}
-    hidden |= {"train images"} if "recover" in unknown else set()
+    hidden |= {"train images", "train images of teacher"} if "recover" in unknown else set()
     here, there = ({name: of[name] for name in of if name not in hidden} for of in (here, there))
     changed = [
         f"{name} {value}" + (f" instead of {there[name]}" if name in there else "")

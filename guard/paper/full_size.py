@@ -76,7 +76,9 @@ def section(groups, results):
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
         "methods": (
             OF_METHODS,
-            lambda here: _methods(here, published.read(results)["tables"]["other-methods"]["cifar10"]),
+            lambda here: _methods(
+                here, published.read(results)["tables"].get("other-methods", {}).get("cifar10", {})
+            ),
             *("methods-dc-1", "methods-dc-10", "methods-resnet18"),
         ),
         "curvature": (OF_CURVATURE, _curvature),

@@ -209,6 +209,17 @@ def test_an_attack_follows_gradients_whatever_its_caller_has_switched_off(name, 
     assert torch.equal(attacks.attack(name, model, *inputs, epsilon=8 / 255), expected)
 
 
+def test_what_comes_back_has_no_graph_and_a_model_without_gradients_is_refused(model):
+    images, labels = data(4)
+    for name in ("pgd20", "square"):
+        assert not attacks.attack(name, model, images.clone().requires_grad_(), labels).requires_grad
+    with torch.inference_mode():
+        made = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3)).double().eval()
+    with pytest.raises(UserError, match="inference_mode"):
+        attacks.attack("square", made, images, labels)
+    assert all(parameter.requires_grad for parameter in made.parameters())
+
+
 def test_an_evaluation_without_gradients_is_the_same(model, cheap):
     expected = evaluated(model)
     with torch.inference_mode():

@@ -1,5 +1,6 @@
 """Networks by name: shapes, stems, normalization."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import pixel_model
 from torch._dynamo.testing import CompileCounter
 
 from guard.errors import UserError
-from guard.networks import layout, models, weights
+from guard.networks import checkpoint, layout, models, weights
 from guard.recipes import recipe
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -162,6 +163,18 @@ def test_the_resnets_that_go_by_torchvisions_names_have_the_stem_too(name):
         network = models.build(name, stem=stem, **shape).network
         assert network.conv1.kernel_size == kernel
         assert isinstance(network.maxpool, torch.nn.Identity) == (stem == "cifar")
+
+
+def test_a_checkpoint_of_such_a_resnet_that_had_its_own_stem_anyway_is_built_as_it_was():
+    """Earlier versions did not give it the one that was asked for."""
+    name = "resnext50_32x4d"
+    shape = {"image_size": 32, "mean": MEAN, "std": STD, "classes": [str(number) for number in range(7)]}
+    state = build(name, 32, "standard").network.state_dict()
+    about = {"role": "teacher", "dataset": "cifar10", "seed": 0, "settings": {}}
+    held = checkpoint.Checkpoint(model=name, stem="cifar", state=state, **shape, **about)
+    assert held.build().network.conv1.kernel_size == (7, 7)
+    state = build(name, 32, "cifar").network.state_dict()
+    assert dataclasses.replace(held, state=state).build().network.conv1.kernel_size == (3, 3)
 
 
 def test_weights_of_torchvision_go_by_its_names(monkeypatch):

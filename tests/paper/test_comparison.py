@@ -152,6 +152,13 @@ def test_a_stage_that_one_record_does_not_tell_of_is_no_list_of_differences(fold
     assert told.endswith("unlike by-hand: recover is recorded."), told
 
 
+def test_the_labels_that_a_student_learnt_from_count_whatever_else_was_recorded(folders):
+    """As of an earlier student of that place."""
+    changed = records.read(folders[1] / "log.json")["train"]["settings"]
+    change(folders[1], "train", settings=changed | {"labels": {"epochs": 200, "mix": "none", "seed": 1}})
+    assert "relabel mix none instead of" in compare(folders[:2])
+
+
 def test_a_teacher_of_two_students_has_the_error_of_its_images(folders):
     """Several students, one teacher: no deviation over seeds stands beside that."""
     for folder in folders[:3]:
