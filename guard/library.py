@@ -36,8 +36,8 @@ class Distilled(Dataset):
         classes)).
 
         Views are crops, mixed with others, in the order of training; logits are in the order of `classes`.
-        folder: of stage relabel, for these very images. epoch: from 0 on. Raises UserError for labels of other
-        images, and for an epoch that does not exist.
+        folder: of stage relabel, for these very images. epoch: from 0 on. Raises UserError for labels of
+        other images, and for an epoch that does not exist.
         """
         store = LabelStore(folder)
         packed = self.packed.in_order_of(store.classes)
