@@ -327,11 +327,7 @@ class Evaluate:
     """Clean and robust accuracy."""
 
     protocol: str = setting("paper", "frozen set of attacks; both is paper and standard", choices=PROTOCOLS)
-    attacks: str = setting(
-        "",
-        "names of attacks, with commas between them, in place of a protocol",
-        names=("attack", registry.ATTACKS),
-    )
+    attacks: str = setting("", "with commas, in place of a protocol", names=("attack", registry.ATTACKS))
     epsilon: float = setting(
         1 / 255,
         "largest change of a pixel in the L-inf attacks; 1/255 is the protocols' own, another makes it"

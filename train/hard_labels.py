@@ -40,7 +40,8 @@ def add_flags(parser, when=""):
 
 def of_images(options):
     """What was given by these flags, by the names of train.inputs.without_teacher."""
-    return {name: getattr(options, name) for name in ("image_size", "stem", "clamp", "soft_labels")}
+    given = {"image_size": options.image_size, "stem": options.stem, "clamp": options.clamp}
+    return {**given, "soft_labels": options.soft_labels}
 
 
 def as_settings(settings):

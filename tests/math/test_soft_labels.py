@@ -129,7 +129,7 @@ def test_crops_and_mixes_are_drawn_by_the_recipes_numbers():
 
 def test_the_same_classes_in_another_order_are_other_classes(images):
     network = SimpleNamespace(classes=("b", "a", "c"), image_size=8)
-    with pytest.raises(UserError, match="another order"):
+    with pytest.raises(UserError, match="their order differs"):
         soft_labels.check_classes(network, images, "a folder")
 
 

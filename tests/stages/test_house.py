@@ -204,6 +204,7 @@ ROOMS += [
     "bench",
     "launch",
     "command",
+    "__main__",
     "guard",
 ]
 
