@@ -637,6 +637,8 @@ def test_a_stopped_command_leaves_nothing(tmp_path, sent, status):
         "import time, tarfile, runpy; read = tarfile.TarFile.extractfile; tarfile.TarFile.extractfile ="
         " lambda *a: time.sleep(0.01) or read(*a); "
     )
+    # nohup, by which the tests may have been started, has its children ignore one of them
+    slow += "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
     process = command(
         slow + "runpy.run_module('data.prepare', run_name='__main__')",
         "imagenette",
