@@ -75,6 +75,18 @@ def stage_parser(stage, description, *stage_recipes, argv):
     return parser
 
 
+def stage_options(stage, argv, *more):
+    """What the words of a stage's command set of its recipes, with its data set, its root, and the flags
+    `more`; its other flags are left out.
+    """
+    of_stage = ("train", "evaluate", "relabel") if stage == "train" else (stage,)
+    parser = stage_parser(stage, "", *of_stage, argv=argv)
+    add_data(parser, required=False)
+    for flag in more:
+        parser.add_argument(flag)
+    return parser.parse_known_args(argv)[0]
+
+
 def add_workers(parser):
     parser.add_argument(
         "--workers",

@@ -36,17 +36,11 @@ def check_gradients(settings, stored):
 def main(argv):
     """argv: the flags of relabel, '--', the flags of train; both as run.sh gives them."""
     place = argv.index("--")
-    given = {"relabel": argv[:place], "train": argv[place + 1 :]}
-    parsers = {
-        "relabel": cli.stage_parser("relabel", "", "relabel", argv=given["relabel"]),
-        "train": cli.stage_parser("train", "", "train", "evaluate", "relabel", argv=given["train"]),
+    options = {
+        "relabel": cli.stage_options("relabel", argv[:place], "--output"),
+        "train": cli.stage_options("train", argv[place + 1 :], "--labels"),
     }
-    for stage, parser in parsers.items():
-        parser.add_argument("--dataset", "-d")
-        parser.add_argument("--labels" if stage == "train" else "--output")
-    options = {stage: parser.parse_known_args(given[stage])[0] for stage, parser in parsers.items()}
-    folder = options["relabel"].output
-    if options["train"].labels != folder:
+    if options["train"].labels != options["relabel"].output:
         return  # they are made online, say
 
     def work():

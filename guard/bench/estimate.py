@@ -61,13 +61,7 @@ def stages_of(words):
             continue
         words_of_stage = shlex.split(line)[2:]
         stage, *argv = words_of_stage[2:] if words_of_stage[0] == "guard.launch" else words_of_stage
-        recipes_of = {"train": ("train", "evaluate", "relabel")}.get(stage, (stage,))
-        parser = cli.stage_parser(stage, "", *recipes_of, argv=argv)
-        if stage in ("pretrain", "train"):
-            cli.add_data(parser)
-        else:
-            parser.add_argument("--dataset")
-        found[stage] = parser.parse_known_args(argv)[0]
+        found[stage] = cli.stage_options(stage, argv)
     return found
 
 

@@ -79,9 +79,9 @@ def metrics_text(name, results):
     if len(common) < 3:  # clean accuracy is the first
         return None
     met = results[name]["attacks"]
-    found = metrics.of_record({**results[name], "attacks": {attack: met[attack] for attack in common}})
     if not met["clean"]["accuracy"]:
         return f"{name}: RR and I-RR undefined, since it is right on no image."
+    found = metrics.of_record({**results[name], "attacks": {attack: met[attack] for attack in common}})
     known = found["worst_case"] is not None and {*PROTOCOLS["standard"]} <= {*common}
     worst = f", worst case {found['worst_case']:.2f}" if known else ""
     ratio = (

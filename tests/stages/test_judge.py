@@ -269,8 +269,8 @@ def test_a_folder_that_is_two_sets_is_refused_and_hidden_files_are_none(sets, tm
     assert capsys.readouterr().err == ""
 
 
-def test_a_judged_resnet_of_small_images_may_keep_their_pixels(sets, tmp_path):
-    """By its stem; with an image size alone the recipe of an unknown data set is that of large ones."""
+def test_a_judged_resnet_of_small_images_may_keep_their_pixels():
+    """By its stem."""
     shapes = {"label_settings": recipes.resolve("digits", "relabel", {}, "dc"), "seed": 0, "clamp": False}
     shapes |= {"dataset": "digits", "root": "data/raw", "distilled": 1, "soft_labels": False}
     for stem in ("cifar", "standard"):
