@@ -9,6 +9,7 @@ a row of guard.registry.DATA_SETS.
 
 import argparse
 import hashlib
+import itertools
 import os
 import pickle
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from pathlib import Path
 from guard import cli, ending, registry
 from guard.errors import UserError, first_line
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Those of torchvision's ImageFolder
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": ("train",), "val": ("val", "test")}  # a split's folder goes by one of these names
 EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
 
@@ -90,7 +92,8 @@ def _folders(name, root, split):
 
 
 def scan(name, folder, split):
-    """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders.
+    """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders. Images in folders
+    of a class's folder are its images, too.
 
     Raises UserError for an empty class, for a link to nothing and for an image that is no file.
     """
@@ -108,15 +111,21 @@ def scan(name, folder, split):
 
 
 def _images_in(folder):
-    """Sorted paths of the images in the folder of a class."""
-    entries = [entry for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    # Only links are followed: of a million files each look costs time.
-    linked = [entry for entry in entries if entry.is_symlink() or not entry.is_file()]
-    _refuse_strange(entry for entry in linked if not os.path.isfile(entry.path))
-    if not entries:
+    """Sorted paths of the images below the folder of a class, as deep as they lie."""
+    found, folders = [], [folder]
+    while folders:
+        entries = _entries(folders.pop())
+        is_image = [entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries]
+        images = list(itertools.compress(entries, is_image))
+        # Only links are followed: of a million files each look costs time.
+        linked = [entry for entry in images if entry.is_symlink() or not entry.is_file()]
+        _refuse_strange(entry for entry in linked if not os.path.isfile(entry.path))
+        found += [entry.path for entry in images]
+        folders += [entry.path for entry, image in zip(entries, is_image) if not image and entry.is_dir()]
+    if not found:
         read = " ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder} holds no images ({read}); remove the empty class or fill it")
-    return sorted(entry.path for entry in entries)
+    return sorted(found)
 
 
 def _refuse_strange(entries):

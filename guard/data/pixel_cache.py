@@ -33,7 +33,7 @@ from guard.run.storage import replacing
 LARGEST = 32 * 2**30
 SPARE = 2**30  # bytes that are left free on the disk
 # What files may be, whatever their names are: Pillow's other readers go as far as to start programs.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 # Pillow's modes that 8-bit RGB holds without a loss of range.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Times the shorter side: resized by its shorter side, a strip of pixels would fill the memory.

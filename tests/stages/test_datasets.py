@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, write_folder
 from PIL import Image
+from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 
 from guard.data import find, images, loading
@@ -56,6 +57,23 @@ def test_class_folders_are_sorted_and_test_is_taken_for_val(tmp_path):
         for name in ("a/0", "a/1", "b/0", "b/1")
     ]
     assert held.labels.tolist() == [0, 0, 1, 1] and torch.equal(held.pixels, torch.stack(first_two))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "ppm", "bmp", "pgm", "tif", "WEBP"])
+def test_images_below_the_folder_of_a_class_are_its_images(suffix, tmp_path):
+    """As torchvision's ImageFolder has it, whose images and labels these are."""
+    folder = write_folder(tmp_path, classes=("a", "b"), splits=("train",)) / "train"
+    for place, shade in (("b/deep/er", 7), ("a/images", 9)):
+        (folder / place).mkdir(parents=True)
+        Image.new("L", (20, 20), shade).save(folder / place / f"0.{suffix}")
+        (folder / place / ".hidden.png").write_text("no image")
+    found = find.find("toy", tmp_path, "train")
+    theirs = [(path, label) for path, label in ImageFolder(folder).samples if "/." not in path]
+    assert sorted(zip(found.files, found.labels)) == sorted(theirs) and len(theirs) == 14
+    pixels = images.load(found, 20).pixels
+    for path, image in zip(found.files, pixels):
+        if path.endswith(suffix):
+            assert (image.float() - (7 if "deep" in path else 9)).abs().max() <= 1  # JPEG, WebP
 
 
 @pytest.mark.parametrize("target", ["nowhere", "c"])  # the second leads to itself
