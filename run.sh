@@ -60,6 +60,25 @@ from_caller() {
     if [[ $1 == /* || $PWD == "$caller" ]]; then printf '%s\n' "$1"; else printf '%s\n' "$caller/$1"; fi
 }
 
+# The same for what may also be no path.
+if_there() {
+    if [ -e "$caller/$1" ]; then from_caller "$1"; else printf '%s\n' "$1"; fi
+}
+
+# Checks flags, in a moment. Ctrl-C is run.sh's alone, or the check would print where it was.
+check() {
+    "$light" -m "$@" &
+    wait $!
+}
+
+# Ctrl-C, once what runs has ended. A stage said so itself, unless it had just finished.
+interrupted() {
+    [ "$1" = "$by_stage" ] || echo "interrupted; give the same command again, without -f, to go on" >&2
+    exit 130
+}
+by_stage=none
+trap 'interrupted $?' INT
+
 # The words as one would type them: quoted where the shell would read them otherwise.
 quoted() {
     local word line=''
@@ -70,6 +89,8 @@ quoted() {
     echo "${line% }"
 }
 
+[ -z "${GUARD_CACHE-}" ] || export GUARD_CACHE=$(from_caller "$GUARD_CACHE")
+
 # ---- flags ---------------------------------------------------------------------------------------
 
 for word in "$@"; do
@@ -79,7 +100,7 @@ done
 
 dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model='' method=sre2l
 adversarial='' step_length=''
-teacher_flags='' train_teacher=no only_print=no debug=no
+teacher_flags='' train_teacher=no only_print=no debug=no force=no
 common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
     [ -n "${OPTARG-none}" ] || fail "-$flag needs a value"
@@ -111,10 +132,10 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         o) output=$(from_caller "$OPTARG") ;;
         g) debug=yes ;;
         n) only_print=yes ;;
-        f) common+=(--force) ;;
+        f) force=yes ;;
         :) fail "-$OPTARG needs a value" ;;
         *)
-            [ "$OPTARG" != - ] || fail "'${!OPTIND}' is no flag of run.sh; a stage's go after -- STAGE"
+            [[ ${!OPTIND-} != --* ]] || fail "'${!OPTIND}' is no flag of run.sh; a stage's go after -- STAGE"
             fail "there is no flag -$OPTARG"
             ;;
     esac
@@ -123,7 +144,7 @@ done
 shift $((OPTIND - 1))
 light=$(light_python)
 if [ "$adversarial" = f ]; then # whose epsilon is -h
-    pretrain+=(--epsilon "${step_length:-$("$light" -m guard.recipes "$dataset" pretrain h)}")
+    pretrain+=(--epsilon "${step_length:-$(check guard.recipes "$dataset" pretrain h)}")
 fi
 if [ -n "$step_length" ] && [[ $adversarial != f || $teacher_flags == *C* ]]; then
     pretrain+=(--h "$step_length")
@@ -156,15 +177,14 @@ for word in "$@"; do
             'recover --method'*) fail "name the image method by -I, not by recover --method" ;;
             'train --labels=hard') fail "$hard" ;;
             'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
-            'pretrain --weights='*)
-                file=${word#*=}
-                [ ! -f "$caller/$file" ] || word=--weights=$(from_caller "$file")
-                ;;
+            'pretrain --weights='* | 'train --labels='*) word=${word%%=*}=$(if_there "${word#*=}") ;;
+            *' --help' | *' -h') "$light" -m "$stage" --help; exit 0 ;;
+            *' --check') fail "run.sh checks all flags itself, with -n as well" ;;
         esac
         case "$stage $previous" in
-            'train --labels') [ "$word" != hard ] || fail "$hard" ;;
+            'train --labels') [ "$word" != hard ] || fail "$hard"; word=$(if_there "$word") ;;
             'pretrain --image-size' | 'pretrain --stem') models+=("$previous" "$word") ;;
-            'pretrain --weights') [ ! -f "$caller/$word" ] || word=$(from_caller "$word") ;;
+            'pretrain --weights') word=$(if_there "$word") ;;
         esac
         declare -n extra=$stage
         extra+=("$word")
@@ -186,7 +206,7 @@ fi
 
 # ---- the four commands ---------------------------------------------------------------------------
 
-[ -n "$model" ] || model=$("$light" -m guard.recipes "$dataset" pretrain model)
+[ -n "$model" ] || model=$(check guard.recipes "$dataset" pretrain model)
 folder=$output/$experiment
 teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$dataset/$model/$labeller
 images=$folder/images labels=$folder/labels log=$folder/log.json
@@ -209,9 +229,9 @@ train=(
 
 for stage in pretrain recover relabel train; do
     declare -n command=$stage
-    "$light" -m "${command[@]}" --check
+    check "${command[@]}" --check
 done
-"$light" -m train.needs "${relabel[@]:1}" -- "${train[@]:1}"
+check train.needs "${relabel[@]:1}" -- "${train[@]:1}"
 
 launch=(-m)
 if [[ $device == *,* ]]; then
@@ -227,6 +247,7 @@ if [ $only_print = yes ]; then
     for stage in pretrain recover relabel train; do
         declare -n command=$stage
         [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
+        [ $force = no ] || command+=(--force)
         echo "python ${launch[*]} $(quoted "${command[@]}")"
     done
     exit 0
@@ -245,7 +266,7 @@ for each in ${needed[@]+"${needed[@]}"}; do
         exit 2
     fi
 done
-"$light" -m guard.data.find "$dataset" --root "$root" --quiet
+check guard.data.find "$dataset" --root "$root" --quiet
 set_up requirements.txt
 [ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}" --method "$method"
 elsewhere='choose another folder with -o'
@@ -253,10 +274,20 @@ mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"
 "$light" -m guard.run.lock "$folder" $lock $$
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
-for stage in pretrain recover relabel train; do
-    [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
+stages=(pretrain recover relabel train)
+[ $train_teacher = yes ] || stages=("${stages[@]:1}")
+# What -f has yet to do again: a run that is stopped and goes on without -f does that again, and nothing else.
+again=$folder/.again
+[ $force = no ] || printf '%s\n' "${stages[@]}" >"$again"
+for stage in "${stages[@]}"; do
     declare -n command=$stage
     echo "== $stage"
+    if grep -qsx $stage "$again"; then
+        command+=(--force)
+        left=$(grep -vx $stage "$again") || true
+        echo "$left" >"$again"
+    fi
+    by_stage=130
     "$PYTHON" "${launch[@]}" "${command[@]}"
 done
-rm -f "$folder/.lock" # only here: after a kill a stage may live on, and with it the lock
+rm -f "$again" "$folder/.lock" # only here: after a kill a stage may live on, and with it the lock

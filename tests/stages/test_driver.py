@@ -1,5 +1,6 @@
 """run.sh: golden commands of its flags, and every wrong flag ends at once in one line and status 2."""
 
+import os
 import shutil
 import subprocess
 
@@ -234,6 +235,8 @@ WRONG = {
     "-p -d cifar10 -r /nosuch": "no data set 'cifar10'",
     "-p -m nosuch": "no model 'nosuch'",
     "-p -e nosuch": "no model 'nosuch'",
+    "-p-": "there is no flag --",
+    "-- recover --check": "run.sh checks all flags itself",
     "-p -m vit": "no batch norm",
     "-p -e alexnet": "does not take images of 16 pixels",
     "-p -I dc -m vit -e alexnet": "does not take images of 16 pixels",  # the teacher may lack batch norm
@@ -253,13 +256,14 @@ def test_a_wrong_flag_ends_before_any_work(flags, tmp_path):
     assert done.stdout == "" and not (tmp_path / "out").exists()
 
 
-def test_weights_of_a_teacher_are_those_where_it_was_called(tmp_path):
+def test_files_of_a_stage_are_those_where_it_was_called(tmp_path):
     (tmp_path / "own.pt").touch()
     for between in (" ", "="):
-        words = f"-n -p -- pretrain --weights{between}own.pt".split()
+        words = f"-n -p -- pretrain --weights{between}own.pt train --labels{between}own.pt".split()
         called = ["bash", ROOT / "run.sh", *words]
         done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert f"--weights{between}{tmp_path}/own.pt" in done.stdout
+        assert f"--labels{between}{tmp_path}/own.pt" in done.stdout
 
 
 @pytest.mark.parametrize("flag", "drxyYmoeclhBvbaiIRzus")
@@ -320,3 +324,80 @@ def test_a_stage_that_fails_stops_the_run(tmp_path):
     teacher.write_bytes(b"no checkpoint")
     done = run_sh("-o", str(tmp_path))
     assert done.returncode == 2 and "checkpoint.pt" in done.stderr and "== relabel" not in done.stdout
+
+
+def test_a_stages_help_is_all_that_is_done(tmp_path):
+    done = run_sh("-o", str(tmp_path / "out"), "-p", "--", "pretrain", "--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m pretrain") and not done.stderr
+    assert "== " not in done.stdout and not (tmp_path / "out").exists()
+
+
+# A python that does nothing: it notes the stages that it is asked for, and ends as WITH says of one of them.
+IDLE = """#!/usr/bin/env bash
+case "$2" in
+guard.recipes) echo convnet-32 ;;
+pretrain | recover | relabel | train)
+    [[ " $* " != *" --check "* ]] || exit 0
+    [[ " $* " == *" --force "* ]] && force=' --force' || force=''
+    echo "$2${force}" >> "$NOTED"
+    if [[ $WITH == "$2 "* ]]; then
+        trap : INT # as one that is about to end
+        kill -INT -$(ps -o pgid= -p $$ | tr -d ' ')
+        exit "${WITH#* }"
+    fi
+    ;;
+esac
+"""
+
+
+@pytest.fixture
+def idle(tmp_path):
+    """Calls a run.sh whose stages do nothing. idle(*flags, interrupted="STAGE STATUS") -> (what ended, the
+    stages that were begun, each with its --force).
+    """
+    for name in ("run.sh", "guard/environment.sh"):
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "copy" / name)
+    (tmp_path / "copy/requirements.txt").touch()
+    python, noted = tmp_path / "tools/python3", tmp_path / "noted"
+    python.parent.mkdir()
+    python.write_text(IDLE)
+    python.chmod(0o755)
+    path = f"{python.parent}:{os.environ['PATH']}"
+
+    def call(*words, interrupted=""):
+        noted.write_text("")
+        done = subprocess.run(
+            ["bash", tmp_path / "copy/run.sh", *words],
+            env={**os.environ, "PATH": path, "NOTED": str(noted), "WITH": interrupted},
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+        return done, noted.read_text().splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize("status", [0, 130])
+def test_an_interrupt_ends_the_run_whatever_its_stage_makes_of_it(status, idle):
+    """One that is about to end no longer hears it, and the next would begin."""
+    done, begun = idle("-p", interrupted=f"recover {status}")
+    assert done.returncode == 130 and begun == ["pretrain", "recover"]
+    assert done.stderr.startswith("interrupted; " if status == 0 else "") and done.stderr.count("\n") < 2
+    assert bool(done.stderr) == (status == 0)  # else the stage said so
+
+
+@pytest.mark.parametrize("first", ["-p", ""])
+def test_a_forced_run_that_was_stopped_goes_on_without_force(first, idle, tmp_path):
+    if not first:
+        teacher = tmp_path / "copy/runs/teachers/digits/convnet-32/1/checkpoint.pt"
+        teacher.parent.mkdir(parents=True)
+        teacher.touch()
+    words, teachers = first.split(), ["pretrain"] if first else []
+    begun = idle(*words, "-f", interrupted="recover 130")[1]
+    assert begun == [f"{name} --force" for name in (*teachers, "recover")]
+    assert idle(*words, interrupted="relabel 130")[1] == [*teachers, "recover", "relabel --force"]
+    assert idle(*words)[1] == [*teachers, "recover", "relabel", "train --force"]
+    assert idle(*words)[1] == [*teachers, "recover", "relabel", "train"]
