@@ -120,7 +120,7 @@ def evaluate_network(network, judgement, log, shared=False):
             save=ledger.save if processes.rank() == 0 else None,
         )
         work.finish(**{"key": key, **result, "complete": True})
-    return result
+        return processes.of_the_first(records.read(log)[name])
 
 
 def _key(network, judgement, source):
@@ -209,9 +209,9 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     if processes.rank() == 0:
         records.forget(work.log, _of_other_teachers(records.read(work.log), teacher))
     processes.barrier()
+    found = evaluate_network(checkpoint.load(student_path), judgement, work.log)  # what one waits for
     if teacher:
         _evaluate_teacher(teacher, judgement, Path(teacher_path).parent / "log.json", work.log)
-    found = evaluate_network(checkpoint.load(student_path), judgement, work.log)
     if processes.rank() == 0:
         print(experiment.write(work.log, distilled), flush=True)
     processes.barrier()
@@ -242,11 +242,12 @@ def _evaluate_teacher(teacher, judgement, shared, own):
     """
     told = processes.of_the_first(_is_told(teacher, judgement, own)) and not judgement.force
     writable = processes.of_the_first(os.access(shared.parent, os.W_OK))
+    ours = {}
     if writable and not told:
-        evaluate_network(teacher, judgement, shared, shared=True)
+        ours["evaluate teacher"] = evaluate_network(teacher, judgement, shared, shared=True)
     if processes.rank() == 0:
-        found, has = records.read(shared), records.read(own)  # at once: others may evaluate it in another way
-        evaluated = "evaluate teacher" in has
+        found = records.read(shared) | ours  # others may have evaluated it in another way since
+        evaluated = "evaluate teacher" in records.read(own)
         for entry in ("pretrain", "evaluate teacher"):
             if entry in found and (entry == "pretrain" or not told and (writable or not evaluated)):
                 records.update(own, entry, found[entry])
