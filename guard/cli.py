@@ -24,15 +24,31 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(f"error: {message}; see {self.prog} --help") + "\n")
 
 
+class StageParser(Parser):
+    """A Parser whose `settings` are {flag: the first of the recipes that has it; it sets all of them}."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.settings = {}
+
+    def parse_known_args(self, args=None, namespace=None):
+        options, rest = super().parse_known_args(args, namespace)
+        named = getattr(options, "precision", None) not in (None, "auto")
+        if getattr(options, "channels_last", None) is False and not named:
+            self.error(
+                "--no-channels-last goes with a --precision that is named; auto chooses the layout, too"
+            )
+        return options, rest
+
+
 def stage_parser(stage, description, *stage_recipes, argv):
-    """A Parser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
+    """A StageParser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
     all stages.
 
     Defaults are left to `resolve`; in the help stand those of the data set that argv names with
     --dataset, else of each family.
     """
-    parser = Parser(prog=f"python -m {stage}", description=description)
-    parser.settings = {}  # flag -> the first of the recipes that has it; it sets all of them
+    parser = StageParser(prog=f"python -m {stage}", description=description)
     dataset = _named_dataset(argv)
     for name in stage_recipes:
         group = parser.add_argument_group(
@@ -281,7 +297,7 @@ def number(kind, low=None, high=None, above=None, below=None):
             + [f"below {below}"] * (below is not None)
         )
         fine = (
-            math.isfinite(value)
+            (abs(value) < 2**63 if kind is int else math.isfinite(value))
             and (low is None or value >= low)
             and (high is None or value <= high)
             and (above is None or value > above)

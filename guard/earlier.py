@@ -50,10 +50,14 @@ def comparable(stage, key):
     return made
 
 
-def _weighs_by(found, coefficient):
-    """Whether a teacher's regularizer is multiplied by this setting."""
-    row = registry.REGULARIZERS.get(found.get("regularizer"))
-    return found.get("curvature") and (row is None or row.coefficient.rstrip("_") == coefficient)
+def _weighs_by(coefficient):
+    """A rule: whether a teacher's regularizer is multiplied by this setting."""
+
+    def read(found):
+        row = registry.REGULARIZERS.get(found.get("regularizer"))
+        return found.get("curvature") and (row is None or row.coefficient.rstrip("_") == coefficient)
+
+    return read
 
 
 def _regularized(found):
@@ -64,12 +68,12 @@ def _takes_squared(loss):
     return loss in registry.STUDENT_LOSSES and registry.STUDENT_LOSSES[loss].takes_squared
 
 
+_COEFFICIENTS = sorted({row.coefficient.rstrip("_") for row in registry.REGULARIZERS.values()})
 # What the settings of a stage must be for another of them to be read at all.
 READ_WITH = {
     "pretrain": {
         "regularizer": lambda found: found.get("curvature"),
-        "lambda": lambda found: _weighs_by(found, "lambda"),
-        "loss_beta": lambda found: _weighs_by(found, "loss_beta"),
+        **{name: _weighs_by(name) for name in _COEFFICIENTS},
         "gradient_beta": lambda found: found.get("gradient_regularization"),
         "h": lambda found: found.get("curvature"),
         "curvature_every": _regularized,

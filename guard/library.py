@@ -89,6 +89,8 @@ def load_images(dataset, root="data/raw", *, split="val", per_class=0, size=None
     """
     if per_class < 0:
         raise UserError(f"per_class is {per_class}; it is the number of images of each class, 0 for all")
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}; it is the side of the images in pixels")
     size = size or recipe(dataset).pretrain.image_size
     held = images.load(find.find(dataset, root, split), size, per_class)
     return as_float(held.validation(torch.arange(len(held)), size)), held.labels

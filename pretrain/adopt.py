@@ -33,6 +33,9 @@ def adopt(settings, *, weights, mean, std, dataset, root, output, log, seed, dev
     with work.entered(device_name) as device:
         training = Training(work.output / "checkpoint.pt", "teacher")
         source = find.find(dataset, root, "val")
+        earlier = work.earlier_settings(training)
+        if not earlier or "data" in earlier:  # an earlier version did not note it
+            key["data"] = source.fingerprint
         model = build(settings, dataset, source.classes, mean, std)
         load_weights(model.network, weights, settings.model)
         if work.finished_or_begin(training, key):

@@ -26,6 +26,7 @@ from guard.settings import as_dict
 
 CHECKED_IMAGES = 200  # validation images on which a teacher's health is looked at
 MANY_SILENT = 0.25  # share of a layer's channels that a healthy network does not lose
+SMALLER_STEPS = "lower --lambda or --learning-rate, or set --clip-grad-norm"
 ONE_STEP_KINDS = ("n",)  # of adversarial training, that may overfit to their own attack
 
 # ---- setup ---------------------------------------------------------------------------------------
@@ -269,11 +270,8 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
     processes.average_statistics(model.network)
     of_all = torch.cat([total, total.new_tensor([images])])
     loss, correct, seen = processes.sum_over_processes(of_all).tolist()
-    if math.isnan(loss):
-        raise UserError(
-            f"the teacher's loss is not a number in epoch {epoch + 1}; lower --lambda or --learning-rate, or"
-            " set --clip-grad-norm"
-        )
+    if not math.isfinite(loss):
+        raise UserError(f"the teacher's loss is not a number in epoch {epoch + 1}; {SMALLER_STEPS}")
     return {"loss": loss / seen, "train accuracy": 100 * correct / seen}
 
 
@@ -282,7 +280,7 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
 
 def finish(work, settings, model, data, key, seed, history):
     """Measures the trained model, and writes checkpoint and record; returns what was measured, on the first
-    process alone.
+    process alone. Raises UserError for a model that gives no finite numbers.
     """
     teacher = None
     if processes.rank() == 0:
@@ -301,14 +299,19 @@ def finish(work, settings, model, data, key, seed, history):
         )
         results = {"val accuracy": data.accuracy(model)}
         plain = teacher.build(data.device)  # not compiled, which could neither be watched nor derived twice
-        if silent := models.silent_channels(plain, data.checked(model.image_size)[0]):
+        pixels = data.checked(model.image_size)[0]
+        with torch.no_grad():
+            _check_finite("logits", torch.stack([plain(part).abs().amax() for part in pixels.split(32)]))
+        if silent := models.silent_channels(plain, pixels):
             worst = max(silent, key=lambda row: row[1] / row[2])
             results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
             if history and not settings.val_images:  # else not trained here, or seen on too few images
                 _warn_of_silence(*worst)
         if settings.curvature_images:
             yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another
-            results["curvature"] = measure_curvature(plain, data, settings.curvature_images, yardstick)
+            measured = measure_curvature(plain, data, settings.curvature_images, yardstick)
+            _check_finite("curvatures", torch.tensor([*measured.values()]))
+            results["curvature"] = measured
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}
         entry |= {"checkpoint": str(work.ledger.path), "fingerprint": teacher.fingerprint}
@@ -317,6 +320,12 @@ def finish(work, settings, model, data, key, seed, history):
         entry, said = {}, ""
     work.finish(teacher, said=said, **entry)
     return entry.get("results", {})
+
+
+def _check_finite(what, values):
+    """Raises UserError where the last step, after which no loss was seen, has ruined the teacher."""
+    if not values.isfinite().all():
+        raise UserError(f"the teacher's {what} are no finite numbers at the end; {SMALLER_STEPS}")
 
 
 def measure_curvature(model, data, count, h, batch_size=32):

@@ -39,6 +39,8 @@ def check_inputs(model, images, labels, epsilon, norm="L-inf"):
         raise UserError("the model was made in torch.inference_mode, which has no gradients; make it outside")
     if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
         raise UserError("the images are no floating-point tensor; expected pixels in [0,1], (N, 3, H, W)")
+    if images.dtype != torch.float32 and images.dtype not in {held.dtype for held in model.parameters()}:
+        raise UserError(f"the images are {images.dtype} and the model's weights are not; give images.float()")
     if not (isinstance(labels, torch.Tensor) and labels.dtype == torch.int64):
         raise UserError("the labels are no int64 tensor; expected the numbers of classes, (N,)")
     if images.ndim != 4 or images.shape[1] != 3 or labels.ndim != 1 or len(images) != len(labels):

@@ -95,11 +95,14 @@ def scan(name, folder, split):
     """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders. Images in folders
     of a class's folder are its images, too.
 
-    Raises UserError for an empty class, for a link to nothing and for an image that is no file.
+    Raises UserError for an empty class, for a name that is no text, for a link to nothing and for an image
+    that is no file.
     """
     entries = _entries(folder)
     _refuse_strange(entry for entry in entries if not os.path.exists(entry.path))
     classes = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
+    if no_text := [name for name in classes if name.encode(errors="ignore").decode() != name]:
+        raise UserError(f"the name of the class {no_text[0]!r} in {folder} is not in UTF-8; rename it")
     if not classes:
         raise UserError(f"{folder} has no class folders; images are expected at {folder}/CLASS/*.jpg")
     files, labels = [], []

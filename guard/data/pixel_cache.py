@@ -1,7 +1,7 @@
 """Decoded once: the pixels of a folder of images in one memory-mapped file.
 
 The file lies in the folder that GUARD_CACHE names, else in the user's cache folder. Its name tells which
-files, of which size and date, it was made of, so a folder that changed gets a new one. It is written beside
+files, of which sizes and dates, it was made of, so a folder that changed gets a new one. It is written beside
 its place and renamed into it, so one that is there is whole.
 
 Such a file holds the sizes of N images, int32 (N, 2) heights and widths, and then the images one after the
@@ -132,12 +132,15 @@ def cached(files, what, prepare=None):
 
 
 def _path(files, what):
-    """One place per `what`, one name per state of the files: their names, sizes and dates."""
+    """One place per `what`, one name per state of the files: their names, sizes and dates, and what tells
+    that others of these sizes and dates took their places.
+    """
     state = []
     for file in files:
         status = os.stat(file)
-        state.append((os.path.abspath(file), status.st_size, status.st_mtime_ns))
-    return folder() / f"{what[0]}-{what[1]}-{_short_hash(what)}-{_short_hash(state)}.npy"
+        dates = status.st_mtime_ns, status.st_ctime_ns
+        state.append((os.path.abspath(file), status.st_size, *dates, status.st_ino))
+    return folder() / f"{Path(what[0]).name}-{what[1]}-{_short_hash(what)}-{_short_hash(state)}.npy"
 
 
 def _short_hash(words):

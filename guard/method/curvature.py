@@ -14,7 +14,7 @@ def largest_eigenvalues(hessian_times, start, iterations):
     hessian_times: the product of each image's Hessian with a direction, (B, ...) -> (B, ...). start: (B, ...)
     unit directions. Lanczos' method is power iteration that keeps its history. An iteration costs one
     product, as in plain power iteration, which does not converge where the two ends of the spectrum are
-    equally far from zero.
+    equally far from zero. Of a Hessian that is not finite it is NaN.
     """
     basis = [start.flatten(1)]  # of orthonormal directions (B, D)
     diagonal, off_diagonal = [], []  # of the Hessian in that basis, which is tridiagonal; (B,) each
@@ -27,7 +27,9 @@ def largest_eigenvalues(hessian_times, start, iterations):
         basis.append(normalized(product))
     middle, beside = torch.stack(diagonal, 1), torch.stack(off_diagonal[:-1], 1)
     tridiagonal = torch.diag_embed(middle) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
-    return torch.linalg.eigvalsh(tridiagonal)[:, -1]
+    finite = tridiagonal.isfinite().all(2).all(1)  # of others LAPACK makes an error
+    largest = torch.linalg.eigvalsh(torch.where(finite.view(-1, 1, 1), tridiagonal, 0))[:, -1]
+    return torch.where(finite, largest, torch.nan)
 
 
 def measure(network, x, y, h, iterations=20, generator=None):

@@ -6,6 +6,7 @@ nothing in it can run.
 
 import json
 import math
+from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from guard.errors import UserError
@@ -67,7 +68,7 @@ class Checkpoint:
         """
         try:
             model = self.fresh()
-            model.network.load_state_dict(self.state)
+            load_state(model.network, self.state)
         except UserError as problem:
             raise UserError(
                 f"the network of {self.path} cannot be built: {str(problem).partition(';')[0]}; make it"
@@ -95,6 +96,15 @@ def cpu_state(module):
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in module.state_dict().items()
     }
+
+
+def load_state(network, state):
+    """As network.load_state_dict(state), whatever became of the version that a state_dict carries: some of
+    torchvision's networks ask for it. Raises RuntimeError for another network's state.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = network.state_dict()._metadata
+    network.load_state_dict(versioned)
 
 
 def load(path, role=None):

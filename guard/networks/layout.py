@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed
+from torch._functorch import config as functorch
 
 from guard.networks.synced_norm import synchronize
 from guard.run.processes import world_size
@@ -18,4 +19,6 @@ def arrange(network, *, channels_last, compile=False, sync_batch_norm=False):
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile:
+        # A regularizer goes back through one forward pass twice, which a reused buffer would forbid.
+        functorch.donated_buffer = False
         network.compile()

@@ -14,6 +14,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -44,6 +45,8 @@ def _instead(module):
     """(name of a method, what is called in its place), or None for a layer that stays as it is."""
     if type(module) is nn.ReLU:
         return "forward", _Relu.apply
+    if type(module) is nn.Hardsigmoid:
+        return "forward", lambda x: F.relu6(x + 3) / 6
     if type(module) is nn.BatchNorm2d:
         return "forward", functools.partial(_batch_normalized, module)
     if type(module) is nn.AvgPool2d:

@@ -6,6 +6,7 @@ import torch
 
 from guard import registry
 from guard.errors import UserError, first_line
+from guard.networks.checkpoint import load_state
 from guard.run import processes, tensor_files
 
 MOST_NAMED = 4  # keys that do not fit, in an error's text
@@ -39,7 +40,7 @@ def load_weights(network, weights, name):
     if infinite:
         raise UserError(f"{weights} holds numbers that are not finite, in {infinite[0]}; train it again")
     try:
-        network.load_state_dict(state)
+        load_state(network, state)
     except RuntimeError as problem:
         raise UserError(
             f"{weights} cannot be copied into the model {name} ({first_line(problem)}); save it again as"

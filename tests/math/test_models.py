@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 import torchvision
-from conftest import pixel_model
+from conftest import command, pixel_model
 from torch._dynamo.testing import CompileCounter
 
 from guard.errors import UserError
@@ -51,6 +51,34 @@ def test_a_compiled_network_is_compiled_as_a_whole(name, monkeypatch):
     with torch.no_grad():
         model(torch.rand(2, 3, 32, 32))
     assert counter.frame_count == 1 and counter.op_count > 5
+
+
+def test_a_compiled_network_may_be_gone_back_through_twice(monkeypatch):
+    """As the regularizer `loss` does."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = build("convnet-32", 16)
+    layout.arrange(model.network, channels_last=False, compile=True)
+    pixels = torch.rand(2, 3, 16, 16, requires_grad=True)
+    logits = model(pixels)
+    torch.autograd.grad(logits.logsumexp(1).sum(), pixels, retain_graph=True)
+    logits.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "mobilenet_v3_small"])
+def test_a_network_of_torchvision_is_saved_and_built_again(name, tmp_path):
+    """One of them has a version in its state_dict, and the other a layer that torch derives once alone."""
+    teacher = tmp_path / "t/checkpoint.pt"
+    words = ["--batch-size", 10, "--image-size", 32, "--val-images", 1, "--curvature-images", 2]
+    given = ["-d", "digits", "--model", name, "--epochs", 1, "--images", 1, *words]
+    assert command("pretrain", *given, "--output", teacher.parent) == 0
+    built, state = checkpoint.load(teacher).build(), tmp_path / "weights.pt"
+    torch.save(built.network.state_dict(), state)
+    assert command("pretrain", *given, "--weights", state, "--output", tmp_path / "adopted") == 0
+    assert (
+        checkpoint.load(tmp_path / "adopted/checkpoint.pt").fingerprint
+        == checkpoint.load(teacher).fingerprint
+    )
 
 
 def test_the_published_shapes():

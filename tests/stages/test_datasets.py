@@ -1,6 +1,7 @@
 """Where data sets are found and what pixels come of them."""
 
 import hashlib
+import os
 import pickle
 import shutil
 
@@ -74,6 +75,14 @@ def test_images_below_the_folder_of_a_class_are_its_images(suffix, tmp_path):
     for path, image in zip(found.files, pixels):
         if path.endswith(suffix):
             assert (image.float() - (7 if "deep" in path else 9)).abs().max() <= 1  # JPEG, WebP
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    """No record or picture could tell it."""
+    folder = write_folder(tmp_path, classes=("a", "b"), splits=("train",)) / "train"
+    (folder / "b").rename(os.fsdecode(os.fsencode(folder) + b"/b\xff"))
+    with pytest.raises(UserError, match=r"class 'b\\udcff' in .* is not in UTF-8; rename it"):
+        find.find("toy", tmp_path, "train")
 
 
 @pytest.mark.parametrize("target", ["nowhere", "c"])  # the second leads to itself

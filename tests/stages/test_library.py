@@ -59,6 +59,7 @@ REFUSED = {
     "labels of another type": ({"labels": torch.zeros(3, dtype=torch.int32)}, "int64"),
     "labels in a list": ({"labels": [0, 1, 0]}, "int64"),
     "one-hot labels": ({"labels": torch.eye(3).long()}, "expected"),
+    "in float64": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.float64)}, "give images.float()"),
     "bytes": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.uint8)}, "floating-point"),
     "an array": ({"pixels": torch.zeros(3, 3, 16, 16).numpy()}, "floating-point"),
     "one channel": ({"pixels": torch.zeros(3, 1, 16, 16)}, "expected"),
@@ -105,6 +106,8 @@ def test_a_split_that_there_is_not_is_refused(dataset, split, toy):
         guard.load_images(dataset, toy, split=split)
     with pytest.raises(UserError, match="per_class is -1"):
         guard.load_images(dataset, toy, per_class=-1)
+    with pytest.raises(UserError, match="size is -1"):
+        guard.load_images(dataset, toy, size=-1)
 
 
 @pytest.mark.parametrize(

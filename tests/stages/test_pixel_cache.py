@@ -62,9 +62,36 @@ def test_the_views_are_those_of_the_files(augmentation, root):
             for number in range(len(made[0])):
                 (found, labels), (wanted, same) = (each[number] for each in made)
                 assert torch.equal(labels, same)
-                torch.testing.assert_close(
-                    augment.as_float(found), augment.as_float(wanted), rtol=0, atol=1.01 / 255
-                )  # files are resized in 8 bit
+                assert torch.equal(found, wanted)  # so it does not show whether there was room for a cache
+
+
+def test_files_that_change_places_are_decoded_again(root):
+    """Of one size and date, as those of bitmaps in an archive may be, they are told apart all the same."""
+    folder = root / "toy/train"
+    for path in folder.glob("*/*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    images_of = {}
+    for name in ("cat", "dog"):
+        path = (folder / name / "0.png").with_suffix(".bmp")
+        Image.open(path.with_suffix(".png")).save(path)
+        path.with_suffix(".png").unlink()
+        os.utime(path, (1e9, 1e9))
+        images_of[name] = pixel_cache.read_image(path)
+    assert torch.equal(train_of(root).pixels, torch.stack([images_of["cat"], images_of["dog"]]))
+    for one, other in (("cat", "kept"), ("dog", "cat"), ("kept", "dog")):
+        (folder / one).rename(folder / other)
+    assert torch.equal(train_of(root).pixels, torch.stack([images_of["dog"], images_of["cat"]]))
+    path = folder / "cat/0.bmp"  # and one that is written anew in its place
+    path.write_bytes((folder / "dog/0.bmp").read_bytes())
+    os.utime(path, (1e9, 1e9))
+    assert torch.equal(train_of(root).pixels, torch.stack([images_of["cat"], images_of["cat"]]))
+
+
+def test_the_cache_of_a_data_set_that_is_named_by_its_path_lies_in_its_folder(root):
+    images.load(find.find(str(root / "toy"), "elsewhere", "train"), 16)
+    assert [path.name[:10] for path in caches(root)] == ["toy-train-"]
+    assert sorted(path.name for path in (root / "toy").iterdir()) == ["train", "val"]
 
 
 def test_a_crop_has_the_geometry_that_torchvision_gives_on_the_original(root):

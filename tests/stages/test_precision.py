@@ -71,6 +71,14 @@ def test_a_group_of_other_processors_takes_what_the_first_of_them_does(monkeypat
     assert (settings.precision, settings.channels_last) == ("fp32", False)
 
 
+def test_auto_does_not_leave_a_refused_layout_out_of_account(refused):
+    for given in ([], ["--precision", "auto"]):
+        words = ["pretrain", "-d", "cifar10", "--output", "x", "--no-channels-last", *given]
+        assert "--no-channels-last goes with a --precision that is named" in refused(*words)
+    words[-1] = "bf16"
+    assert command(*words, "--check") == 0
+
+
 def of_record(log, stage):
     return records.read(log)[stage]["settings"]
 

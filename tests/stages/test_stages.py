@@ -420,9 +420,10 @@ def test_a_record_keeps_its_own_evaluation_of_a_teacher_that_others_evaluate_mea
     log, evaluate = tmp_path / "teacher/log.json", evaluation.evaluate_network
 
     def others_come_between(network, *arguments, **named):
-        if network.role == "student":
+        found = evaluate(network, *arguments, **named)
+        if network.role == "teacher":
             records.update(log, "evaluate teacher", {"epsilon": 1.0})
-        return evaluate(network, *arguments, **named)
+        return found
 
     monkeypatch.setattr(evaluation, "evaluate_network", others_come_between)
     words = ["--teacher", tmp_path / "teacher/checkpoint.pt", "--output", tmp_path / "student"]
@@ -630,6 +631,51 @@ def test_a_record_of_weights_from_elsewhere_says_on_how_many_images_they_were_me
     assert told["val_images"] == 1 and told["curvature_images"] == 4
     capsys.readouterr()
     assert command(*words) == 0 and "is finished" in capsys.readouterr().out
+
+
+def test_weights_are_measured_again_on_other_data(toy, tmp_path, refused):
+    """A wrong order of classes shows in the accuracy, so one of other data is not left in its place."""
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, tmp_path / "weights.pt")
+    words = tmp_path / "adopted", "--weights", tmp_path / "weights.pt"
+    assert command(*pretrain(toy, *words)) == 0
+    shutil.copytree(toy / "toy", tmp_path / "data/toy")
+    next((tmp_path / "data/toy/val").glob("*/*")).unlink()
+    assert "made with other data" in refused(*pretrain(tmp_path / "data", *words))
+
+
+def test_weights_that_an_earlier_version_adopted_are_those_of_their_data(toy, tmp_path, capsys):
+    """It did not note the data."""
+    torch.save(checkpoint.load(toy / "teacher/checkpoint.pt").state, tmp_path / "weights.pt")
+    words = pretrain(toy, tmp_path / "adopted", "--weights", tmp_path / "weights.pt")
+    assert command(*words) == 0
+    made = checkpoint.load(path := tmp_path / "adopted/checkpoint.pt")
+    made.settings.pop("data")
+    made.save(path)
+    capsys.readouterr()
+    assert command(*words) == 0 and "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "diverging, told",
+    [
+        (
+            ["--batch-size", 64, "--learning-rate", 1e4, "--curvature-images", 2],
+            "no finite numbers at the end",
+        ),
+        (["--batch-size", 2000, "--learning-rate", 1e30, "--curvature-images", 0], "logits are no finite"),
+    ],
+)
+def test_a_teacher_that_its_last_step_ruined_is_not_kept(diverging, told, tmp_path, refused):
+    """After that no loss is seen."""
+    words = ["pretrain", "-d", "digits", "--epochs", 1, "--images", 13, "--clip-grad-norm", 0, *diverging]
+    assert told in refused(*words, "--output", tmp_path / "out")
+    assert not (tmp_path / "out/checkpoint.pt").exists()
+
+
+def test_numbers_beyond_all_floats_are_refused(refused):
+    assert "is out of range" in refused(
+        "pretrain", "-d", "digits", "--output", "x", "--epochs", "1" + "0" * 400
+    )
 
 
 def test_weights_that_do_not_fit_are_named(toy, tmp_path, refused):
