@@ -18,21 +18,31 @@ OTHERWISE = "Attacked on other images or by other attacks than planned"
 
 
 def lacking(table, scale, groups):
-    """{NOT_RUN or OTHERWISE: {data set: arms, or () where it is all of them}} of a table at a scale."""
+    """{NOT_RUN or OTHERWISE: {data set: {arm: its images per class that lack}}} of a table at a scale; {} in
+    place of the arms where it is all of them, and of an arm's sizes () where it is all of these.
+    """
     made = {(group.size, group.images_from, group.labels_from): group.runs for group in groups}
-    arms, found = {}, {}
+    planned, found = {}, {}
     for run in plan.runs_of(table, scale):
         size = scale, run.dataset, run.images_per_class
         runs = made.get((size, run.images_from, run.labels_from), ())
-        arms.setdefault(run.dataset, set()).add(run.arm)
+        planned.setdefault(run.dataset, {}).setdefault(run.arm, []).append(run.images_per_class)
         if any(commands.attacked_as_planned(one, table) for one in runs):
             continue
         state = OTHERWISE if any(map(commands.as_planned, runs)) else NOT_RUN
-        found.setdefault(state, {}).setdefault(run.dataset, {})[run.arm] = None
+        of_arms = found.setdefault(state, {}).setdefault(run.dataset, {})
+        of_arms.setdefault(run.arm, []).append(run.images_per_class)
     return {
-        state: {name: () if held.keys() == arms[name] else tuple(held) for name, held in of_state.items()}
+        state: {name: _but_all(held, planned[name]) for name, held in of_state.items()}
         for state, of_state in found.items()
     }
+
+
+def _but_all(held, planned):
+    """held, planned: {arm: images per class}."""
+    if held == planned:
+        return {}
+    return {arm: () if sizes == planned[arm] else tuple(sizes) for arm, sizes in held.items()}
 
 
 def line(table, scale, groups, results):
@@ -74,7 +84,12 @@ def lines(tables, scales, groups, results):
 
 
 def _named(dataset, arms):
-    return f"{dataset}: {', '.join(arms)}" if arms else dataset
+    """'cifar10: guard, sre2l of 1 and 50 images per class'."""
+    said = [
+        f"{arm} of {' and '.join(map(str, sizes))} image{'s' * (sizes != (1,))} per class" if sizes else arm
+        for arm, sizes in arms.items()
+    ]
+    return f"{dataset}: {', '.join(said)}" if said else dataset
 
 
 # ---- estimates -----------------------------------------------------------------------------------
