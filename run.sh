@@ -62,7 +62,7 @@ from_caller() {
 
 # The same for what may also be no path.
 if_there() {
-    if [ -e "$caller/$1" ]; then from_caller "$1"; else printf '%s\n' "$1"; fi
+    if [[ $1 && -e $caller/$1 ]]; then from_caller "$1"; else printf '%s\n' "$1"; fi
 }
 
 # Checks flags, in a moment. Ctrl-C is run.sh's alone, or the check would print where it was.
@@ -71,12 +71,34 @@ check() {
     wait $!
 }
 
+# Whether -f has yet to do a stage again: its command is in the list, and nothing of it is newer than that.
+to_be_forced() {
+    local -n its_command=$1
+    grep -qsxF -- "$(quoted "${its_command[@]}")" "$again" || return 1
+    case $1 in
+        pretrain) set -- "$teachers"/{resume,checkpoint}.pt ;;
+        recover) set -- "$images/manifest.json" ;;
+        relabel) set -- "$labels/manifest.json" ;;
+        train) set -- "$folder/student"/{resume,checkpoint}.pt ;;
+    esac
+    local made
+    for made in "$@"; do [ ! "$made" -nt "$again" ] || return 1; done
+}
+
+# list_again LINE...: what -f has yet to do again.
+list_again() {
+    printf '%s\n' "$@" >"$again.part"
+    mv -f "$again.part" "$again"
+}
+
 # Ctrl-C, once what runs has ended. A stage said so itself, unless it had just finished.
 interrupted() {
-    [ "$1" = "$by_stage" ] || echo "interrupted; give the same command again, without -f, to go on" >&2
+    local without=''
+    [ ! -e "$again" ] || without=', without -f,'
+    [ "$1" = "$by_stage" ] || echo "interrupted; give the same command again$without to go on" >&2
     exit 130
 }
-by_stage=none
+by_stage=none again=''
 trap 'interrupted $?' INT
 
 # The words as one would type them: quoted where the shell would read them otherwise.
@@ -135,7 +157,9 @@ while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
         f) force=yes ;;
         :) fail "-$OPTARG needs a value" ;;
         *)
-            [[ ${!OPTIND-} != --* ]] || fail "'${!OPTIND}' is no flag of run.sh; a stage's go after -- STAGE"
+            if [[ $OPTARG == - && ${!OPTIND-} == --* ]]; then
+                fail "'${!OPTIND}' is no flag of run.sh; a stage's go after -- STAGE"
+            fi
             fail "there is no flag -$OPTARG"
             ;;
     esac
@@ -178,7 +202,7 @@ for word in "$@"; do
             'train --labels=hard') fail "$hard" ;;
             'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
             'pretrain --weights='* | 'train --labels='*) word=${word%%=*}=$(if_there "${word#*=}") ;;
-            *' --help' | *' -h') "$light" -m "$stage" --help; exit 0 ;;
+            *' --help' | *' -h') "$light" -m "$stage" --dataset "$dataset" --help; exit 0 ;;
             *' --check') fail "run.sh checks all flags itself, with -n as well" ;;
         esac
         case "$stage $previous" in
@@ -210,6 +234,8 @@ fi
 folder=$output/$experiment
 teachers=$output/teachers/$dataset/$model/$teacher labellers=$output/teachers/$dataset/$model/$labeller
 images=$folder/images labels=$folder/labels log=$folder/log.json
+# A run of -f that is stopped and goes on without -f does again what this lists, by the very same commands.
+again=$folder/.again
 data=(--dataset "$dataset" --root "$root")
 
 # What a stage reads and writes, then the flags that were given for it, then those given for all.
@@ -247,7 +273,7 @@ if [ $only_print = yes ]; then
     for stage in pretrain recover relabel train; do
         declare -n command=$stage
         [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
-        [ $force = no ] || command+=(--force)
+        if [ $force = yes ] || to_be_forced $stage; then command+=(--force); fi
         echo "python ${launch[*]} $(quoted "${command[@]}")"
     done
     exit 0
@@ -268,7 +294,8 @@ for each in ${needed[@]+"${needed[@]}"}; do
 done
 check guard.data.find "$dataset" --root "$root" --quiet
 set_up requirements.txt
-[ ${#models[@]} = 0 ] || "$PYTHON" -m guard.networks.models "$dataset" "${models[@]}" --method "$method"
+light=$PYTHON
+[ ${#models[@]} = 0 ] || check guard.networks.models "$dataset" "${models[@]}" --method "$method"
 elsewhere='choose another folder with -o'
 mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"
@@ -276,18 +303,25 @@ mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 stages=(pretrain recover relabel train)
 [ $train_teacher = yes ] || stages=("${stages[@]:1}")
-# What -f has yet to do again: a run that is stopped and goes on without -f does that again, and nothing else.
-again=$folder/.again
-[ $force = no ] || printf '%s\n' "${stages[@]}" >"$again"
+if [ $force = yes ]; then
+    listed=()
+    for stage in "${stages[@]}"; do
+        declare -n command=$stage
+        listed+=("$(quoted "${command[@]}")")
+    done
+    list_again "${listed[@]}"
+fi
 for stage in "${stages[@]}"; do
     declare -n command=$stage
+    forced=()
+    if to_be_forced $stage; then forced=(--force); fi
     echo "== $stage"
-    if grep -qsx $stage "$again"; then
-        command+=(--force)
-        left=$(grep -vx $stage "$again") || true
-        echo "$left" >"$again"
-    fi
     by_stage=130
-    "$PYTHON" "${launch[@]}" "${command[@]}"
+    "$PYTHON" "${launch[@]}" "${command[@]}" "${forced[@]}"
+    ended=$(quoted "${command[@]}")
+    if grep -qsxF -- "$ended" "$again"; then
+        left=$(grep -vxF -- "$ended" "$again") || true
+        list_again "$left"
+    fi
 done
 rm -f "$again" "$folder/.lock" # only here: after a kill a stage may live on, and with it the lock

@@ -24,31 +24,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(f"error: {message}; see {self.prog} --help") + "\n")
 
 
-class StageParser(Parser):
-    """A Parser whose `settings` are {flag: the first of the recipes that has it; it sets all of them}."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.settings = {}
-
-    def parse_known_args(self, args=None, namespace=None):
-        options, rest = super().parse_known_args(args, namespace)
-        named = getattr(options, "precision", None) not in (None, "auto")
-        if getattr(options, "channels_last", None) is False and not named:
-            self.error(
-                "--no-channels-last goes with a --precision that is named; auto chooses the layout, too"
-            )
-        return options, rest
-
-
 def stage_parser(stage, description, *stage_recipes, argv):
-    """A StageParser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
+    """A Parser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
     all stages.
 
     Defaults are left to `resolve`; in the help stand those of the data set that argv names with
     --dataset, else of each family.
     """
-    parser = StageParser(prog=f"python -m {stage}", description=description)
+    parser = Parser(prog=f"python -m {stage}", description=description)
+    parser.settings = {}  # flag -> the first of the recipes that has it; it sets all of them
     dataset = _named_dataset(argv)
     for name in stage_recipes:
         group = parser.add_argument_group(
@@ -174,9 +158,15 @@ def run_of(options):
 
 
 def resolve(options, dataset, stage):
-    """The stage's settings for the data set, with every flag that was given in place of its default."""
+    """The stage's settings for the data set, with every flag that was given in place of its default. Ends the
+    command where the layout is refused to a precision that chooses it.
+    """
     given = {row.name: getattr(options, row.name, None) for row in fields(STAGES[stage])}
-    return recipes.resolve(dataset, stage, given, getattr(options, "recipe", "paper"))
+    settings = recipes.resolve(dataset, stage, given, getattr(options, "recipe", "paper"))
+    if given.get("channels_last") is False and settings.precision == "auto":
+        told = "--precision auto chooses --channels-last, too; name a precision beside --no-channels-last"
+        Parser(prog=f"python -m {stage}").error(told)
+    return settings
 
 
 def given_flags(parser, options, stage):

@@ -301,7 +301,8 @@ def finish(work, settings, model, data, key, seed, history):
         plain = teacher.build(data.device)  # not compiled, which could neither be watched nor derived twice
         pixels = data.checked(model.image_size)[0]
         with torch.no_grad():
-            _check_finite("logits", torch.stack([plain(part).abs().amax() for part in pixels.split(32)]))
+            largest = [plain(part).abs().amax() for part in pixels.split(32)]
+        _check_finite("logits", torch.stack(largest), history)
         if silent := models.silent_channels(plain, pixels):
             worst = max(silent, key=lambda row: row[1] / row[2])
             results["silent channels"] = dict(zip(("layer", "silent", "channels"), worst))
@@ -310,7 +311,7 @@ def finish(work, settings, model, data, key, seed, history):
         if settings.curvature_images:
             yardstick = recipes.recipe(data.dataset).pretrain.h  # settings.h may be another
             measured = measure_curvature(plain, data, settings.curvature_images, yardstick)
-            _check_finite("curvatures", torch.tensor([*measured.values()]))
+            _check_finite("curvatures", torch.tensor([*measured.values()]), history)
             results["curvature"] = measured
         teacher = replace(teacher, results=results)
         entry = {"settings": key, "seed": seed, "results": results, "history": history}
@@ -322,10 +323,13 @@ def finish(work, settings, model, data, key, seed, history):
     return entry.get("results", {})
 
 
-def _check_finite(what, values):
-    """Raises UserError where the last step, after which no loss was seen, has ruined the teacher."""
+def _check_finite(what, values, history):
+    """Raises UserError where the last step, after which no loss was seen, has ruined the teacher, and for
+    weights from elsewhere, which have no history, that do it.
+    """
     if not values.isfinite().all():
-        raise UserError(f"the teacher's {what} are no finite numbers at the end; {SMALLER_STEPS}")
+        remedy = SMALLER_STEPS if history else "check --mean and --std, or take other weights"
+        raise UserError(f"the teacher's {what} are no finite numbers at the end; {remedy}")
 
 
 def measure_curvature(model, data, count, h, batch_size=32):

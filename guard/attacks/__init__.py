@@ -12,7 +12,7 @@ import torch
 
 from guard import registry
 from guard.attacks.prepare import prepared
-from guard.errors import UserError
+from guard.errors import UserError, first_line
 from guard.networks.models import frozen_eval
 from guard.registry import ATTACKS, PROTOCOL_EPSILON, PROTOCOLS, Attack
 from guard.run.seeds import generator
@@ -39,8 +39,6 @@ def check_inputs(model, images, labels, epsilon, norm="L-inf"):
         raise UserError("the model was made in torch.inference_mode, which has no gradients; make it outside")
     if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
         raise UserError("the images are no floating-point tensor; expected pixels in [0,1], (N, 3, H, W)")
-    if images.dtype != torch.float32 and images.dtype not in {held.dtype for held in model.parameters()}:
-        raise UserError(f"the images are {images.dtype} and the model's weights are not; give images.float()")
     if not (isinstance(labels, torch.Tensor) and labels.dtype == torch.int64):
         raise UserError("the labels are no int64 tensor; expected the numbers of classes, (N,)")
     if images.ndim != 4 or images.shape[1] != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -56,6 +54,19 @@ def check_inputs(model, images, labels, epsilon, norm="L-inf"):
         )
     if len(labels) and labels.min() < 0:
         raise UserError(f"labels reach down to {labels.min()}; they have to be class numbers from 0")
+    if images.dtype != torch.float32 and len(images):
+        _check_taken(model, images[:1])
+
+
+def _check_taken(model, images):
+    """Raises UserError for a type of images that the model does not compute with."""
+    try:
+        with torch.no_grad():
+            model(images)
+    except RuntimeError as problem:
+        raise UserError(
+            f"the model does not take images in {images.dtype} ({first_line(problem)}); give images.float()"
+        ) from None
 
 
 def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, indices=None, batch_size=128):

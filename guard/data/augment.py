@@ -292,11 +292,8 @@ def apply_views(images, views, size):
 
     images: uint8 or float32 in [0,1], (N, 3, H, W), or a list of uint8 (3, H, W) of any sizes on the CPU.
     There, torchvision's 8-bit kernel for one image after the other is the quickest, but for small images,
-    which are quicker in one mini-batch, as on a GPU. Both ways are equal up to rounding. Images of one size
-    are seen the same way in either form, so that it does not show where they were kept.
+    which are quicker in one mini-batch, as on a GPU. Both ways are equal up to rounding.
     """
-    if isinstance(images, list) and size < LARGE and len({image.shape for image in images}) == 1:
-        images = torch.stack(images)
     if isinstance(images, list) or (
         images.device.type == "cpu" and size >= LARGE and images.dtype == torch.uint8
     ):

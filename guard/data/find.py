@@ -18,8 +18,16 @@ from pathlib import Path
 from guard import cli, ending, registry
 from guard.errors import UserError, first_line
 
-# Those of torchvision's ImageFolder
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp")
+UNREAD_SUFFIXES = (
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".jpe",
+    ".jfif",
+    ".heic",
+    ".avif",
+)  # of images, which would be lost
 SPLITS = {"train": ("train",), "val": ("val", "test")}  # a split's folder goes by one of these names
 EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
 
@@ -95,8 +103,8 @@ def scan(name, folder, split):
     """The Source of FOLDER/CLASS/*.jpg (or png, ...), whose classes are the sorted folders. Images in folders
     of a class's folder are its images, too.
 
-    Raises UserError for an empty class, for a name that is no text, for a link to nothing and for an image
-    that is no file.
+    Raises UserError for an empty class, for a name that is no text, for an image that is no file or of a
+    format that is not read, for a link to nothing, and for one to a folder of images.
     """
     entries = _entries(folder)
     _refuse_strange(entry for entry in entries if not os.path.exists(entry.path))
@@ -118,13 +126,18 @@ def _images_in(folder):
     found, folders = [], [folder]
     while folders:
         entries = _entries(folders.pop())
+        if unread := [entry.path for entry in entries if entry.name.lower().endswith(UNREAD_SUFFIXES)]:
+            raise UserError(f"{min(unread)} is of a format that is not read; convert or remove it")
         is_image = [entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries]
         images = list(itertools.compress(entries, is_image))
         # Only links are followed: of a million files each look costs time.
         linked = [entry for entry in images if entry.is_symlink() or not entry.is_file()]
         _refuse_strange(entry for entry in linked if not os.path.isfile(entry.path))
         found += [entry.path for entry in images]
-        folders += [entry.path for entry, image in zip(entries, is_image) if not image and entry.is_dir()]
+        others = [entry for entry, image in zip(entries, is_image) if not image]
+        if led_away := [entry.path for entry in others if entry.is_symlink() and os.path.isdir(entry.path)]:
+            raise UserError(f"{min(led_away)} is a link to a folder, inside a class; put its images here")
+        folders += [entry.path for entry in others if entry.is_dir(follow_symlinks=False)]
     if not found:
         read = " ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder} holds no images ({read}); remove the empty class or fill it")

@@ -191,11 +191,13 @@ class Mapped:
 class Streamed:
     """Images in files, decoded when asked for.
 
-    files: N paths. labels: (N,) int64. classes: names in label order.
+    files: N paths. labels: (N,) int64. classes: names in label order. alike: whether all have one size; then
+    their views are those of the same images as Packed, to the bit.
     """
 
-    def __init__(self, files, labels, classes, view=central):
+    def __init__(self, files, labels, classes, view=central, alike=False):
         self.files, self.labels, self.classes, self.view = files, labels, classes, view
+        self.alike = alike
 
     def __len__(self):
         return len(self.files)
@@ -214,7 +216,8 @@ class Streamed:
         images = [self._image(index) for index in indices.tolist()]
         heights = torch.tensor([image.shape[1] for image in images])
         widths = torch.tensor([image.shape[2] for image in images])
-        return augment.apply_views(images, draw(heights, widths), size)
+        seen = torch.stack(images) if self.alike else images
+        return augment.apply_views(seen, draw(heights, widths), size)
 
     def labelled_views(self, indices, draw, size):
         """What `views` gives, and the labels (k,) on the CPU."""
@@ -259,7 +262,9 @@ def _folder(source, image_size, per_class):
     what = (source.name, source.split, os.path.abspath(source.path), per_class, prepared_size)
     found = pixel_cache.cached(files, what, prepare)
     if not found:
-        return Streamed(files, labels, source.classes, view)
+        # Only small images are seen in another way one by one, and the headers of all files take time.
+        alike = image_size < augment.LARGE and pixel_cache.are_alike(files)
+        return Streamed(files, labels, source.classes, view, alike)
     pixels, sizes = found
     of_another_size = (sizes != sizes[0]).any(1).nonzero().flatten().tolist()
     if not of_another_size:

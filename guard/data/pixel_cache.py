@@ -33,7 +33,7 @@ from guard.run.storage import replacing
 LARGEST = 32 * 2**30
 SPARE = 2**30  # bytes that are left free on the disk
 # What files may be, whatever their names are: Pillow's other readers go as far as to start programs.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM")
 # Pillow's modes that 8-bit RGB holds without a loss of range.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Times the shorter side: resized by its shorter side, a strip of pixels would fill the memory.
@@ -240,12 +240,23 @@ def _decoded_bytes(files, prepare):
     if prepare:
         return _read(files[0], prepare).numel() * len(files)
 
-    def decoded(path):
+    return sum(3 * width * height for width, height in _sizes(files))
+
+
+def _sizes(files):
+    """[(width, height)] of images, from their headers."""
+
+    def size(path):
         with _opened(path) as image:
-            return 3 * image.width * image.height
+            return image.size
 
     with ThreadPoolExecutor() as pool:
-        return sum(pool.map(decoded, files))
+        return list(pool.map(size, files))
+
+
+def are_alike(files):
+    """Whether images are all of one size. Raises UserError for one that cannot be read."""
+    return len({*_sizes(files)}) <= 1
 
 
 def _open(path, count):

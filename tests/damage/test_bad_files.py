@@ -528,7 +528,7 @@ IMAGES = {
         lambda path: Image.new("L", (20, 20)).save(path, format="EPS"),
         "cannot identify",
     ),
-    "has real numbers": (lambda path: Image.new("F", (20, 20)).save(path, format="TIFF"), "its mode is F"),
+    "has real numbers": (lambda path: Image.new("F", (20, 20)).save(path, format="TIFF"), "cannot identify"),
     "has no pixels": (lambda path: png(path, 0, 20), ""),
     "is too large": (lambda path: png(path, 10000, 10000), "its size is 10000x10000"),
     "is far too large": (lambda path: png(path, 60000, 60000), "decompression bomb"),

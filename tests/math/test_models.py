@@ -59,6 +59,7 @@ def test_a_compiled_network_may_be_gone_back_through_twice(monkeypatch):
     model = build("convnet-32", 16)
     layout.arrange(model.network, channels_last=False, compile=True)
     pixels = torch.rand(2, 3, 16, 16, requires_grad=True)
+    model(pixels).sum().backward()  # a first time
     logits = model(pixels)
     torch.autograd.grad(logits.logsumexp(1).sum(), pixels, retain_graph=True)
     logits.sum().backward()

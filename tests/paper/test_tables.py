@@ -474,7 +474,7 @@ def test_a_varied_setting_stands_beside_guard_and_in_no_other_table(results):
 
 def test_what_was_not_run_is_one_line_with_its_command(results):
     add(results, run({"clean": 40.0}), size=1, arm="cda", table="other-methods")
-    of_one = "(cifar10: sre2l, guard, cda of 5 images per class, cda+guard): "
+    of_one = "(cifar10: sre2l, guard, cda+guard, cda of 5 images per class):"
     assert f"- other-methods. Not run yet {of_one}" in text_of(results)
     add(results, run({"clean": 41.0}), size=5, arm="cda", table="other-methods")
     lines = [line for line in text_of(results).splitlines() if "Not run yet" in line]

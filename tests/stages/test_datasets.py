@@ -60,7 +60,7 @@ def test_class_folders_are_sorted_and_test_is_taken_for_val(tmp_path):
     assert held.labels.tolist() == [0, 0, 1, 1] and torch.equal(held.pixels, torch.stack(first_two))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "ppm", "bmp", "pgm", "tif", "WEBP"])
+@pytest.mark.parametrize("suffix", ["jpg", "ppm", "bmp", "pgm", "WEBP"])
 def test_images_below_the_folder_of_a_class_are_its_images(suffix, tmp_path):
     """As torchvision's ImageFolder has it, whose images and labels these are."""
     folder = write_folder(tmp_path, classes=("a", "b"), splits=("train",)) / "train"
@@ -75,6 +75,24 @@ def test_images_below_the_folder_of_a_class_are_its_images(suffix, tmp_path):
     for path, image in zip(found.files, pixels):
         if path.endswith(suffix):
             assert (image.float() - (7 if "deep" in path else 9)).abs().max() <= 1  # JPEG, WebP
+
+
+def test_what_would_be_lost_or_counted_elsewhere_is_refused(tmp_path):
+    folder = write_folder(tmp_path, classes=("a", "b"), splits=("train",)) / "train"
+    (folder / "a/within").mkdir()
+    (folder / "a/within/5.TIFF").touch()
+    with pytest.raises(
+        UserError, match="within/5.TIFF is of a format that is not read; convert or remove it"
+    ):
+        find.find("toy", tmp_path, "train")
+    (folder / "a/within/5.TIFF").unlink()
+    for target in ("../b", ".", ".."):
+        (folder / "a/link").symlink_to(target)
+        with pytest.raises(UserError, match="a/link is a link to a folder, inside a class"):
+            find.find("toy", tmp_path, "train")
+        (folder / "a/link").unlink()
+    (folder / "a/link").symlink_to("link")  # to itself, and no image
+    assert len(find.find("toy", tmp_path, "train").files) == 12
 
 
 def test_a_class_whose_name_is_no_text_is_refused(tmp_path):

@@ -236,6 +236,7 @@ WRONG = {
     "-p -m nosuch": "no model 'nosuch'",
     "-p -e nosuch": "no model 'nosuch'",
     "-p-": "there is no flag --",
+    "-q -- pretrain --epochs 2": "there is no flag -q",
     "-- recover --check": "run.sh checks all flags itself",
     "-p -m vit": "no batch norm",
     "-p -e alexnet": "does not take images of 16 pixels",
@@ -332,7 +333,8 @@ def test_a_stages_help_is_all_that_is_done(tmp_path):
     assert "== " not in done.stdout and not (tmp_path / "out").exists()
 
 
-# A python that does nothing: it notes the stages that it is asked for, and ends as WITH says of one of them.
+# A python that does nothing: it notes the stages that it is asked for, and one of them begins its work and is
+# interrupted as WITH says, "STAGE STATUS FILE": what it then ends with, and what it wrote in its output.
 IDLE = """#!/usr/bin/env bash
 case "$2" in
 guard.recipes) echo convnet-32 ;;
@@ -340,10 +342,13 @@ pretrain | recover | relabel | train)
     [[ " $* " != *" --check "* ]] || exit 0
     [[ " $* " == *" --force "* ]] && force=' --force' || force=''
     echo "$2${force}" >> "$NOTED"
-    if [[ $WITH == "$2 "* ]]; then
+    read -r stage status file <<< "$WITH"
+    if [ "$stage" = "$2" ]; then
+        while [ "$1" != --output ]; do shift; done
+        [ -z "$file" ] || { mkdir -p "$2"; sleep 0.05; touch "$2/$file"; }
         trap : INT # as one that is about to end
-        kill -INT -$(ps -o pgid= -p $$ | tr -d ' ')
-        exit "${WITH#* }"
+        kill -INT 0
+        exit "$status"
     fi
     ;;
 esac
@@ -352,8 +357,8 @@ esac
 
 @pytest.fixture
 def idle(tmp_path):
-    """Calls a run.sh whose stages do nothing. idle(*flags, interrupted="STAGE STATUS") -> (what ended, the
-    stages that were begun, each with its --force).
+    """Calls a run.sh whose stages do nothing. idle(*flags, interrupted="STAGE STATUS FILE") -> (what ended,
+    the stages that were begun, each with its --force).
     """
     for name in ("run.sh", "guard/environment.sh"):
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -385,19 +390,47 @@ def test_an_interrupt_ends_the_run_whatever_its_stage_makes_of_it(status, idle):
     """One that is about to end no longer hears it, and the next would begin."""
     done, begun = idle("-p", interrupted=f"recover {status}")
     assert done.returncode == 130 and begun == ["pretrain", "recover"]
-    assert done.stderr.startswith("interrupted; " if status == 0 else "") and done.stderr.count("\n") < 2
-    assert bool(done.stderr) == (status == 0)  # else the stage said so
+    expected = "interrupted; give the same command again to go on\n"
+    assert done.stderr == (expected if status == 0 else "")  # else the stage said so
 
 
-@pytest.mark.parametrize("first", ["-p", ""])
-def test_a_forced_run_that_was_stopped_goes_on_without_force(first, idle, tmp_path):
-    if not first:
-        teacher = tmp_path / "copy/runs/teachers/digits/convnet-32/1/checkpoint.pt"
-        teacher.parent.mkdir(parents=True)
-        teacher.touch()
-    words, teachers = first.split(), ["pretrain"] if first else []
-    begun = idle(*words, "-f", interrupted="recover 130")[1]
-    assert begun == [f"{name} --force" for name in (*teachers, "recover")]
-    assert idle(*words, interrupted="relabel 130")[1] == [*teachers, "recover", "relabel --force"]
-    assert idle(*words)[1] == [*teachers, "recover", "relabel", "train --force"]
-    assert idle(*words)[1] == [*teachers, "recover", "relabel", "train"]
+FIRST_FILES = {
+    "pretrain": "resume.pt",
+    "recover": "manifest.json",
+    "relabel": "manifest.json",
+    "train": "resume.pt",
+}
+
+
+@pytest.mark.parametrize("stopped", FIRST_FILES)
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_forced_run_that_was_stopped_goes_on_without_force(begun, stopped, idle):
+    """What it was stopped in is forced once more where nothing of it is new, and all that comes after it."""
+    stages = list(FIRST_FILES)
+    at = stages.index(stopped)
+    forced = [f"{name} --force" for name in stages]
+    at_once = f"{stopped} 0 {FIRST_FILES[stopped] if begun else ''}"
+    done, found = idle("-p", "-f", interrupted=at_once)
+    assert found == forced[: at + 1]
+    assert done.stderr == "interrupted; give the same command again, without -f, to go on\n"
+    printed = [line for line in idle("-p", "-n")[0].stdout.splitlines() if line.startswith("python")]
+    wanted = stages[: at + begun] + forced[at + begun :]
+    assert [" --force" in line for line in printed] == [" --force" in each for each in wanted]
+    assert idle("-p")[1] == wanted
+    assert idle("-p")[1] == stages
+
+
+def test_a_forced_run_that_was_stopped_forces_nothing_of_another(idle, tmp_path):
+    """Not the stages with other flags, nor the teacher, where it was not asked for."""
+    teacher = tmp_path / "copy/runs/teachers/digits/convnet-32/1/checkpoint.pt"
+    teacher.parent.mkdir(parents=True)
+    teacher.touch()
+    assert idle("-f", interrupted="recover 130")[1] == ["recover --force"]
+    others = ["pretrain", "recover --force", "relabel", "train"]
+    assert idle("-p", "-z", "5", interrupted="train 130")[1] == others
+    assert idle("-p", interrupted="train 130")[1] == [
+        "pretrain",
+        "recover",
+        "relabel --force",
+        "train --force",
+    ]

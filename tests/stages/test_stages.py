@@ -659,8 +659,8 @@ def test_weights_that_an_earlier_version_adopted_are_those_of_their_data(toy, tm
     "diverging, told",
     [
         (
-            ["--batch-size", 64, "--learning-rate", 1e4, "--curvature-images", 2],
-            "no finite numbers at the end",
+            ["--batch-size", 64, "--learning-rate", 1e3, "--curvature-images", 2],
+            "curvatures are no finite numbers at the end; lower --lambda",
         ),
         (["--batch-size", 2000, "--learning-rate", 1e30, "--curvature-images", 0], "logits are no finite"),
     ],
