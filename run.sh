@@ -228,6 +228,12 @@ if [[ ${train[*]} == *--epochs* && ${relabel[*]} != *--epochs* &&
     fail "labels and student have the same epochs; give -z, or relabel --epochs as well"
 fi
 
+stages=()
+[ $train_teacher = no ] || stages+=(pretrain)
+stages+=(recover)
+[[ ${train[*]} =~ --labels ]] || stages+=(relabel) # else the student has other labels, or makes its own
+stages+=(train)
+
 # ---- the four commands ---------------------------------------------------------------------------
 
 [ -n "$model" ] || model=$(check guard.recipes "$dataset" pretrain model)
@@ -270,9 +276,8 @@ fi
 if [ $only_print = yes ]; then
     [ "$PWD" = "$caller" ] || echo "# in $PWD"
     [ $train_teacher = yes ] || echo "# teacher: $teachers/checkpoint.pt"
-    for stage in pretrain recover relabel train; do
+    for stage in "${stages[@]}"; do
         declare -n command=$stage
-        [ $stage != pretrain ] || [ $train_teacher = yes ] || continue
         if [ $force = yes ] || to_be_forced $stage; then command+=(--force); fi
         echo "python ${launch[*]} $(quoted "${command[@]}")"
     done
@@ -301,8 +306,6 @@ mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"
 "$light" -m guard.run.lock "$folder" $lock $$
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
-stages=(pretrain recover relabel train)
-[ $train_teacher = yes ] || stages=("${stages[@]:1}")
 if [ $force = yes ]; then
     listed=()
     for stage in "${stages[@]}"; do

@@ -13,7 +13,7 @@ ONE_IMAGE = (
     "a mini-batch, or a process's share of one, is a single image, of which this network's batch norm has no"
     " statistics; choose another --batch-size, or --sync-batch-norm with several processes"
 )
-INTERRUPTED = "interrupted; give the same command again, without --force, to go on"
+INTERRUPTED = "interrupted; give the same command again, without --force (-f in run.sh), to go on"
 
 
 def run(command, *arguments, **named):

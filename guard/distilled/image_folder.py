@@ -61,7 +61,7 @@ def load_distilled(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
-            f"no folder of images at {folder}; make one with python -m recover, or name one with"
+            f"there are no images at {folder}; make a folder of them with python -m recover, or name one with"
             " FOLDER/CLASS/*.png"
         )
     ours = (folder / FILE).exists()

@@ -13,8 +13,6 @@ from guard.distilled import shared_set
 from guard.errors import UserError
 from guard.run import tensor_files
 
-# The accuracies beside DC's images are numbers of numpy. Nobody reads them, and nothing of numpy is called.
-SKIPPED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 TOLERANCE = 1 / 255  # by which pixels may leave [0,1]: one step of 8 bits
 # Standard deviation of all pixels in [0,1]. CIFAR-10 has 0.25. Whitened by ZCA as MTT does it, and then taken
 # for normalized, it has 0.05, most of it within [0,1]; not normalized, and taken for it, 0.05 as well.
@@ -92,7 +90,7 @@ def _tensors_in(path, contents):
 
 def _contents(path):
     remedy = "save its tensors again, or get the file again"
-    return tensor_files.read(path, remedy, what="file of tensors", skipped=SKIPPED)
+    return tensor_files.read(path, remedy, what="file of tensors", skipped=shared_set.SKIPPED)
 
 
 def _check_images(path, images):

@@ -118,12 +118,19 @@ def _rows(runs):
     folders = [[run.folder.resolve().name for run in held] for held in groups_of_runs]
     short = [_common(names) for names in folders]
     names = [name if short.count(name) == 1 else ", ".join(whole) for name, whole in zip(short, folders)]
+    if len({*names}) < len(names):  # folders of one name in several places
+        names = [", ".join(str(run.folder) for run in held) for held in groups_of_runs]
     return [Row(name, held) for name, held in zip(names, groups_of_runs)]
 
 
 def _evaluation(run):
-    found = run.record["evaluate student"]
-    return found["key"]["dataset"], found["key"]["data"], found["images"], found["epsilon"]
+    return _how(run.record, "student")
+
+
+def _how(record, network):
+    """On what and within which epsilon a network was attacked; None where it was not."""
+    found = record.get(f"evaluate {network}")
+    return found and (found["key"]["dataset"], found["key"]["data"], found["images"], found["epsilon"])
 
 
 def _common(names):
@@ -144,19 +151,32 @@ def _attacks(rows):
 
 
 def _left_out(rows, attacks):
-    """A line of the attacks that some students met and others did not, if there are any."""
+    """Lines of the attacks that some students met and others did not, and of the teachers that were attacked
+    otherwise than the students, if there are any.
+    """
     met = dict.fromkeys(
         name for row in rows for record in row.records for name in record["evaluate student"]["attacks"]
     )
     names = [name for name in met if name not in attacks]
-    return [f"Left out, since not all students met them: {', '.join(names)}."] if names else []
+    told = [f"Left out, since not all students met them: {', '.join(names)}."] if names else []
+    others = [
+        run.folder.name
+        for row in rows
+        for run in row.runs
+        if _how(run.record, "teacher") not in (None, _evaluation(rows[0].runs[0]))
+    ]
+    if others:
+        why = "attacked on other images or within another epsilon"
+        told.append(f"Left out, since {why}: teacher of {', '.join(others)}.")
+    return told
 
 
 def _accuracies(rows, attacks):
     lines = []
     for row in rows:
         for network in NETWORKS:
-            records = _of_networks(row.records, network)
+            alike = [each for each in row.records if _how(each, network) == _evaluation(rows[0].runs[0])]
+            records = _of_networks(alike, network)
             found = [groups.accuracies(records, network, attack) for attack in attacks]
             if any(found):
                 lines.append([row.name, network, str(len(records)), *map(number, found)])

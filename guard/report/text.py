@@ -89,7 +89,8 @@ def metrics_text(name, results):
         if math.isfinite(found["robustness_ratio"])
         else "RR undefined, since no attack costs anything"
     )
-    return f"{name}: {ratio}, I-RR {found['improved_robustness_ratio']:.2f}{worst}."
+    improved = round(found["improved_robustness_ratio"], 2) + 0.0  # which makes -0 a 0
+    return f"{name}: {ratio}, I-RR {improved:.2f}{worst}."
 
 
 def evaluation_text(results):

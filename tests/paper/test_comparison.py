@@ -20,7 +20,9 @@ def experiment(folder, clean, robust, *, seed, epsilon=1 / 255, teacher=(), stud
     record["pretrain"]["settings"] |= dict(teacher)
     record["recover"]["teacher"] = f"t{seed}"
     record["train"]["settings"] |= dict(student)
-    record["evaluate student"]["key"] = {"dataset": "digits", "data": "d", "seed": seed}
+    student = record["evaluate student"]
+    student["key"] = {"dataset": "digits", "data": "d", "seed": seed}
+    record["evaluate teacher"] |= {name: student[name] for name in ("key", "epsilon", "images")}
     for name in (*stages, "evaluate student", "evaluate teacher"):
         entry = record[name]
         records.update(folder / "log.json", name, entry)
@@ -167,6 +169,24 @@ def test_a_teacher_of_two_students_has_the_error_of_its_images(folders):
     text = compare(folders[:3])
     assert cells(text, "plain", "teacher")[:2] == ["1", "80.00 ± 4.00"]
     assert "over the seeds, or of one run the standard error of 100 images" in text
+
+
+def test_a_teacher_that_was_attacked_otherwise_stands_in_no_table_of_the_students(folders):
+    """As one whose attack anew was stopped."""
+    log = folders[0] / "log.json"
+    found = records.read(log)["evaluate teacher"]
+    records.update(log, "evaluate teacher", {**found, "epsilon": 12 / 255})
+    text = compare([folders[0], folders[3]])
+    assert "plain-0 | teacher" not in text and cells(text, "guard-0", "teacher")[0] == "1"
+    assert "Left out, since attacked on other images or within another epsilon: teacher of plain-0." in text
+    assert "Left out" not in compare([folders[1], folders[3]])
+
+
+def test_experiments_of_one_name_are_told_by_their_places(folders, tmp_path):
+    other = experiment(tmp_path / "other/plain-0", 80, 10, seed=0, student={"temperature": 2.0})
+    text = compare([folders[0], other])
+    assert cells(text, str(folders[0]), "student") and cells(text, str(other), "student")
+    assert f"Students, less those of {folders[0]} with the same seed" in text
 
 
 def test_a_record_without_its_training_is_told(folders):

@@ -267,7 +267,7 @@ def test_distilled_images_of_other_sizes_or_shapes_are_refused(tmp_path):
         Image.new("RGB", (9, 8)).save(path)
     with pytest.raises(UserError, match="not square"):
         image_folder.load_distilled(folder)
-    with pytest.raises(UserError, match="no folder of images"):
+    with pytest.raises(UserError, match="there are no images at"):
         image_folder.load_distilled(tmp_path / "nosuch")
 
 

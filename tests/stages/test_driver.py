@@ -30,6 +30,7 @@ def commands(
     train="",
     common="",
     first=True,
+    relabelled=True,
 ):
     """The four commands as run.sh -n prints them, with what the flags add to each."""
     at, folder = f"{output}/teachers/{dataset}/{model}/{teacher}", f"{output}/{experiment}"
@@ -54,6 +55,8 @@ def commands(
     ]
     if not first:
         lines[0] = f"# teacher: {at}/checkpoint.pt"
+    if not relabelled:
+        del lines[2]
     return [line.strip() for line in lines]
 
 
@@ -153,7 +156,8 @@ GOLDEN = {
     },
     "-p -- train --epochs 5 --reuse-labels": {"train": "--epochs 5 --reuse-labels "},
     "-p -- train --labels online --epochs 5 --gradient-weight 1 --input-gradients values": {
-        "train": "--labels online --epochs 5 --gradient-weight 1 --input-gradients values "
+        "train": "--labels online --epochs 5 --gradient-weight 1 --input-gradients values ",
+        "relabelled": False,
     },
     "-y guard -Y plain -x swap": {
         "teacher": "guard",

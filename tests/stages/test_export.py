@@ -319,3 +319,20 @@ def test_the_page_runs_as_it_stands(toy, file, monkeypatch):
     exec(code, names)  # noqa: S102 - this is the test
     views, logits = next(names["batches"])
     assert views.shape[1:] == (3, 16, 16) and logits.shape[1] == 2
+
+
+def test_files_that_others_wrote_are_told_whatever_is_beside_their_images(toy, tmp_path, refused):
+    """As the accuracies that DC stores, numbers of numpy."""
+    torch.save(
+        {"data": [[torch.rand(2, 3, 16, 16), torch.tensor([0, 1])]], "accs": [numpy.float64(1)]},
+        tmp_path / "dc.pt",
+    )
+    words = [
+        "--teacher",
+        toy / "teacher/checkpoint.pt",
+        "--distilled",
+        tmp_path / "dc.pt",
+        "--output",
+        tmp_path / "l",
+    ]
+    assert "was not made by python -m guard.export" in refused("relabel", *words)

@@ -234,7 +234,7 @@ def changed(labels, value):
 
 # What is the matter -> (how it is saved in a folder, of good images and labels; words of the line).
 BAD = {
-    "no file": (lambda at, x, y: at / "nosuch.pt", "no folder of images"),
+    "no file": (lambda at, x, y: at / "nosuch.pt", "there are no images at"),
     "code": (lambda at, x, y: dc(at / "x.pt", x, Malicious()), "not loaded; save its tensors again"),
     "code as accuracy": (lambda at, x, y: dc(at / "x.pt", x, y, [Malicious()]), "not loaded"),
     "code as labels": (lambda at, x, y: mtt(at, x, Malicious()), "labels_best.pt holds more than plain"),
