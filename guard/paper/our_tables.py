@@ -91,8 +91,8 @@ def standard(groups):
     """Markdown lines of protocol standard, where records have it: the published tables know nothing of it."""
     by_data = {}
     for group in groups:
-        met = [gathered.accuracy(record, "student", "autoattack") for record in group.records]
-        if not group.swapped and any(found is not None for found in met):
+        whole = [record["evaluate student"].get("worst_case") is not None for record in group.records]
+        if not group.swapped and any(whole):
             by_data.setdefault((group.scale, group.dataset), []).append(group)
     lines = [heading(2, "Protocol standard"), STANDARD] if by_data else []
     for (scale, dataset), here in by_data.items():

@@ -265,6 +265,11 @@ def test_protocol_standard_has_its_own_table_with_the_worst_case(results):
     assert "10.50" in paper and "9.50" not in paper.split("at CPU size")[1]
 
 
+def test_autoattack_alone_is_no_protocol_standard(results):
+    add(results, run({"clean": 40.0, "autoattack": 9.5}, protocols=("custom",)))
+    assert "## Protocol standard" not in text_of(results)
+
+
 def test_runs_with_unequal_settings_are_not_averaged_silently(results):
     for seed, epochs in enumerate((4, 8)):
         add(results, run({"clean": 40.0}, seed=seed, epochs=epochs), seed=seed)

@@ -74,7 +74,7 @@ def test_a_group_of_other_processors_takes_what_the_first_of_them_does(monkeypat
 def test_auto_does_not_leave_a_refused_layout_out_of_account(refused):
     for given in ([], ["--precision", "auto"]):
         words = ["pretrain", "-d", "cifar10", "--output", "x", "--no-channels-last", *given]
-        assert "--no-channels-last goes with a --precision that is named" in refused(*words)
+        assert "name a precision beside --no-channels-last" in refused(*words)
     words[-1] = "bf16"
     assert command(*words, "--check") == 0
 
