@@ -71,10 +71,15 @@ check() {
     wait $!
 }
 
+# A stage's command as one line.
+line_of() {
+    local -n its_command=$1
+    quoted "${its_command[@]}"
+}
+
 # Whether -f has yet to do a stage again: its command is in the list, and nothing of it is newer than that.
 to_be_forced() {
-    local -n its_command=$1
-    grep -qsxF -- "$(quoted "${its_command[@]}")" "$again" || return 1
+    grep -qsxF -- "$(line_of "$1")" "$again" || return 1
     case $1 in
         pretrain) set -- "$teachers"/{resume,checkpoint}.pt ;;
         recover) set -- "$images/manifest.json" ;;
@@ -308,10 +313,7 @@ mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 export GUARD_LOCKED=$(cd "$folder" && pwd -P)
 if [ $force = yes ]; then
     listed=()
-    for stage in "${stages[@]}"; do
-        declare -n command=$stage
-        listed+=("$(quoted "${command[@]}")")
-    done
+    for stage in "${stages[@]}"; do listed+=("$(line_of $stage)"); done
     list_again "${listed[@]}"
 fi
 for stage in "${stages[@]}"; do
@@ -321,9 +323,8 @@ for stage in "${stages[@]}"; do
     echo "== $stage"
     by_stage=130
     "$PYTHON" "${launch[@]}" "${command[@]}" "${forced[@]}"
-    ended=$(quoted "${command[@]}")
-    if grep -qsxF -- "$ended" "$again"; then
-        left=$(grep -vxF -- "$ended" "$again") || true
+    if grep -qsxF -- "$(line_of $stage)" "$again"; then
+        left=$(grep -vxF -- "$(line_of $stage)" "$again") || true
         list_again "$left"
     fi
 done

@@ -120,7 +120,7 @@ def evaluate_network(network, judgement, log, shared=False):
             save=ledger.save if processes.rank() == 0 else None,
         )
         work.finish(**{"key": key, **result, "complete": True})
-        return processes.of_the_first(records.read(log)[name])
+        return processes.of_the_first(records.read(log).get(name, {}))
 
 
 def _key(network, judgement, source):

@@ -19,15 +19,8 @@ from guard import cli, ending, registry
 from guard.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp")
-UNREAD_SUFFIXES = (
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".jpe",
-    ".jfif",
-    ".heic",
-    ".avif",
-)  # of images, which would be lost
+# Of images that would be lost without a word
+UNREAD_SUFFIXES = (".tif", ".tiff", ".gif", ".jpe", ".jfif", ".heic", ".avif")
 SPLITS = {"train": ("train",), "val": ("val", "test")}  # a split's folder goes by one of these names
 EMBEDDED_DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits.npz"
 

@@ -105,7 +105,7 @@ def _settings(record):
 def _rows(runs):
     first, found = runs[0], {}
     for run in runs:
-        if _evaluation(run) != _evaluation(first):
+        if _how(run.record, "student") != _how(first.record, "student"):
             raise UserError(
                 f"{run.folder} was attacked on other images, or within another epsilon, than {first.folder};"
                 " evaluate both alike, by python -m train"
@@ -121,10 +121,6 @@ def _rows(runs):
     if len({*names}) < len(names):  # folders of one name in several places
         names = [", ".join(str(run.folder) for run in held) for held in groups_of_runs]
     return [Row(name, held) for name, held in zip(names, groups_of_runs)]
-
-
-def _evaluation(run):
-    return _how(run.record, "student")
 
 
 def _how(record, network):
@@ -159,12 +155,9 @@ def _left_out(rows, attacks):
     )
     names = [name for name in met if name not in attacks]
     told = [f"Left out, since not all students met them: {', '.join(names)}."] if names else []
-    others = [
-        run.folder.name
-        for row in rows
-        for run in row.runs
-        if _how(run.record, "teacher") not in (None, _evaluation(rows[0].runs[0]))
-    ]
+    alike = _how(rows[0].records[0], "student")
+    runs = [run for row in rows for run in row.runs]
+    others = [run.folder.name for run in runs if _how(run.record, "teacher") not in (None, alike)]
     if others:
         why = "attacked on other images or within another epsilon"
         told.append(f"Left out, since {why}: teacher of {', '.join(others)}.")
@@ -172,11 +165,11 @@ def _left_out(rows, attacks):
 
 
 def _accuracies(rows, attacks):
-    lines = []
+    lines, alike = [], _how(rows[0].records[0], "student")
     for row in rows:
         for network in NETWORKS:
-            alike = [each for each in row.records if _how(each, network) == _evaluation(rows[0].runs[0])]
-            records = _of_networks(alike, network)
+            records = [record for record in row.records if _how(record, network) == alike]
+            records = _of_networks(records, network)
             found = [groups.accuracies(records, network, attack) for attack in attacks]
             if any(found):
                 lines.append([row.name, network, str(len(records)), *map(number, found)])

@@ -77,6 +77,8 @@ def test_auto_does_not_leave_a_refused_layout_out_of_account(refused):
         assert "name a precision beside --no-channels-last" in refused(*words)
     words[-1] = "bf16"
     assert command(*words, "--check") == 0
+    words = ["pretrain", "-d", "digits", "--output", "x", "--no-channels-last"]  # whose precision is fp32
+    assert command(*words, "--check") == 0
 
 
 def of_record(log, stage):
