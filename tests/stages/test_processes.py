@@ -315,6 +315,7 @@ def test_the_first_process_decides_what_is_left_of_an_evaluation(toy, tmp_path):
     finished = (tmp_path / "log.json").read_bytes()
     both(tmp_path, "train.evaluate", *words, before=sees_an_empty_record)
     assert (tmp_path / "log.json").read_bytes() == finished
+    both(tmp_path, "train.evaluate", *words, "--force", before=sees_an_empty_record)
 
 
 # ---- training in two processes is training in one ------------------------------------------------
