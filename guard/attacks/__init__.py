@@ -83,12 +83,11 @@ def attack(name, model, images, labels, *, epsilon=PROTOCOL_EPSILON, seed=0, ind
     return adversarial
 
 
-def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None, done=()):
+def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_size=128, known=None):
     """As `attack`, but returns (adversarial, broken).
 
-    broken: (N,) bool, misclassified clean or by some iterate of the attack. known: (N,) bool, images that a
-    part of this attack is known to break; they need no attack and come back unchanged. done: names of those
-    parts. They are not run again: a part's draws are its own, so all other images are known to survive it.
+    broken: (N,) bool, misclassified clean or by some iterate of the attack. known: (N,) bool, images that are
+    known to be broken; they need no attack and come back unchanged.
     """
     if name not in ATTACKS:
         raise UserError(f"there is no attack '{name}'; there are {', '.join(ATTACKS)}")
@@ -122,8 +121,8 @@ def run(name, model, images, labels, *, epsilon, seed=0, indices=None, batch_siz
 
         for part in ATTACKS[name].parts or (name,):
             standing = (~broken).nonzero().squeeze(1)
-            if part in done or not len(standing):
-                continue
+            if not len(standing):
+                break
             doubtful = attack_on(fast, part, standing)
             # Rounding in the prepared copy may break an image that the model itself still gets right. It is
             # attacked once more on the model itself, so that what counts as broken is broken.

@@ -81,7 +81,7 @@ class _Measurement:
     workers: int
     device: torch.device
 
-    def attack(self, name, pixels, labels, indices, known, done, batch_size):
+    def attack(self, name, pixels, labels, indices, known, batch_size):
         """(adversarial, broken) of one chunk of the images, as `attacks.run` returns them."""
         if name == "clean":
             return pixels, attacks.wrong(self.model, pixels, labels, batch_size)
@@ -95,7 +95,6 @@ class _Measurement:
             seed=self.seed,
             indices=indices,
             known=known,
-            done=done,
         )
         return memory.halved_when_full(lambda count: run(batch_size=count), batch_size, "images")
 
@@ -115,8 +114,8 @@ def evaluate(
 
     model: in eval mode, on `device`. images: Packed, Mapped or Streamed of guard.data.images, seen in the
     validation view of `size` pixels. names: of the attacks. attack_batch: images that an
-    attack works on at a time, 0 for as many as fit. finished: results of attacks that need not be run again;
-    save(results) is called after each attack.
+    attack works on at a time, 0 for as many as fit. finished: results of attacks, and of parts of a sequence
+    that was stopped, which need not be run again; save(results) is called after each of them.
 
     Returns a dict: protocols, epsilon, images, seed, attacks (name -> accuracy, largest change of a pixel,
     seconds, numbers of the broken images), worst_case (of protocol standard), warnings. An image that is
@@ -125,13 +124,15 @@ def evaluate(
     same alone and as a part.
     """
     measurement = _Measurement(model, images, size, epsilon, attack_batch, seed, workers, device)
-    results = dict(finished or {})
+    results, save = dict(finished or {}), save or (lambda results: None)
     for name in ["clean", *names]:
-        if name not in results:
-            known, done = _known(name, results, len(images))
-            results[name] = _attack_all(name, measurement, known, done)
-            if save:
-                save(results)
+        if name in results:
+            continue
+        if name != "clean" and attacks.ATTACKS[name].parts:
+            _attack_in_sequence(name, measurement, results, save)
+        else:
+            results[name] = _attack_all(name, measurement, torch.zeros(len(images), dtype=torch.bool))
+        save(results)
     results = {name: results[name] for name in ("clean", *attacks.ATTACKS) if name in results}
     accuracies = {name: result["accuracy"] for name, result in results.items()}
     covered = [name for name in attacks.PROTOCOLS if set(attacks.PROTOCOLS[name]) <= set(results)]
@@ -154,20 +155,43 @@ def _worst_case(results, count):
     return 100 * (1 - len(fallen) / count)
 
 
-def _known(name, results, count):
-    """((N,) bool, names): the images that parts of a sequence are known to break, and these parts."""
-    known = torch.zeros(count, dtype=torch.bool)
-    parts = () if name == "clean" else attacks.ATTACKS[name].parts
-    done = [part for part in parts if part in results]
-    for part in done:
-        known[results[part]["broken"]] = True
-    return known, done
+def _attack_in_sequence(name, measurement, results, save):
+    """Puts what is noted of a sequence into `results`: one part after the other attacks what still stands.
+
+    Until all are through, what each has found stands there as 'SEQUENCE: PART', and is saved: a sequence may
+    take hours. A part whose own result is there is not run again: all other images are known to survive it.
+    """
+    parts = attacks.ATTACKS[name].parts
+    broken = torch.zeros(len(measurement.images), dtype=torch.bool)
+    for known in ("clean", *parts):
+        if known in results:
+            broken[results[known]["broken"]] = True
+    left = {f"{name}: {part}": part for part in parts if part not in results}
+    for entry, part in left.items():
+        if entry not in results:
+            results[entry] = _attack_all(part, measurement, broken, title=entry)
+            save(results)
+        broken[results[entry]["broken"]] = True
+    found = [results.pop(entry) for entry in left]
+    results[name] = {
+        "accuracy": _percent_standing(broken),
+        "largest_change": max((each["largest_change"] for each in found), default=0.0),
+        "out_of_range": max((each["out_of_range"] for each in found), default=0.0),
+        "not_a_number": any(each["not_a_number"] for each in found),
+        "seconds": sum(each["seconds"] for each in found),
+        "broken": broken.nonzero().squeeze(1).tolist(),
+    }
 
 
-def _attack_all(name, measurement, known, done=()):
+def _percent_standing(broken):
+    """broken: (N,) bool, or int64 of 0 and 1."""
+    return 100 * (1 - broken.double().mean().item())
+
+
+def _attack_all(name, measurement, known, title=None):
     """What is noted of an attack (or 'clean') on all images, of which each process attacks its share.
 
-    known: (N,) bool on the CPU and done: as of `attacks.run`.
+    known: (N,) bool on the CPU, as of `attacks.run`. title: what is shown of it while it works [its name].
     """
     images, device = measurement.images, measurement.device
     batch_size = measurement.attack_batch
@@ -179,19 +203,19 @@ def _attack_all(name, measurement, known, done=()):
     broken = torch.zeros(len(images), dtype=torch.int64, device=device)
     extremes = torch.zeros(3, device=device)
     started, begin = time.time(), 0
-    with Progress(f"attack {name}", len(images), "image") as progress:
+    with Progress(f"attack {title or name}", len(images), "image") as progress:
         for number, (pixels, labels) in enumerate(batches(chunks, measurement.workers, device)):
             indices = torch.arange(begin, begin + len(labels), device=device)
             begin += len(labels)
             if number % processes.world_size() == processes.rank():
                 chunk = pixels, labels, indices, known[indices.cpu()]
-                found, fell = measurement.attack(name, *chunk, done, batch_size)
+                found, fell = measurement.attack(name, *chunk, batch_size)
                 broken[indices] = fell.long()
                 extremes = torch.maximum(extremes, _extremes(found, pixels))
             progress.step(len(labels), accuracy=100 * (1 - broken[:begin].double().mean()))
     processes.sum_over_processes(broken)
     largest_change, out_of_range, not_a_number = processes.maximum_over_processes(extremes).tolist()
-    accuracy, seconds = 100 * (1 - broken.double().mean().item()), time.time() - started
+    accuracy, seconds = _percent_standing(broken), time.time() - started
     if name != "clean":  # which takes no time
         progress.line(f"accuracy {accuracy:.2f} % of {len(images)} images, {seconds:.1f} s")
     return {

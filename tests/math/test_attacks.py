@@ -371,6 +371,36 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
     assert by_itself and len(runs) == 2 * by_itself  # what survived it is not attacked by it again
 
 
+def test_a_sequence_goes_on_after_its_last_part(model, monkeypatch):
+    parts = ("fgsm", "apgd-dlr-10", "square", "mim")
+    monkeypatch.setitem(attacks.ATTACKS, "four", attacks.Attack(None, "", parts=parts))
+    saved, settings = [], {"protocols": (), "names": ["square", "four"], "epsilon": 12 / 255}
+    whole = evaluated(model, save=lambda results: saved.append(dict(results)), **settings)["attacks"]
+    of_parts = [f"four: {part}" for part in ("fgsm", "apgd-dlr-10", "mim")]  # square has its own result
+    assert [list(results) for results in saved[2:]] == [
+        ["clean", "square", *of_parts[:1]],
+        ["clean", "square", *of_parts[:2]],
+        ["clean", "square", *of_parts],
+        ["clean", "square", "four"],
+    ]
+    assert list(whole) == ["clean", "square", "four"] and whole["four"] == saved[-1]["four"]
+    found = [saved[4][part] for part in of_parts]
+    assert whole["four"]["seconds"] == sum(each["seconds"] for each in found)
+    assert whole["four"]["largest_change"] == max(each["largest_change"] for each in found) > 0
+    images, labels = data(30, 300)
+    pixels = (images * 255).round().float() / 255
+    _, broken = attacks.run("four", model.float(), pixels, labels, epsilon=12 / 255)
+    assert whole["four"]["broken"] == broken.nonzero().squeeze(1).tolist()
+    assert {*whole["square"]["broken"]} <= {*found[0]["broken"]}  # known before the first part
+    runs, once = [], robustness._Measurement.attack
+    monkeypatch.setattr(
+        robustness._Measurement, "attack", lambda self, *words: runs.append(words[0]) or once(self, *words)
+    )
+    went_on = evaluated(model, finished=saved[3], **settings)["attacks"]
+    assert {*runs} == {"mim"} and went_on["four"]["broken"] == whole["four"]["broken"]
+    assert went_on["four"]["accuracy"] == whole["four"]["accuracy"] == 100 * (1 - broken.double().mean())
+
+
 def test_what_is_known_to_be_broken_counts_as_broken(model, monkeypatch):
     """Alone, and as what a part of a sequence has found: here an image that no attack breaks at epsilon 0."""
     images, labels = data(30, 300)
