@@ -84,6 +84,8 @@ def main(argv):
     names = [name.strip() for name in options.networks.split(",")] if options.networks else [None]
     if "" in names:
         parser.error(f"--networks {options.networks} has an empty name; leave the comma out")
+    if len({*names}) < len(names):
+        parser.error(f"--networks {options.networks} names one twice; leave it out")
     if options.full and len(options.full) != len(names):
         parser.error(f"--full needs an accuracy for each network, {len(names)}, and has {len(options.full)}")
     if options.check:

@@ -1,6 +1,8 @@
 """Distilled sets among the paths that a judge is given."""
 
+import os
 import sys
+from pathlib import Path
 
 from guard.distilled import tensor_set
 from guard.errors import UserError
@@ -74,16 +76,17 @@ def _skipped(path):
         return ""
     if tensor_set.unwhitened(path):
         return f"whitened, {tensor_set.UNWHITENED}*.pt are not"
-    best = path.with_name(tensor_set.BEST)
-    iteration = kind == "images" and path != best and not path.name.startswith(tensor_set.UNWHITENED)
-    return f"{tensor_set.BEST} is read" if iteration and best.is_file() else None
+    if tensor_set.is_iteration(path) and path.with_name(tensor_set.BEST).is_file():
+        return f"{tensor_set.BEST} is read"
+    return None if kind == "images" or tensor_set.holds_images(path) else "no images"
 
 
 def _name(path):
     """Of a set: its file's without suffix, or its folder's."""
+    path = Path(os.path.abspath(path))  # '..' has a name, and a link keeps its own
     if path.name == tensor_set.BEST:
-        path = path.absolute().parent
-    return (path.stem if path.is_file() else path.absolute().name).replace(" ", "-")
+        path = path.parent
+    return (path.stem if path.is_file() else path.name).replace(" ", "-")
 
 
 def _why(others):

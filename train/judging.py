@@ -76,7 +76,7 @@ def judge(request):
     rows = []
     for name, (what, per_class, fingerprint) in sets.items():
         for network, (views, chosen) in itertools.product(request.networks, by_views.items()):
-            place = request.output / name.replace(",", "").replace(" ", "-") / views.replace(" ", "-")
+            place = _place(request, name) / views.replace(" ", "-")
             results = [_evaluation(request, what, chosen, network, seed, place) for seed in request.seeds]
             about = {"set": name, "images per class": per_class, "fingerprint": fingerprint}
             about |= {"network": network, "views": views}
@@ -101,12 +101,18 @@ def _sets(request):
     """name -> (path, images per class, fingerprint of the images) of each set; with --random also of random
     training images, with their number in place of a path.
 
-    Each is read, so that a bad one is told before the work. Raises UserError, too, for a set of unequal
-    classes beside which random images would stand.
+    Each is read, and each network built for it, so that a bad one is told before the work. Raises UserError,
+    too, for a set of unequal classes beside which random images would stand, and for one whose students
+    would come into its own folder.
     """
     classes, found = find.find(request.dataset, request.root, "val").classes, {}
     for name, path in judged_sets.find([Path(path) for path in request.paths], classes).items():
-        images = _inputs(request, request.settings["relabel"], path, request.seeds[0]).distilled
+        if _place(request, name).resolve() == path.resolve():
+            raise UserError(f"{_place(request, name)} is the set itself; name another --output")
+        given = _inputs(request, request.settings["relabel"], path, request.seeds[0])
+        images = given.distilled
+        for network in request.networks:
+            models.build_like(given.shape, network)
         counts = Counter(images.labels.tolist()).values()
         if request.random and len({*counts}) > 1:
             raise UserError(
@@ -119,6 +125,11 @@ def _sets(request):
             drawn = _inputs(request, request.settings["relabel"], count, request.seeds[0]).distilled
             found[RANDOM.format(count)] = count, count, drawn.fingerprint
     return found
+
+
+def _place(request, name):
+    """The folder of a set's students."""
+    return request.output / name.replace(", ", "-").replace(" ", "-")
 
 
 def _inputs(request, label_settings, what, seed):

@@ -18,7 +18,7 @@ from guard.bench import attack_speed
 from guard.setting_fields import PRECISIONS
 
 STAGES = ("teacher", "recover", "relabel", "student", "data")
-
+BESIDE = (".png", ".md")  # suffixes of the figure and the table of growth
 
 COLUMNS = {
     "checks": ("check", "found", "wanted", "verdict"),
@@ -178,8 +178,9 @@ def _growth(options, conditions, about):
     rows = report(growth.run(conditions), COLUMNS["growth"], about, conditions.device, options.output)
     print(growth.bends_text(rows))
     if options.output:
-        growth.plot(rows, Path(options.output).with_suffix(".png"))
-        growth.write_table(rows, Path(options.output).with_suffix(".md"))
+        figure, text = (Path(options.output).with_suffix(suffix) for suffix in BESIDE)
+        growth.plot(rows, figure)
+        growth.write_table(rows, text)
 
 
 def _names(options):
@@ -254,7 +255,12 @@ MEASURES = {
 
 
 def main(argv):
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.what == "growth" and options.output and Path(options.output).suffix in BESIDE:
+        parser.error(
+            f"--output {options.output}: a figure and a table come there, beside the record; name a .json"
+        )
 
     def work():
         from guard.bench.measure import Conditions

@@ -3,6 +3,8 @@
 Nothing in such a file can run: it is read as plain tensors and values.
 """
 
+import functools
+import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from guard.data import augment
 from guard.data.images import Packed
 from guard.distilled import shared_set
 from guard.errors import UserError
-from guard.run import tensor_files
+from guard.run import processes, tensor_files
 
 TOLERANCE = 1 / 255  # by which pixels may leave [0,1]: one step of 8 bits
 # Standard deviation of all pixels in [0,1]. CIFAR-10 has 0.25. Whitened by ZCA as MTT does it, and then taken
@@ -21,6 +23,7 @@ SUM_TOLERANCE = 1e-2  # by which an image's shares of all classes may miss 1, su
 LEAST_LOGIT = 1.5  # the largest of all logits is further from 0; values within it are taken for failed shares
 BEST = "images_best.pt"  # MTT's name of its images
 UNWHITENED = "images_zca_"  # begins MTT's names of images that its inverse transform has made pixels again
+END = 0.02  # how near to -1 and 1 the values come at both ends that were normalized by mean and std 0.5
 WHOLE_NUMBERS = (torch.uint8, torch.int32, torch.int64)
 
 
@@ -29,8 +32,9 @@ def read(path, classes, *, mean, std, clamp=False, soft_labels=False):
     were exported, where guard.distilled.shared_set wrote the file, which then tells all of this itself.
 
     classes: names of the data set's classes, in label order. mean, std: of each channel, by which the images
-    were normalized. clamp: cut off what lies outside [0,1], instead of refusing it. soft_labels: keep those
-    of the file, as shares; else the largest of each counts. Raises UserError that names what does not fit.
+    were normalized. clamp: cut off what lies outside [0,1], and tell how much that is, instead of refusing
+    it. soft_labels: keep those of the file, as shares; else the largest of each counts. Raises UserError that
+    names what does not fit.
     """
     path = Path(path)
     contents = _contents(path)
@@ -45,10 +49,11 @@ def read(path, classes, *, mean, std, clamp=False, soft_labels=False):
     else:
         pixels = _unnormalized(path, images, mean, std)
         undone = f", after its normalization by mean {_numbers(mean)} and std {_numbers(std)} is undone"
-    if not clamp:
-        _check_range(path, pixels, undone)
+    _check_range(path, pixels, undone, clamp)
     hard = _hard_labels(path_of_labels, labels, len(pixels), len(classes))
     shares = _shares(path_of_labels, labels) if soft_labels else None
+    if shares is None:
+        _check_all_classes(path_of_labels, hard, len(classes))
     return Packed(pixels.clamp(0, 1), hard, tuple(classes), shares=shares)
 
 
@@ -58,11 +63,37 @@ def file_of(path):
     return next((each for each in (path, path / BEST) if each.is_file()), None)
 
 
+def is_iteration(path):
+    """Whether a file has MTT's name for the images of an iteration, images_5000.pt."""
+    return path.stem.removeprefix("images_").isdecimal() and path.suffix == ".pt"
+
+
 def unwhitened(path):
-    """Files of pixels beside MTT's images at `path`, by which these are known to be whitened."""
+    """Files of pixels beside MTT's images at `path`, by which these are known to be whitened: that of the
+    same name, else, for an iteration or the best one, those of the other iterations of that run.
+    """
     if not path.name.startswith("images_") or path.name.startswith(UNWHITENED):
         return []
-    return sorted(path.parent.glob(f"{UNWHITENED}*.pt"))
+    same = path.with_name(path.name.replace("images_", UNWHITENED, 1))
+    if same.is_file():
+        return [same]
+    if not (path.name == BEST or is_iteration(path)):
+        return []
+    iterations = {
+        found.stem.removeprefix(UNWHITENED): found for found in path.parent.glob(f"{UNWHITENED}*.pt")
+    }
+    return [iterations[number] for number in sorted(filter(str.isdecimal, iterations), key=int)]
+
+
+def holds_images(path):
+    """Whether a file has the form of a set or of images alone; another may hold labels or a learning rate.
+
+    Raises UserError for a file that cannot be read.
+    """
+    contents = _contents(path)
+    if isinstance(contents, torch.Tensor):
+        return contents.ndim == 4
+    return isinstance(contents, dict) and "data" in contents
 
 
 def _tensors_in(path, contents):
@@ -70,8 +101,12 @@ def _tensors_in(path, contents):
     files in MTT's. contents: of the file at `path`.
     """
     if isinstance(contents, torch.Tensor):
+        _check_images(path, contents)
         if found := unwhitened(path):
-            raise UserError(f"{path} is ZCA-whitened; name {found[-1]} beside it, which is not")
+            named = "" if len(found) == 1 else "that of its iteration among "
+            raise UserError(
+                f"{path} is ZCA-whitened; name {named}{', '.join(map(str, found))} beside it, which is not"
+            )
         beside = path.with_name(path.name.replace(UNWHITENED, "images_").replace("images", "labels"))
         if beside == path or not beside.is_file():
             raise UserError(
@@ -109,6 +144,14 @@ def _unnormalized(path, images, mean, std):
             f"{path} holds images without a value below 0, so they are not normalized; save their pixels as"
             " PNG in class folders"
         )
+    low, high = images.min().item(), images.max().item()
+    reaches = max(average / spread for average, spread in zip(mean, std))  # below 0, where a pixel is 0
+    if abs(low + 1) < END and abs(high - 1) < END and reaches > 1 + END:
+        raise UserError(
+            f"{path} holds images from {low:.2f} to {high:.2f}, so they were normalized by mean and std 0.5,"
+            f" and not by mean {_numbers(mean)} and std {_numbers(std)}; save their pixels as PNG in class"
+            " folders"
+        )
     if pixels.std() < LOWEST_CONTRAST:
         raise UserError(
             f"{path} holds images with less contrast than normalized ones have, so they are ZCA-whitened,"
@@ -118,17 +161,27 @@ def _unnormalized(path, images, mean, std):
     return pixels
 
 
-def _check_range(path, pixels, undone):
-    """undone: words for what was done to the file's values."""
+def _check_range(path, pixels, undone, clamp):
+    """undone: words for what was done to the file's values. clamp: tell of what is outside, not refuse it."""
     low, high = pixels.min().item(), pixels.max().item()
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
-        outside = 100 * ((pixels < 0) | (pixels > 1)).float().mean().item()
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return
+    outside = 100 * ((pixels < 0) | (pixels > 1)).float().mean().item()
+    told = f"{path} holds pixels from {low:.2f} to {high:.2f}, {outside:.2g} % of them outside [0,1]{undone}"
+    if not clamp:
         raise UserError(
-            f"{path} holds pixels from {low:.2f} to {high:.2f}, {outside:.2g} % of them outside"
-            f" [0,1]{undone}; name the data set that it was distilled from; save ZCA-whitened images as PNG"
-            " in class folders after their authors' inverse transform; or, where they were normalized so but"
-            " never kept in [0,1], give --clamp"
+            f"{told}; name the data set that it was distilled from; save ZCA-whitened images as PNG in class"
+            " folders after their authors' inverse transform; or, where they were normalized so but never"
+            " kept in [0,1], give --clamp"
         )
+    _tell_once(f"note: {told}; they are cut off")
+
+
+@functools.cache
+def _tell_once(note):
+    """Of a set that is read again for each student."""
+    if processes.rank() == 0:
+        print(note, file=sys.stderr, flush=True)
 
 
 def _hard_labels(path, labels, count, classes):
@@ -143,17 +196,20 @@ def _hard_labels(path, labels, count, classes):
             f"{path} holds {_shape(labels)} for the labels of {count} images; needed are whole numbers"
             f" ({count},) or finite floats ({count}, {classes})"
         )
-    found = set(hard.tolist())
-    if wrong := sorted(found - set(range(classes))):
+    if wrong := sorted(set(hard.tolist()) - set(range(classes))):
         raise UserError(
             f"{path} has the label {wrong[0]}, and the data set's are 0 to {classes - 1}; name the data set"
             " that it was distilled from"
         )
-    if missing := sorted(set(range(classes)) - found):
+    return hard
+
+
+def _check_all_classes(path, hard, classes):
+    """Of hard labels. Where soft ones are learnt, a class may be the largest of none and still be there."""
+    if missing := sorted(set(range(classes)) - set(hard.tolist())):
         raise UserError(
             f"{path} has no image of class {missing[0]}; name the data set that it was distilled from"
         )
-    return hard
 
 
 def _shares(path, labels):

@@ -15,19 +15,29 @@ REMEDY = "remove it, or copy judge.json again"
 
 
 class Row(NamedTuple):
-    """The students of one network on one set. words: of the set's name; accuracies: attack -> (mean in
-    percent, uncertainty). runs: their number; at_protocol: whether epsilon is the protocols'.
+    """The students of one network on one set, of that name. accuracies: attack -> (mean in percent,
+    uncertainty). runs: their number. epsilon: of the attacks, in [0,1] pixels.
     """
 
-    words: list
+    name: str
     dataset: str
     images_per_class: int
     network: str
     recipe: str
     runs: int
     accuracies: dict
-    at_protocol: bool
+    epsilon: float
     unlike_the_recipe: dict
+
+    @property
+    def at_protocol(self):
+        """Whether epsilon is the protocols'."""
+        return abs(self.epsilon - PROTOCOL_EPSILON) < 1e-9
+
+    @property
+    def about(self):
+        """What was judged, by which students."""
+        return f"judged {self.name}: {self.network}, {self.recipe}{but(self.unlike_the_recipe)}"
 
 
 def read(results):
@@ -37,9 +47,25 @@ def read(results):
     return [row for path in sorted((Path(results) / FOLDER).glob("*.json")) for row in _rows(path)]
 
 
-def of(rows, method, images_per_class):
-    """Those that judge a method: a word of the set's name is the method's."""
-    return [row for row in rows if method in row.words and row.images_per_class == images_per_class]
+def of(rows, method, methods, images_per_class):
+    """Those that judge `method`, one of the published `methods`: the words of its name are in that of the
+    set. A set whose name has those of several, of which none has all, belongs to none: 'sre2l-guard' may be
+    a method with the regularizer, and not the one without.
+    """
+    return [
+        row for row in rows if row.images_per_class == images_per_class and _method(row, methods) == method
+    ]
+
+
+def _method(row, methods):
+    """The one of the methods that a set's name tells, or None."""
+    words = {method: _words(method) for method in methods if _words(method) <= _words(row.name)}
+    largest = [name for name, own in words.items() if not any(own < other for other in words.values())]
+    return largest[0] if len(largest) == 1 else None
+
+
+def _words(name):
+    return {*re.split(r"[-_.+ ]+", name.lower())}
 
 
 def but(unlike_the_recipe):
@@ -57,14 +83,14 @@ def _rows(path):
                 continue
             found.append(
                 Row(
-                    words=re.split(r"[-_. ]+", row["set"].lower()),
+                    name=str(row["set"]),
                     dataset=contents["dataset"],
                     images_per_class=row["images per class"],
                     network=row["network"],
                     recipe=contents["recipe"],
                     runs=seeds,
                     accuracies=row["accuracies"],
-                    at_protocol=abs(row["epsilon"] - PROTOCOL_EPSILON) < 1e-9,
+                    epsilon=float(row["epsilon"]),
                     unlike_the_recipe=dict(contents["unlike the recipe"]),
                 )
             )

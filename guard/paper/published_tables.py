@@ -9,7 +9,7 @@ from guard.paper.our_tables import accuracy_table, attacks_of
 INTRODUCTION = (
     "{source}. The published column autoattack is our attack autoattack-paper. In our rows the difference to"
     ' the published number stands in parentheses. Rows that say "judged" are of students on the hard labels'
-    ' of the authors\' own distilled images; behind "but" stands what was set otherwise.\n'
+    ' of a set that others distilled, by its name; behind "but" stands what was set otherwise.\n'
 )
 
 
@@ -34,6 +34,7 @@ def section(numbers, groups, results):
         said = [f"- {what}" for names, what in wrong if name in names]
         lines += ["The published numbers contradict themselves here:\n", *said, ""] if said else []
     lines += _without_counterpart([group for group in ours if group not in placed])
+    lines += _judged_alone(numbers["tables"], judgements)
     unpublished = [
         name for name in plan.TABLES if name not in numbers["tables"] and name not in plan.OWN_SIZE
     ]
@@ -76,11 +77,10 @@ def _beside(sizes, attacks, ours, judgements):
             for arm in published.arms_of(method):
                 if group := found.get((size, arm)):
                     rows.append([str(size), arm, "ours", *_ours(group, attacks, accuracies)])
-            for row in judged.of(judgements, method, size):
-                about = f"judged: {row.network}, {row.recipe}{judged.but(row.unlike_the_recipe)}"
+            for row in judged.of(judgements, method, list(methods), size):
                 alike = row.network == published.NETWORK and not row.unlike_the_recipe
                 comparable = accuracies if alike else {}
-                rows.append([str(size), method, about, *_judged(row, attacks, comparable)])
+                rows.append([str(size), method, row.about, *_judged(row, attacks, comparable)])
     return table(["images per class", "method", "", "runs", *attacks], rows, left=3)
 
 
@@ -118,6 +118,32 @@ def _without_counterpart(groups):
         here = [group for group in groups if group.dataset == dataset]
         lines += [heading(3, f"Ours at the published size, without a published counterpart: {dataset}")]
         lines += [*accuracy_table(here, attacks_of(here)), "", *notes(here)]
+    return lines
+
+
+def _judged_alone(tables, judgements):
+    """Tables of the judgements that stand for no published row, one for each data set."""
+    placed = [
+        row
+        for content in tables.values()
+        for dataset, sizes in published.datasets(content).items()
+        for size, methods in sizes.items()
+        for method in methods
+        for row in judged.of(judgements, method, list(methods), size)
+        if row.dataset == dataset
+    ]
+    alone, lines = [row for row in judgements if row not in placed], []
+    for dataset in dict.fromkeys(row.dataset for row in alone):
+        here = [row for row in alone if row.dataset == dataset]
+        attacks = list(dict.fromkeys(attack for row in here for attack in row.accuracies))
+        rows = [
+            [str(row.images_per_class), row.about, f"{row.epsilon * 255:.4g}/255", str(row.runs)]
+            + [number(row.accuracies.get(attack)) for attack in attacks]
+            for row in here
+        ]
+        header = ["images per class", "", "epsilon", "runs", *attacks]
+        lines += [heading(3, f"Judged, without a published row of their name: {dataset}")]
+        lines += [*table(header, rows, left=3), ""]
     return lines
 
 

@@ -12,7 +12,7 @@ from conftest import command
 from recorded import RESULTS, add, empty, gathered, rows, run, text_of
 
 from guard.errors import UserError
-from guard.paper import arms, figures, groups, not_run, plan, published, swap, tables
+from guard.paper import arms, figures, groups, judged, not_run, plan, published, swap, tables
 from guard.run import storage
 
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")
@@ -94,7 +94,7 @@ def test_a_judged_set_stands_beside_the_method_of_its_name(results):
     published_row = json.loads((RESULTS / "published.json").read_text())["tables"]["main"]["imagenette"]["10"]
     clean, robust = published_row["mtt"]["clean"], published_row["mtt"]["autoattack"]
     judgement(results)
-    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt")
+    (row,) = rows(text_of(results), "10", "mtt", "judged mtt-10: resnet18, mtt")
     assert row[:3] == [
         "3",
         f"50.00 ± 2.00 ({50 - clean:+.2f})",
@@ -102,20 +102,47 @@ def test_a_judged_set_stands_beside_the_method_of_its_name(results):
     ]
     assert row[4] == f"7.00 ± 1.00 ({7 - robust:+.2f})" and row[3] == row[5] == "-"
     judgement(results, epsilon=2 / 255)  # other accuracies are then no counterparts
-    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt")
+    (row,) = rows(text_of(results), "10", "mtt", "judged mtt-10: resnet18, mtt")
     assert row[1].endswith(")") and row[2] == "20.00"
     judgement(results, unlike={"epochs": 1, "clamp": True})  # nor are those of other students
-    (row,) = rows(text_of(results), "10", "mtt", "judged: resnet18, mtt but epochs 1, clamp True")
+    (row,) = rows(text_of(results), "10", "mtt", "judged mtt-10: resnet18, mtt but epochs 1, clamp True")
     assert row[1:3] == ["50.00 ± 2.00", "20.00"]
     judgement(results, network="convnet-in")  # the published students are ResNet-18s
-    (row,) = rows(text_of(results), "10", "mtt", "judged: convnet-in, mtt")
+    (row,) = rows(text_of(results), "10", "mtt", "judged mtt-10: convnet-in, mtt")
     assert row[1:3] == ["50.00 ± 2.00", "20.00"]
 
 
-@pytest.mark.parametrize("changed", [{"name": "of-mttx"}, {"views": "unaugmented"}])
-def test_other_judged_sets_stand_nowhere(changed, results):
-    judgement(results, **changed)
-    assert "judged: " not in text_of(results)
+@pytest.mark.parametrize("name", ["of-mttx", "mtt-tesla", "MTT_Tesla.10"])
+def test_a_judged_set_of_no_published_method_or_of_two_stands_in_a_table_of_its_own(name, results):
+    judgement(results, name=name)
+    text = text_of(results)
+    _, _, after = text.partition("### Judged, without a published row of their name: imagenette\n")
+    assert f"| 10 | judged {name}: resnet18, mtt | 1/255 | 3 | 50.00 ± 2.00 | 20.00 | 7.00 ± 1.00 |" in after
+    assert text.count("| judged ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("res_DC_10", "dc"),
+        ("dc_guard_10", "dc+guard"),
+        ("SRe2L+GUARD", "sre2l+guard"),
+        ("guard-10", None),  # with what?
+        ("dc-cda", None),
+        ("gr-0.1-50", "gr-0.1"),
+        ("gr-1", "gr-1"),
+    ],
+)
+def test_a_judged_set_is_of_the_method_that_all_its_words_tell(name, expected, results):
+    judgement(results, name=name)
+    found = judged.read(results)
+    methods = ["dc", "dc+guard", "sre2l", "sre2l+guard", "cda", "cda+guard", "gr-0.1", "gr-1"]
+    assert [each for each in methods if judged.of(found, each, methods, 10)] == [expected] * bool(expected)
+
+
+def test_students_that_saw_no_views_stand_nowhere(results):
+    judgement(results, views="unaugmented")
+    assert "| judged " not in text_of(results)
 
 
 def test_a_damaged_judgement_is_named(results):

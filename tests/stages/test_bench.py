@@ -178,6 +178,14 @@ def growth_rows(factor):
     return rows
 
 
+@pytest.mark.parametrize("suffix", [".md", ".png"])
+def test_growth_writes_nothing_over_its_own_record(suffix, tmp_path, refused):
+    path = tmp_path / f"growth{suffix}"
+    assert f"growth{suffix}: a figure and a table come there" in refused(
+        "guard.bench", "growth", "--output", path
+    )
+
+
 def test_growth_names_the_bend_and_only_that(tmp_path):
     from guard.bench import growth
 

@@ -1,5 +1,7 @@
 """Sets that others distilled, in the layouts of their authors, and students on their hard labels."""
 
+import re
+
 import numpy
 import pytest
 import torch
@@ -176,12 +178,15 @@ def made_of(dataset, distilled, root="data/raw", image_size=None, soft_labels=Fa
 # ---- pixels outside [0,1] ------------------------------------------------------------------------
 
 
-def test_pixels_outside_are_cut_off_when_that_is_asked_for(original, tmp_path):
+def test_pixels_outside_are_cut_off_when_that_is_asked_for(original, tmp_path, capsys):
     pixels, labels = original
     path = dc(tmp_path / "res.pt", normalized(3 * pixels - 1), labels)
     with pytest.raises(UserError, match=r"from -1\.00 to 2\.00, 6[0-9] % of them outside .*--clamp"):
         read(path)
-    check_same(read(path, clamp=True), ((3 * pixels - 1).clamp(0, 1), labels))
+    capsys.readouterr()
+    for _ in range(2):  # told once
+        check_same(read(path, clamp=True), ((3 * pixels - 1).clamp(0, 1), labels))
+    assert re.search(r"^note: .* -1\.00 to 2\.00, 6. % of .*; they are cut off\n\Z", capsys.readouterr().err)
 
 
 def test_pixels_outside_by_less_than_8_bits_show_are_no_reason_to_refuse(original, tmp_path):
@@ -216,9 +221,38 @@ def test_whitened_images_are_read_from_the_file_of_pixels_that_mtt_saves_beside_
     with pytest.raises(UserError, match=r"name .*images_zca_5000\.pt beside it"):
         read(path)
     check_same(read(tmp_path / "images_zca_5000.pt"), original)
+    mtt(tmp_path, whitened(pixels), labels, "10000")
+    torch.save(pixels, tmp_path / "images_zca_10000.pt")
+    mtt(tmp_path, whitened(pixels), labels)  # of whichever iteration was the best
+    for name, told in {"5000": "5000.pt", "10000": "10000.pt", "best": "5000.pt, .*10000.pt"}.items():
+        with pytest.raises(
+            UserError, match=rf"whitened; name (that .*)?\S*/images_zca_{told} beside it, which"
+        ):
+            read(tmp_path / f"images_{name}.pt")
     torch.save(2 * pixels, tmp_path / "images_zca_5000.pt")
     with pytest.raises(UserError, match=r"from 0\.00 to 2\.00, [45][0-9] % of them outside \[0,1\]; name"):
         read(tmp_path / "images_zca_5000.pt")
+
+
+def test_images_normalized_to_minus_one_and_one_are_not_taken_for_others(original, tmp_path):
+    """By another mean and std they would lie within [0,1], washed out."""
+    pixels, labels = original
+    path = dc(tmp_path / "res.pt", 2 * pixels - 1, labels)
+    with pytest.raises(
+        UserError, match=r"from -1\.00 to 1\.00, .* by mean and std 0\.5, and not by mean 0\.4914"
+    ):
+        read(path)
+    check_same(tensor_set.read(path, CLASSES, mean=[0.5] * 3, std=[0.5] * 3), original)
+
+
+def test_a_class_may_be_the_largest_of_no_soft_label(original, tmp_path):
+    pixels, labels = original
+    soft = torch.tensor([[0.6, 0.1, 0.3], [0.1, 0.6, 0.3]])[(labels > 0).long()]
+    path = dc(tmp_path / "res.pt", normalized(pixels), soft)
+    found = tensor_set.read(path, CLASSES, mean=MEAN, std=STD, soft_labels=True)
+    torch.testing.assert_close(found.shares, soft)
+    with pytest.raises(UserError, match="no image of class 2"):
+        read(path)
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -269,6 +303,10 @@ BAD = {
     "label too large": (lambda at, x, y: dc(at / "x.pt", x, changed(y, 10)), "has the label 10"),
     "label below 0": (lambda at, x, y: mtt(at, x, changed(y, -1)), "labels_best.pt has the label -1"),
     "class missing": (lambda at, x, y: dc(at / "x.pt", x[y > 0], y[y > 0]), "no image of class 0"),
+    "labels for images": (
+        lambda at, x, y: mtt(at, x, y) and at / "labels_best.pt",
+        "int64 (100,) for images",
+    ),
     "label missing": (lambda at, x, y: dc(at / "x.pt", x, y[1:]), "int64 (99,) for the labels of 100 images"),
     "broken labels": (lambda at, x, y: dc(at / "x.pt", x, y.float()), "float32 (100,) for the labels"),
     "soft labels of fewer": (lambda at, x, y: dc(at / "x.pt", x, zeros(100, 9)), "float32 (100, 9)"),

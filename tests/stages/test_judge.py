@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     assert {"LRS", "ARS"} <= set(row) and "HLR" not in beside and "ARS" not in beside
     (tmp_path / "judged").mkdir()
     shutil.copy(tmp_path / "out" / "judge.json", tmp_path / "judged")
-    of_dc = judged.of(judged.read(tmp_path), "dc", 2)
+    of_dc = judged.of(judged.read(tmp_path), "dc", ["dc", "dc+guard"], 2)
     assert [(found.network, found.runs) for found in of_dc] == [("convnet-32", 2), ("convnet-in", 2)]
     assert of_dc[1].accuracies == row["accuracies"]
     assert of_dc[1].unlike_the_recipe["epochs"] == 2
@@ -154,6 +155,49 @@ def test_of_mtts_folder_the_best_images_are_read_or_those_that_are_not_whitened(
     assert judged_sets.find([tmp_path], ["0"]) == expected  # beside a note of the other
 
 
+def test_files_of_one_folder_that_are_of_several_methods_do_not_hide_each_other(sets, tmp_path, capsys):
+    """Whitened images of one say nothing of another's, nor does MTT's best one; what is no image is told."""
+    images, labels = (torch.load(sets / f"{name}_best.pt") for name in ("images", "labels"))
+    for name in ("mtt-2", "best"):
+        torch.save(images, tmp_path / f"images_{name}.pt")
+    for name in ("mtt-2", "best", "tesla-2"):
+        torch.save(labels, tmp_path / f"labels_{name}.pt")
+    torch.save((images + 1) / 2, tmp_path / "images_zca_tesla-2.pt")
+    torch.save(torch.tensor(0.1), tmp_path / "lr_best.pt")
+    torch.save(labels, tmp_path / "best_labels.pt")
+    found = judged_sets.find([tmp_path], [str(label) for label in range(10)])
+    assert list(found) == [tmp_path.name, "images_mtt-2", "images_zca_tesla-2"]
+    told = capsys.readouterr().err
+    assert "not judged; best_labels.pt: no images; lr_best.pt: no images" in told and told.count(";") == 2
+
+
+def test_a_set_goes_by_its_folders_name_also_where_it_is_named_from_within(sets, tmp_path, monkeypatch):
+    (tmp_path / "mtt-2" / "0").mkdir(parents=True)
+    for name in ("images_best.pt", "labels_best.pt"):
+        shutil.copy(sets / name, tmp_path / "mtt-2")
+    (tmp_path / "linked").symlink_to(tmp_path / "mtt-2")
+    monkeypatch.chdir(tmp_path / "mtt-2" / "0")
+    for given in ("..", "../images_best.pt", "../../linked/images_best.pt"):
+        name = "linked" if "linked" in given else "mtt-2"
+        assert list(judged_sets.find([Path(given)], ["0"])) == [name]
+
+
+def test_students_do_not_come_into_the_folder_of_the_set(sets, tmp_path, refused):
+    shutil.copytree(sets / "ours", tmp_path / "mine")
+    words = ["train.judge", *FLAGS, "--distilled", tmp_path / "mine", "--output", tmp_path]
+    assert "mine is the set itself; name another --output" in refused(*words)
+    assert len(list((tmp_path / "mine").iterdir())) == 10
+
+
+def test_each_set_has_a_folder_of_its_own(sets, tmp_path):
+    for name in ("a,b", "ab"):
+        (tmp_path / "sets").mkdir(exist_ok=True)
+        shutil.copy(sets / "res_DC.pt", tmp_path / "sets" / f"{name}.pt")
+    assert judge(tmp_path / "sets", tmp_path / "out", "--networks", "convnet-32", "--random") == 0
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert folders == ["a,b", "ab", "random-training-images-2-per-class"]
+
+
 def test_students_that_are_there_are_not_trained_again(sets, tmp_path, capsys):
     assert judge(sets / "res_DC.pt", tmp_path / "out", "--networks", "convnet-32") == 0
     path = tmp_path / "out" / "res_DC" / "as-set" / "convnet-32-seed0" / "checkpoint.pt"
@@ -194,6 +238,8 @@ def test_mtt_judges_by_dsa_but_without_views_not(sets, tmp_path):
         (["--image-size", 32], "--image-size"),
         (["--seeds", 0], "--seeds"),
         (["--networks", "convnet-in,"], "has an empty name"),
+        (["--networks", "convnet-32,convnet-32"], "names one twice"),
+        (["--networks", "convnet-32,alexnet"], "alexnet does not take images of 16 pixels"),
         (["--random", "--root", "nowhere", "--dataset", "cifar10"], "nowhere"),
     ],
 )
