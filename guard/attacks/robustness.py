@@ -16,6 +16,7 @@ from guard.run.progress import Progress
 
 MOST_IMAGES = 512  # that an attack works on at a time
 CHUNK = 4  # mini-batches of an attack that are held in memory at a time
+LONG = 60.0  # seconds from which on a part of a sequence has a line of its own
 
 
 @torch.no_grad()
@@ -169,7 +170,7 @@ def _attack_in_sequence(name, measurement, results, save):
     left = {f"{name}: {part}": part for part in parts if part not in results}
     for entry, part in left.items():
         if entry not in results:
-            results[entry] = _attack_all(part, measurement, broken, title=entry)
+            results[entry] = _attack_all(part, measurement, broken, title=entry, told_after=LONG)
             save(results)
         broken[results[entry]["broken"]] = True
     found = [results.pop(entry) for entry in left]
@@ -181,6 +182,11 @@ def _attack_in_sequence(name, measurement, results, save):
         "seconds": sum(each["seconds"] for each in found),
         "broken": broken.nonzero().squeeze(1).tolist(),
     }
+    Progress(f"attack {name}", 0, "image").line(_told(results[name], len(broken)))  # which has had its bars
+
+
+def _told(result, count):
+    return f"accuracy {result['accuracy']:.2f} % of {count} images, {result['seconds']:.1f} s"
 
 
 def _percent_standing(broken):
@@ -188,10 +194,11 @@ def _percent_standing(broken):
     return 100 * (1 - broken.double().mean().item())
 
 
-def _attack_all(name, measurement, known, title=None):
+def _attack_all(name, measurement, known, title=None, told_after=0.0):
     """What is noted of an attack (or 'clean') on all images, of which each process attacks its share.
 
     known: (N,) bool on the CPU, as of `attacks.run`. title: what is shown of it while it works [its name].
+    told_after: seconds from which on it has a line.
     """
     images, device = measurement.images, measurement.device
     batch_size = measurement.attack_batch
@@ -215,17 +222,17 @@ def _attack_all(name, measurement, known, title=None):
             progress.step(len(labels), accuracy=100 * (1 - broken[:begin].double().mean()))
     processes.sum_over_processes(broken)
     largest_change, out_of_range, not_a_number = processes.maximum_over_processes(extremes).tolist()
-    accuracy, seconds = _percent_standing(broken), time.time() - started
-    if name != "clean":  # which takes no time
-        progress.line(f"accuracy {accuracy:.2f} % of {len(images)} images, {seconds:.1f} s")
-    return {
-        "accuracy": accuracy,
+    result = {
+        "accuracy": _percent_standing(broken),
         "largest_change": largest_change,
         "out_of_range": out_of_range,
         "not_a_number": bool(not_a_number),
-        "seconds": seconds,
+        "seconds": time.time() - started,
         "broken": broken.nonzero().squeeze(1).tolist(),
     }
+    if name != "clean" and result["seconds"] >= told_after:  # which takes no time
+        progress.line(_told(result, len(images)))
+    return result
 
 
 def _extremes(found, pixels):

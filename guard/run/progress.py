@@ -32,7 +32,12 @@ class Progress:
         if self.shown and about:
             self._announce("")
         self.bar = tqdm(
-            total=total, initial=start, desc=title, unit=unit, disable=not self.shown, dynamic_ncols=True
+            total=total,
+            initial=start,
+            desc=title,
+            unit=unit,
+            disable=not (self.shown and total),
+            dynamic_ncols=True,
         )
 
     def __enter__(self):

@@ -371,11 +371,14 @@ def test_a_sequence_takes_over_what_its_parts_found(model, monkeypatch):
     assert by_itself and len(runs) == 2 * by_itself  # what survived it is not attacked by it again
 
 
-def test_a_sequence_goes_on_after_its_last_part(model, monkeypatch):
+def test_a_sequence_goes_on_after_its_last_part(model, monkeypatch, capsys):
     parts = ("fgsm", "apgd-dlr-10", "square", "mim")
+    monkeypatch.setattr(robustness, "LONG", 1e6)
     monkeypatch.setitem(attacks.ATTACKS, "four", attacks.Attack(None, "", parts=parts))
     saved, settings = [], {"protocols": (), "names": ["square", "four"], "epsilon": 12 / 255}
     whole = evaluated(model, save=lambda results: saved.append(dict(results)), **settings)["attacks"]
+    printed = [line.partition(": acc")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["attack square", "attack four"]  # parts that take long have a line, too
     of_parts = [f"four: {part}" for part in ("fgsm", "apgd-dlr-10", "mim")]  # square has its own result
     assert [list(results) for results in saved[2:]] == [
         ["clean", "square", *of_parts[:1]],
@@ -396,7 +399,12 @@ def test_a_sequence_goes_on_after_its_last_part(model, monkeypatch):
     monkeypatch.setattr(
         robustness._Measurement, "attack", lambda self, *words: runs.append(words[0]) or once(self, *words)
     )
+    monkeypatch.setattr(robustness, "LONG", 0.0)
     went_on = evaluated(model, finished=saved[3], **settings)["attacks"]
+    assert [line.partition(": acc")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "attack four: mim",
+        "attack four",
+    ]
     assert {*runs} == {"mim"} and went_on["four"]["broken"] == whole["four"]["broken"]
     assert went_on["four"]["accuracy"] == whole["four"]["accuracy"] == 100 * (1 - broken.double().mean())
 
