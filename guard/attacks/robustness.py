@@ -170,7 +170,7 @@ def _attack_in_sequence(name, measurement, results, save):
     left = {f"{name}: {part}": part for part in parts if part not in results}
     for entry, part in left.items():
         if entry not in results:
-            results[entry] = _attack_all(part, measurement, broken, title=entry, told_after=LONG)
+            results[entry] = _attack_all(part, measurement, broken, title=entry)
             save(results)
         broken[results[entry]["broken"]] = True
     found = [results.pop(entry) for entry in left]
@@ -194,11 +194,10 @@ def _percent_standing(broken):
     return 100 * (1 - broken.double().mean().item())
 
 
-def _attack_all(name, measurement, known, title=None, told_after=0.0):
+def _attack_all(name, measurement, known, title=None):
     """What is noted of an attack (or 'clean') on all images, of which each process attacks its share.
 
-    known: (N,) bool on the CPU, as of `attacks.run`. title: what is shown of it while it works [its name].
-    told_after: seconds from which on it has a line.
+    known: (N,) bool on the CPU, as of `attacks.run`. title: of a part of a sequence [its name].
     """
     images, device = measurement.images, measurement.device
     batch_size = measurement.attack_batch
@@ -230,7 +229,7 @@ def _attack_all(name, measurement, known, title=None, told_after=0.0):
         "seconds": time.time() - started,
         "broken": broken.nonzero().squeeze(1).tolist(),
     }
-    if name != "clean" and result["seconds"] >= told_after:  # which takes no time
+    if name != "clean" and (title is None or result["seconds"] >= LONG):  # clean takes no time
         progress.line(_told(result, len(images)))
     return result
 

@@ -47,14 +47,13 @@ def read(results):
     return [row for path in sorted((Path(results) / FOLDER).glob("*.json")) for row in _rows(path)]
 
 
-def of(rows, method, methods, images_per_class):
-    """Those that judge `method`, one of the published `methods`: the words of its name are in that of the
-    set. A set whose name has those of several, of which none has all, belongs to none: 'sre2l-guard' may be
-    a method with the regularizer, and not the one without.
+def of(rows, method, methods, dataset, images_per_class):
+    """Those that judge `method`, one of the `methods` that are published at a data set and size: the words of
+    its name are in that of the set. A set whose name has those of several, of which none has all, belongs to
+    none: 'sre2l-guard' may be a method with the regularizer, and not the one without.
     """
-    return [
-        row for row in rows if row.images_per_class == images_per_class and _method(row, methods) == method
-    ]
+    here = [row for row in rows if (row.dataset, row.images_per_class) == (dataset, images_per_class)]
+    return [row for row in here if _method(row, methods) == method]
 
 
 def _method(row, methods):

@@ -60,12 +60,11 @@ def _tables(content, attacks, ours, judgements):
     lines = []
     for dataset, sizes in published.datasets(content).items():
         here = [group for group in ours if group.dataset == dataset]
-        of_dataset = [row for row in judgements if row.dataset == dataset]
-        lines += [f"{dataset}:\n", *_beside(sizes, attacks, here, of_dataset), "", *notes(here)]
+        lines += [f"{dataset}:\n", *_beside(dataset, sizes, attacks, here, judgements), "", *notes(here)]
     return lines
 
 
-def _beside(sizes, attacks, ours, judgements):
+def _beside(dataset, sizes, attacks, ours, judgements):
     """A table with a published row for each size and method, and below it the rows of ours that there are,
     and those of its judged sets.
     """
@@ -77,7 +76,7 @@ def _beside(sizes, attacks, ours, judgements):
             for arm in published.arms_of(method):
                 if group := found.get((size, arm)):
                     rows.append([str(size), arm, "ours", *_ours(group, attacks, accuracies)])
-            for row in judged.of(judgements, method, list(methods), size):
+            for row in judged.of(judgements, method, list(methods), dataset, size):
                 alike = row.network == published.NETWORK and not row.unlike_the_recipe
                 comparable = accuracies if alike else {}
                 rows.append([str(size), method, row.about, *_judged(row, attacks, comparable)])
@@ -129,8 +128,7 @@ def _judged_alone(tables, judgements):
         for dataset, sizes in published.datasets(content).items()
         for size, methods in sizes.items()
         for method in methods
-        for row in judged.of(judgements, method, list(methods), size)
-        if row.dataset == dataset
+        for row in judged.of(judgements, method, list(methods), dataset, size)
     ]
     alone, lines = [row for row in judgements if row not in placed], []
     for dataset in dict.fromkeys(row.dataset for row in alone):

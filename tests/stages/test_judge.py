@@ -83,7 +83,7 @@ def test_all_sets_of_a_folder_stand_in_one_table_with_their_scores(sets, tmp_pat
     assert {"LRS", "ARS"} <= set(row) and "HLR" not in beside and "ARS" not in beside
     (tmp_path / "judged").mkdir()
     shutil.copy(tmp_path / "out" / "judge.json", tmp_path / "judged")
-    of_dc = judged.of(judged.read(tmp_path), "dc", ["dc", "dc+guard"], 2)
+    of_dc = judged.of(judged.read(tmp_path), "dc", ["dc", "dc+guard"], "digits", 2)
     assert [(found.network, found.runs) for found in of_dc] == [("convnet-32", 2), ("convnet-in", 2)]
     assert of_dc[1].accuracies == row["accuracies"]
     assert of_dc[1].unlike_the_recipe["epochs"] == 2
