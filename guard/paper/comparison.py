@@ -188,7 +188,7 @@ def _of_networks(records, network):
 def _changes(rows, attacks):
     lines = []
     for row in rows[1:]:
-        found = [groups.change(row, rows[0], attack) for attack in attacks]
+        found = [groups.change(row, rows[0], attack, on_any_device=True) for attack in attacks]
         pairs = found[0][1] if found[0] else 0
         shown = [number(each[0], "+.2f") if each else number(None) for each in found]
         lines.append([row.name, str(pairs), *shown])

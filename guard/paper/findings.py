@@ -1,5 +1,5 @@
-"""What the records show, in a few lines with intervals: whether a teacher's training helps the student,
-whether images or labels carry it, and which settings matter.
+"""What the records show, in a few lines with intervals: the answers to guard.paper.questions, whether images
+or labels carry what a teacher gains, and which settings matter.
 
 Every number is a mean of changes, seed by seed, between two students of the same seed, with its 95 %
 confidence interval by Student's t distribution. A change is clear where the interval excludes zero.
@@ -10,20 +10,10 @@ from math import sqrt
 
 from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
-from guard.paper.arms import (
-    BY_RECIPE,
-    BY_TEACHER,
-    CURVATURE,
-    DC,
-    DC_OF_100,
-    FRONTIER,
-    IMAGE_METHODS,
-    METHODS,
-    RESNET18,
-    VARIATIONS,
-)
-from guard.paper.groups import PLAIN, ROBUST
+from guard.paper.arms import VARIATIONS
+from guard.paper.groups import ROBUST
 from guard.paper.markdown import MISSING, heading, scale_text, table
+from guard.paper.questions import QUESTIONS, by_both_recipes, plain_beside
 from guard.report.statistics import average
 
 INTRODUCTION = """\
@@ -32,8 +22,9 @@ students of the same seed, and its 95 % confidence interval (Student's t). A cha
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
 attacked images alone; it says nothing of other seeds, and so no verdict stands beside it, nor where few seeds
-differ by the very same. Two students of a pair may come from different devices, which the tables below name.
-The same attack within twice the epsilon has been met where students were also measured against epsilon.
+differ by the very same. The students of a pair, and their teachers, come from one kind of device: a run of
+another has no part in it. The same attack within twice the epsilon has been met where students were also
+measured against epsilon.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -86,7 +77,7 @@ def changed(found, seeds):
 def section(groups):
     """Markdown lines. groups: all."""
     told = [
-        *_does_it_help(groups),
+        *(line for question in QUESTIONS for line in _answer(question, groups)),
         *_by_which_recipe(groups),
         *_images_or_labels(groups),
         *_which_setting(groups),
@@ -123,22 +114,6 @@ def _twice(attack, groups):
     return found[1] if found and found[0] == attack else None
 
 
-def _plain_beside(arm):
-    """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
-    method, the same recipe, and the same views of the student.
-    """
-    if arm in {*METHODS, *RESNET18, *DC, *DC_OF_100}:
-        plain = arm.replace("+guard", "").replace(ROBUST, PLAIN)
-        return plain if plain != arm else None
-    if arm in BY_TEACHER:
-        plain = "cda" if arm.startswith("cda") else PLAIN
-        return plain if plain != arm else None
-    first, teacher, *rest = arm.split("/") if arm in {*FRONTIER, *BY_RECIPE, *CURVATURE} else ("", "plain")
-    if teacher == "plain" or first not in ("curvature-batch", *IMAGE_METHODS):
-        return None  # of the settings of curvature there is a table of its own
-    return "/".join(["random" if arm in CURVATURE else first, "plain", *rest])
-
-
 def _titles(what):
     return [what, "so it is"]
 
@@ -159,42 +134,43 @@ def _measured(under_attack, further, clean):
 # ---- the questions -------------------------------------------------------------------------------
 
 
-def _does_it_help(groups):
-    """Students of other teachers against those of a plain one."""
-    rows, of_robust, of_clean = [], [], []
+def _answer(question, groups):
+    """Students against those that a question names beside them."""
+    rows, of_robust, of_twice, of_clean = [], [], [], []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
         for group in here:
-            plain = gathered.of_arm(here, _plain_beside(group.arm))
-            if plain is None or not (gathered.as_planned(group) and gathered.as_planned(plain)):
+            other = gathered.of_arm(here, question.beside(group.arm))
+            if other is None or not (gathered.as_planned(group) and gathered.as_planned(other)):
                 continue
-            attack = gathered.robust_attack([plain, group])
-            twice = _twice(attack, [plain, group])
-            found = [gathered.change(group, plain, name) for name in (attack, twice, "clean")]
+            attack = gathered.robust_attack([other, group])
+            twice = _twice(attack, [other, group])
+            found = [gathered.change(group, other, name) for name in (attack, twice, "clean")]
             under_attack, further, clean = (changed(*one) if one else None for one in found)
             if under_attack is None or clean is None:
                 continue
             of_robust.append(under_attack)
+            of_twice += [further] if further else []
             of_clean.append(clean)
-            row = [_where(size), f"{group.arm} less {plain.arm}", _within(attack, [group])]
+            row = [_where(size), f"{group.arm} less {other.arm}", _within(attack, [group])]
             rows.append([*row, *_measured(under_attack, further, clean)])
     if not rows:
         return []
     header = ["where", "students", "attack", *MEASURED]
+    further = f"; within twice that epsilon {_count(of_twice, 'more', 'less')}" if of_twice else ""
     answer = (
-        "Against those of a plain teacher, students of a regularized or adversarially trained one are"
-        f" {_count(of_robust, 'more robust', 'less robust')}. Their clean accuracy is"
+        f"Against {question.others}, {question.students} are"
+        f" {_count(of_robust, 'more robust', 'less robust')}{further}. Their clean accuracy is"
         f" {_count(of_clean, 'higher', 'lower')}.\n"
     )
-    title = "Does the teacher's training help the student?"
-    return [heading(3, title), answer, *table(header, rows, left=9), ""]
+    return [heading(3, question.title), answer, *table(header, rows, left=9), ""]
 
 
 def _by_which_recipe(groups):
     """What another teacher than a plain one gains by the paper's recipe, less what it gains by `modern`."""
     rows = []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
-        for arm, by_modern in _by_both_recipes():
-            compared = (arm, _plain_beside(arm), by_modern, _plain_beside(by_modern))
+        for arm, by_modern in by_both_recipes():
+            compared = (arm, plain_beside(arm), by_modern, plain_beside(by_modern))
             four = [gathered.of_arm(here, each) for each in compared]
             if not all(four) or not all(map(gathered.as_planned, four)):
                 continue
@@ -212,13 +188,6 @@ def _by_which_recipe(groups):
     )
     title = "Does what a teacher gains depend on the student's recipe?"
     return [heading(3, title), answer, *table(header, rows, left=9), ""]
-
-
-def _by_both_recipes():
-    """(arm by the paper's recipe, the same by `modern`) of each teacher but plain ones."""
-    pairs = [(arm, arm.removesuffix("/paper")) for arm in BY_RECIPE]
-    pairs += [(arm, arm.replace("/paper", "/modern")) for arm in (*METHODS, *RESNET18) if "/paper" in arm]
-    return [pair for pair in pairs if _plain_beside(pair[0])]
 
 
 def _change_of_changes(four, what):

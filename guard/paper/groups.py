@@ -56,6 +56,11 @@ def as_planned(group):
 # ---- numbers of one run --------------------------------------------------------------------------
 
 
+def devices(record):
+    """The kinds of device that the stages of a run were computed on, without their threads; sorted."""
+    return sorted({entry["environment"]["device"].split(",")[0] for entry in record.values()})
+
+
 def accuracy(record, network, attack):
     """Percent of 'teacher' or 'student', or None where the record has no such measurement."""
     return record.get(f"evaluate {network}", {}).get("attacks", {}).get(attack, {}).get("accuracy")
@@ -136,14 +141,16 @@ def by_seed(group, what):
     return found
 
 
-def at_common_seeds(groups, what):
-    """For each seed that all of the groups have, their students as of `by_seed`, in the groups' order."""
+def at_common_seeds(groups, what, *, on_any_device=False):
+    """For each seed that all of the groups have, computed on the same kinds of device, their students as of
+    `by_seed`, in the groups' order. on_any_device: on others as well.
+    """
     students = [by_seed(group, what) for group in groups]
-    return [
-        [student[seed] for student in students]
-        for seed in students[0]
-        if all(seed in student for student in students)
-    ]
+    seeds = [seed for seed in students[0] if all(seed in student for student in students)]
+    if not on_any_device:
+        computed_on = [{run.seed: devices(run.record) for run in group.runs} for group in groups]
+        seeds = [seed for seed in seeds if all(each[seed] == computed_on[0][seed] for each in computed_on)]
+    return [[student[seed] for student in students] for seed in seeds]
 
 
 def error_of_sum(measured):
@@ -171,13 +178,13 @@ def twice_the_epsilon(groups):
     return (attacks.pop(), twice) if len(attacks) == 1 else None
 
 
-def change(group, before, what):
+def change(group, before, what, *, on_any_device=False):
     """((mean, uncertainty) of the student's accuracy less that of the group `before` with the same seed,
-    number of seeds that both have), or None. what: as of `by_seed`.
+    number of seeds that both have), or None. what: as of `by_seed`; on_any_device: as of `at_common_seeds`.
 
     The uncertainty of a single pair is that of two independent accuracies.
     """
-    pairs = at_common_seeds([group, before], what)
+    pairs = at_common_seeds([group, before], what, on_any_device=on_any_device)
     if not pairs:
         return None
     values = [one - other for (one, _), (other, _) in pairs]

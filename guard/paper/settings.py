@@ -3,6 +3,7 @@ attacks; and where the settings of two runs differ.
 """
 
 from guard.earlier import TOLD_ALONE
+from guard.paper import groups as gathered
 from guard.paper.published import place
 from guard.paper.records import STAGES
 from guard.report.statistics import standard_error
@@ -124,13 +125,10 @@ def lines(groups):
 
 
 def _computed_on(groups):
-    """A line about whose teachers were trained, and students attacked, on what; none where all were on one
-    kind of device.
-    """
+    """A line about whose runs were computed on what; none where all were on one kind of device."""
     held = {}
     for group in groups:
-        stages = [record[stage] for record in group.records for stage in ("pretrain", "evaluate student")]
-        devices = {entry["environment"]["device"].split(",")[0] for entry in stages}  # not its threads
+        devices = {device for record in group.records for device in gathered.devices(record)}
         held.setdefault(" and ".join(sorted(devices)), []).append(group)
     named = [f"{device}: {_named(of_device)}" for device, of_device in held.items()]
     several = len(held) > 1 or any(" and " in devices for devices in held)

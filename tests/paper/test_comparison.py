@@ -64,6 +64,13 @@ def test_seeds_are_averaged_and_compared_pair_by_pair(folders, capsys):
     assert told in text.replace("pretrain regularizer gradient-norm; ", "")
 
 
+def test_students_of_several_devices_are_compared_where_they_are_named(folders):
+    entry = records.read(folders[-1] / "log.json")["evaluate student"]
+    entry["environment"] |= {"device": "a GPU"}
+    records.update(folders[-1] / "log.json", "evaluate student", entry)
+    assert len(cells(compare(folders), "guard", "3")) == 2
+
+
 def test_a_row_of_one_run_has_its_images_error_and_other_seeds_are_no_pair(folders, tmp_path):
     alone = experiment(tmp_path / "long", 95, 30, seed=7, student={"temperature": 4.0})
     text = compare([folders[0], folders[1], alone])

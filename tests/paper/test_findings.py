@@ -3,7 +3,7 @@
 import pytest
 from recorded import add, contents, empty, gathered, rows, run, text_of
 
-from guard.paper import findings, records
+from guard.paper import findings, questions, records
 
 
 @pytest.fixture
@@ -70,7 +70,71 @@ def test_a_single_run_is_shown_and_not_counted(results):
     ],
 )
 def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothing_else(arm, plain):
-    assert findings._plain_beside(arm) == plain
+    assert questions.plain_beside(arm) == plain
+
+
+@pytest.mark.parametrize(
+    ("beside", "arm", "other"),
+    [
+        (questions.random_beside, "sre2l/nfgsm/adversarial", "random/nfgsm/adversarial"),
+        (questions.random_beside, "rded/gr", "random/gr"),
+        (questions.random_beside, "sre2l/guard/paper", "random/guard/paper"),
+        (questions.random_beside, "random/guard", None),
+        (questions.random_beside, "curvature-batch/guard", None),
+        (questions.random_beside, "guard/paper", None),  # of another length, with no random images beside it
+        (questions.random_beside, "sre2l", None),
+        (questions.adversarial_beside, "sre2l/guard/adversarial", "sre2l/nfgsm/adversarial"),
+        (questions.adversarial_beside, "random/nfgsm+guard", "random/nfgsm"),
+        (questions.adversarial_beside, "random/gr/paper", None),  # which is no arm
+        (questions.adversarial_beside, "sre2l/guard/paper", "sre2l/nfgsm/paper"),
+        (questions.adversarial_beside, "curvature-batch/nfgsm+guard", "random/nfgsm"),
+        (questions.adversarial_beside, "curvature-h-1/guard", None),
+        (questions.adversarial_beside, "rded/plain", None),
+        (questions.adversarial_beside, "rded/nfgsm", None),
+        (questions.adversarial_beside, "guard-batch", "nfgsm"),
+        (questions.adversarial_beside, "guard-loss", None),
+        (questions.running_beside, "guard-batch", "guard"),
+        (questions.running_beside, "curvature-batch/nfgsm+guard", "random/nfgsm+guard"),
+        (questions.running_beside, "curvature-batch/gr", "random/gr"),
+        (questions.running_beside, "curvature-h-1/guard", None),
+        (questions.running_beside, "guard", None),
+        (questions.views_beside, "sre2l/gr/adversarial", "sre2l/gr"),
+        (questions.views_beside, "sre2l/gr", None),
+        (questions.views_beside, "goal-epochs-600", None),
+    ],
+)
+def test_each_question_compares_what_differs_in_one_thing(beside, arm, other):
+    assert beside(arm) == other
+
+
+def test_each_question_has_a_table_of_its_own(results):
+    """Recovered images change -4, adversarial views +1.5, both less 0.1 a seed; within twice the epsilon
+    twice that.
+    """
+    size = {"scale": "full-cpu", "dataset": "cifar10", "size": 10, "table": "frontier"}
+    for seed in range(3):
+        for arm, change in (("random/nfgsm", 4), ("sre2l/nfgsm", 0), ("sre2l/nfgsm/adversarial", 1.5)):
+            varied = change + 0.1 * seed * (arm == "sre2l/nfgsm")
+            curve = {"attack": "pgd100", "epsilon": [2 / 255], "images": 400, "accuracy": [10 + 2 * varied]}
+            record = run({"clean": 50.0 + varied, "pgd100": 20.0 + varied}, seed=seed)
+            add(results, record, arm=arm, seed=seed, curve=curve, **size)
+    found = found_in(results)
+    where = "cifar10, 10 images per class, all of CIFAR-10"
+    images, views = (
+        found.split(f"### {question.title}")[1].split("###")[0]
+        for question in questions.QUESTIONS
+        if question.beside in (questions.random_beside, questions.views_beside)
+    )
+    assert rows(images, where) == [
+        [
+            "sre2l/nfgsm less random/nfgsm",
+            "pgd100 within 1/255",
+            *("-3.9 [-4.1, -3.7]", "lower", "-7.8 [-8.3, -7.3]", "lower", "-3.9 [-4.1, -3.7]", "lower", "3"),
+        ]
+    ]
+    assert "clearly less robust in 1; within twice that epsilon clearly more in none of 1 comp" in images
+    (row,) = rows(views, where, "sre2l/nfgsm/adversarial less sre2l/nfgsm")
+    assert row[1::2] == ["+1.4 [+1.2, +1.6]", "+2.8 [+2.3, +3.3]", "+1.4 [+1.2, +1.6]", "3"]
 
 
 def test_students_of_other_settings_than_planned_are_compared_with_none(results):
@@ -80,6 +144,18 @@ def test_students_of_other_settings_than_planned_are_compared_with_none(results)
     other = contents(record, scale="cpu", dataset="cifar10", size=10, arm="sre2l", seed=1)
     records.add({**other, "command": other["command"] + " --batch-size 7"}, results, "main")
     assert not rows(found_in(results), "cifar10, 10 images per class, CPU size", "guard less sre2l")
+
+
+def test_runs_of_two_kinds_of_device_are_no_pair(results):
+    """Of seed 2 one student was attacked elsewhere; of seed 1 with another number of threads alone."""
+    pairs(results, (3.0, 4.0))
+    for seed, stage, device in ((1, "train", "a machine, 2 threads"), (2, "evaluate student", "a GPU")):
+        add(results, run({"clean": 50.0, "pgd100": 20.0}, seed=seed), arm="sre2l", seed=seed)
+        record = run({"clean": 49.0, "pgd100": 24.0 + 30 * (seed == 2)}, seed=seed)
+        record[stage]["environment"] = {**record[stage]["environment"], "device": device}
+        add(results, record, seed=seed)
+    (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "guard less sre2l")
+    assert row[1] == "+3.5 [-2.9, +9.9]" and row[-1] == "2"
 
 
 def test_a_change_that_seeds_do_not_agree_on_is_not_clear(results):

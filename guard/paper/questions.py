@@ -1,0 +1,139 @@
+"""What the records are asked: which student stands beside which other, from which it differs in one thing.
+Only the names of arms are read here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guard.paper.arms import (
+    BY_RECIPE,
+    BY_TEACHER,
+    CURVATURE,
+    DC,
+    DC_OF_100,
+    FRONTIER,
+    IMAGE_METHODS,
+    METHODS,
+    RESNET18,
+)
+from guard.paper.groups import PLAIN, ROBUST
+
+OF_PUBLISHED_METHODS = {*METHODS, *RESNET18, *DC, *DC_OF_100}
+OF_ALL_IMAGES = {
+    *FRONTIER,
+    *BY_RECIPE,
+    *CURVATURE,
+}  # METHOD/TEACHER[/adversarial|/paper], and settings of them
+BATCH = "curvature-batch"  # in place of the image method, which is random
+ADVERSARIAL = "nfgsm"
+
+
+@dataclass(frozen=True)
+class Question:
+    """beside: from the name of an arm that of the arm it is compared with, or None. students, others: who is
+    compared with whom, as a sentence says it.
+    """
+
+    title: str
+    students: str
+    others: str
+    beside: Callable
+
+
+def plain_beside(arm):
+    """The arm of a plain teacher that an arm of another stands beside, or None: that with images by the same
+    method, the same recipe, and the same views of the student.
+    """
+    if arm in OF_PUBLISHED_METHODS:
+        return _another(arm, arm.replace("+guard", "").replace(ROBUST, PLAIN))
+    if arm in BY_TEACHER:
+        return _another(arm, "cda" if arm.startswith("cda") else PLAIN)
+    method, _, *rest = _parts(arm)
+    return _another(arm, "/".join([method, "plain", *rest])) if method else None
+
+
+def random_beside(arm):
+    """The arm of random real images with the same labels, or None."""
+    if arm not in {*FRONTIER, *BY_RECIPE}:
+        return None
+    return _another(arm, "/".join(["random", *arm.split("/")[1:]]))
+
+
+def adversarial_beside(arm):
+    """The arm of the one-step adversarial teacher that an arm of a regularized one stands beside, or None."""
+    if arm in BY_TEACHER:
+        return _another(arm, ADVERSARIAL) if arm in (ROBUST, f"{ROBUST}-batch") else None
+    method, teacher, *rest = _parts(arm)
+    if not method or teacher == "plain":
+        return None
+    return _another(arm, "/".join([method, ADVERSARIAL, *rest]))
+
+
+def running_beside(arm):
+    """The arm whose penalty is taken by running statistics where that of this one is by the mini-batch's, or
+    None.
+    """
+    if arm == f"{ROBUST}-batch":
+        return ROBUST
+    first, _, teacher = arm.partition("/")
+    return f"random/{teacher}" if first == BATCH else None
+
+
+def views_beside(arm):
+    """The arm whose student sees plain views where that of this one sees adversarial ones, or None."""
+    return _another(arm, arm.removesuffix("/adversarial")) if arm in FRONTIER else None
+
+
+def by_both_recipes():
+    """(arm by the paper's recipe, the same by `modern`) of each teacher but plain ones."""
+    pairs = [(arm, arm.removesuffix("/paper")) for arm in BY_RECIPE]
+    pairs += [(arm, arm.replace("/paper", "/modern")) for arm in (*METHODS, *RESNET18) if "/paper" in arm]
+    return [pair for pair in pairs if plain_beside(pair[0])]
+
+
+def _parts(arm):
+    """Image method, teacher, and what else there is; the method None where an arm is none of these, or one of
+    the settings of curvature, which have a table of their own.
+    """
+    first, teacher, *rest = arm.split("/") if arm in OF_ALL_IMAGES else (None, None)
+    if first == BATCH:
+        return "random", teacher, *rest
+    return (first, teacher, *rest) if first in IMAGE_METHODS else (None, None)
+
+
+def _another(arm, beside):
+    return beside if beside != arm else None
+
+
+QUESTIONS = (
+    Question(
+        "Does the teacher's training help the student?",
+        "students of a regularized or adversarially trained teacher",
+        "those of a plain one",
+        plain_beside,
+    ),
+    Question(
+        "Are recovered or chosen images better than random ones?",
+        "students of SRe2L's or RDED's images",
+        "those of random real images with labels of the same kind of teacher",
+        random_beside,
+    ),
+    Question(
+        "Does a regularizer beat a one-step adversarial teacher, or add to it?",
+        "students of a teacher with a curvature or gradient regularizer, alone or beside N-FGSM,",
+        "those of N-FGSM",
+        adversarial_beside,
+    ),
+    Question(
+        "What do the mini-batch's statistics inside the penalty change?",
+        "students of a teacher whose penalty is taken by the mini-batch's statistics",
+        "those of one whose penalty is taken by running statistics, as published",
+        running_beside,
+    ),
+    Question(
+        "Do a student's own adversarial views help?",
+        "students of adversarial views",
+        "those of plain views",
+        views_beside,
+    ),
+)
