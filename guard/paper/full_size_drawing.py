@@ -147,7 +147,7 @@ def _kilobytes(group):
 def _accuracy(group, name):
     """(mean, uncertainty) of the student, 'clean' or within an epsilon of that name, or None."""
     if name == "clean":
-        return gathered.accuracies(group.records, "student", "clean")
+        return gathered.accuracies(group.records, "student", gathered.clean_accuracy([group]))
     return full_size.robust(group, full_size.EPSILONS[name])
 
 

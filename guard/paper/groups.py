@@ -8,6 +8,8 @@ from guard.recipes import recipe
 from guard.report.statistics import average, standard_error
 
 PLAIN, ROBUST = "sre2l", "guard"  # the arms that all others are compared with
+ALL_CLEAN = "clean, all"  # on all validation images, of which the attacks meet a part
+VAL_IMAGES = {"cifar10": 10_000}  # of the data sets where they do
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,26 @@ def devices(record):
 
 
 def accuracy(record, network, attack):
-    """Percent of 'teacher' or 'student', or None where the record has no such measurement."""
+    """Percent of 'teacher' or 'student', or None where the record has no such measurement. attack: one of the
+    evaluation's, 'clean' among them, or ALL_CLEAN, which its training measured by its own precision.
+    """
+    if attack == ALL_CLEAN:
+        trained = record[{"teacher": "pretrain", "student": "train"}[network]]
+        return trained.get("results", {}).get("val accuracy") if _dataset(record) in VAL_IMAGES else None
     return record.get(f"evaluate {network}", {}).get("attacks", {}).get(attack, {}).get("accuracy")
 
 
 def error_of(record, network, attack):
-    """The standard error that the number of attacked images leaves an accuracy, or None."""
+    """The standard error that the number of images leaves an accuracy, or None."""
     found = accuracy(record, network, attack)
-    return None if found is None else standard_error(found, record[f"evaluate {network}"]["images"])
+    if found is None:
+        return None
+    attacked = record.get(f"evaluate {network}", {}).get("images")
+    return standard_error(found, VAL_IMAGES[_dataset(record)] if attack == ALL_CLEAN else attacked)
+
+
+def _dataset(record):
+    return record["train"]["settings"].get("dataset")
 
 
 def curvature(record, name):
@@ -127,8 +141,8 @@ def curve(group):
 
 
 def by_seed(group, what):
-    """seed -> (accuracy of the student, its standard error) of the runs that have it. what: 'clean', an
-    attack of the evaluation, or an epsilon of the runs' curves.
+    """seed -> (accuracy of the student, its standard error) of the runs that have it. what: an attack as of
+    `accuracy`, or an epsilon of the runs' curves.
     """
     found = {}
     for run in group.runs:
@@ -197,6 +211,14 @@ def robust_attack(groups):
     """
     met = any(accuracies(group.records, "student", "pgd100") for group in groups)
     return "pgd100" if met else "pgd20"
+
+
+def clean_accuracy(groups):
+    """What stands for clean accuracy where groups are compared: that on all validation images, where all of
+    their runs have it and the attacks met a part of them.
+    """
+    on_all = all(accuracies(group.records, "student", ALL_CLEAN) for group in groups)
+    return ALL_CLEAN if on_all else "clean"
 
 
 def by_size(groups):

@@ -94,13 +94,39 @@ def test_the_tables_tell_images_teacher_views_and_bytes_beside_the_published_poi
         add(results, whole(attacks), scale="full-cpu", arm=arm, curve=curve)
     add(results, whole({"clean": 70.0, "pgd100": 55.0}), scale="full-cpu", arm="goal-epochs-3000")
     text = text_of(results)
-    cells = "60.00 ± 4.90 | 50.00 ± 5.00 | 42.00 ± 4.94"
+    cells = "- | 60.00 ± 4.90 | 50.00 ± 5.00 | 42.00 ± 4.94"
     for views in ("views", "adversarial views"):
         assert f"| rded | nfgsm | {views} | 1 | {cells} |" in text
-    assert "| published: ROME, second-hand | - | - | - | 47.9 | - | 24.0 | - | - | - |" in text
-    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | - | " in text
+    assert "| published: ROME, second-hand | - | - | - | 47.9 | - | - | 24.0 | - | - | - | - | - |" in text
+    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | - | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | - | " in text
     planned = figures.planned(gathered(results))
     assert set(planned) == {"frontier-full-cpu-cifar10.png", "label-bytes-full-cpu-cifar10.png"}
+
+
+def test_clean_accuracy_on_all_test_images_stands_beside_that_on_those_attacked(results, monkeypatch):
+    """64 and 62 of 10,000 against 60 and 52 of 100; the figure and the changes take the former."""
+    from guard.report import plots
+
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    for arm, clean, on_all in ((arms.BEST, 60.0, 64.0), ("student-zeta-2", 52.0, 62.0)):
+        record = whole({"clean": clean, "pgd100": 50.0})
+        record["train"] |= {"results": {"val accuracy": on_all}}
+        record["train"]["settings"]["dataset"] = "cifar10"
+        record["pretrain"]["results"]["val accuracy"] = 90.0
+        add(results, record, scale="full-cpu", arm=arm, curve=curve)
+    text = text_of(results)
+    student = "64.00 ± 0.48 | 60.00 ± 4.90 | 50.00 ± 5.00 | 42.00 ± 4.94"
+    teacher = "90.00 ± 0.30 | 80.00 ± 4.00"
+    assert f"| rded | nfgsm | adversarial views | 1 | {student} | 4 epochs, cosine | {teacher} |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| student-zeta-2 |")]
+    assert row.endswith("| -2.00 ± 0.68 | +0.00 ± 7.07 | +0.00 ± 6.98 | 1 |")
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures")
+    first, _ = getattr(drawn, "frontier-full-cpu-cifar10").axes
+    assert [64.0, 50.0] in [
+        line.get_xydata()[0].tolist() for line in first.get_lines() if len(line.get_xydata())
+    ]
 
 
 def test_the_frontier_shows_every_arm_and_every_published_point(results, monkeypatch):
@@ -218,7 +244,7 @@ def test_the_published_methods_and_curvature_on_trial_have_their_tables_and_figu
         assert [*theirs[name]] == ["clean", "pgd100", "square", "autoattack", "cw", "mim"]
         assert f"| published: {name} | - | 10 | - | {' | '.join(values)} | - |" in text
     assert text.count("| published: sre2l | - | 10 |") == 1 and "| published: cda | -" not in text
-    student = "60.00 ± 4.90 | 50.00 ± 5.00 | -"
+    student = "- | 60.00 ± 4.90 | 50.00 ± 5.00 | -"
     assert f"| curvature-h-6/guard | 1 | {student} | 4 epochs, cosine | 7.00e+00 |" in text
     drawn = SimpleNamespace()
     monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
@@ -235,9 +261,9 @@ def test_both_recipes_of_the_same_images_and_labels_stand_under_each_other(resul
     for arm, clean in (("sre2l/plain/paper", 30.0), ("sre2l/plain", 60.0)):
         add(results, whole({"clean": clean, "pgd100": 20.0}), scale="full-cpu", arm=arm)
     lines = text_of(results).split("### recipes")[1].splitlines()
-    shown = [line.split(" | ")[:5] for line in lines if line.startswith("| sre2l")]
+    shown = [line.split(" | ")[:6] for line in lines if line.startswith("| sre2l")]
     modern, paper = (
-        ["| sre2l", "plain", recipe, "1", clean]
+        ["| sre2l", "plain", recipe, "1", "-", clean]
         for recipe, clean in (("modern", "60.00 ± 4.90"), ("paper", "30.00 ± 4.58"))
     )
     assert shown == [modern, paper]
@@ -298,7 +324,7 @@ def test_the_goals_tell_how_long_the_learning_rate_goes_down(results):
     record = whole({"clean": 60.0, "pgd100": 50.0}, epsilon=2 / 255)
     record["train"]["settings"]["zeta"] = 2.0
     add(results, record, scale="full-cpu", arm="goal-epochs-3000")
-    row = "| 10 | goal-epochs-3000 | 67 / 52 | 1 | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | - | 2 |"
+    row = "| 10 | goal-epochs-3000 | 67 / 52 | 1 | - | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | - | 2 |"
     assert row in text_of(results)
 
 
