@@ -225,5 +225,7 @@ def _legend(figure, axes, groups):
             label=f"student: {words}",
         )
     _explain_pale(axes, groups)
-    axes.plot([], [], color=PUBLISHED, marker="X", linestyle="none", label="published")
+    axes.plot(
+        [], [], color=PUBLISHED, marker="X", linestyle="none", label="published, under their own attack"
+    )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=10)
