@@ -57,7 +57,15 @@ fail() {
 
 # A folder that was named where run.sh was called.
 from_caller() {
-    if [[ $1 == /* || $PWD == "$caller" ]]; then printf '%s\n' "$1"; else printf '%s\n' "$caller/$1"; fi
+    if [[ $1 == /* ]]; then
+        printf '%s\n' "$1"
+    elif [ "$PWD" != "$caller" ]; then
+        printf '%s\n' "$caller/$1"
+    elif [[ $1 == -* ]]; then
+        printf '%s\n' "./$1" # else a stage would take it for a flag
+    else
+        printf '%s\n' "$1"
+    fi
 }
 
 # The same for what may also be no path.
@@ -249,19 +257,19 @@ images=$folder/images labels=$folder/labels log=$folder/log.json
 again=$folder/.again
 data=(--dataset "$dataset" --root "$root")
 
-# What a stage reads and writes, then the flags that were given for it, then those given for all.
-pretrain=(pretrain "${data[@]}" --output "$teachers" "${pretrain[@]}" "${common[@]}")
+# What a stage reads and writes, then the flags that were given for all, then those for it, which count.
+pretrain=(pretrain "${data[@]}" --output "$teachers" "${common[@]}" "${pretrain[@]}")
 recover=(
     recover "${data[@]}" --teacher "$teachers/checkpoint.pt"
-    --output "$images" --record "$log" "${recover[@]}" "${common[@]}"
+    --output "$images" --record "$log" "${common[@]}" "${recover[@]}"
 )
 relabel=(
     relabel --dataset "$dataset" --teacher "$labellers/checkpoint.pt" --distilled "$images"
-    --output "$labels" --record "$log" "${relabel[@]}" "${common[@]}"
+    --output "$labels" --record "$log" "${common[@]}" "${relabel[@]}"
 )
 train=(
     train "${data[@]}" --teacher "$labellers/checkpoint.pt" --distilled "$images" --labels "$labels"
-    --output "$folder/student" --record "$log" "${train[@]}" "${common[@]}"
+    --output "$folder/student" --record "$log" "${common[@]}" "${train[@]}"
 )
 
 for stage in pretrain recover relabel train; do
@@ -310,7 +318,7 @@ elsewhere='choose another folder with -o'
 mkdir -p "$folder" 2>/dev/null || fail "cannot write $folder; $elsewhere"
 { exec {lock}>>"$folder/.lock"; } 2>/dev/null || fail "cannot write $folder/.lock; $elsewhere"
 "$light" -m guard.run.lock "$folder" $lock $$
-export GUARD_LOCKED=$(cd "$folder" && pwd -P)
+export GUARD_LOCKED=$(cd "$folder" && pwd -P) GUARD_RUN=$$ # stages end with it
 if [ $force = yes ]; then
     listed=()
     for stage in "${stages[@]}"; do listed+=("$(line_of $stage)"); done

@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import fields
 
-from guard import earlier, recipes
+from guard import earlier, ending, recipes
 from guard.errors import printable
 from guard.settings import STAGES, as_dict
 
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message):
-        self.exit(2, printable(f"error: {message}; see {self.prog} --help") + "\n")
+        ending.end(2, printable(f"error: {message}; see {self.prog} --help"))
 
 
 def stage_parser(stage, description, *stage_recipes, argv):

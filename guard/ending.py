@@ -1,5 +1,8 @@
 """How every command ends."""
 
+import contextlib
+import ctypes
+import io
 import json
 import os
 import select
@@ -13,6 +16,7 @@ ONE_IMAGE = (
     "a mini-batch, or a process's share of one, is a single image, of which this network's batch norm has no"
     " statistics; choose another --batch-size, or --sync-batch-norm with several processes"
 )
+PR_SET_PDEATHSIG = 1  # name of a setting of Linux's prctl
 INTERRUPTED = "interrupted; give the same command again, without --force (-f in run.sh), to go on"
 
 
@@ -21,13 +25,16 @@ def run(command, *arguments, **named):
     process that decodes images, 130 with one line for Ctrl-C (the KeyboardInterrupt's own, if it has one),
     141 without any for a reader of its output that has left, such as head.
     """
+    end_with_run_sh()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any bytes, and terminals of ASCII
     try:
         command(*arguments, **named)
     except UserError as problem:
-        _end(2, printable(f"error: {problem}"))
+        end(2, printable(f"error: {problem}"))
     except KeyboardInterrupt as problem:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end(130, str(problem) or INTERRUPTED)
+        end(130, str(problem) or INTERRUPTED)
     except BrokenPipeError:
         if not _reader_left(sys.stdout):
             raise  # a pipe of our own
@@ -37,16 +44,30 @@ def run(command, *arguments, **named):
     except ValueError as problem:
         if not single_image(problem):
             raise
-        _end(2, f"error: {ONE_IMAGE}")
+        end(2, f"error: {ONE_IMAGE}")
     except RuntimeError as problem:
         if "gloo" in str(problem) or "Dist" in type(problem).__name__:
             # Another process of the group has died. torchrun, which says which, is about to end this one.
             time.sleep(60)
         if worker_ended(problem):
-            _end(2, f"error: {WORKER}")
+            end(2, f"error: {WORKER}")
         if not out_of_memory(problem):
             raise
-        _end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+        end(2, "error: the memory is too small; make --batch-size, --pack-images or --attack-batch smaller")
+
+
+def end_with_run_sh():
+    """Has this process end, by SIGTERM, with the run.sh that started it: one that is killed alone, as by a
+    batch system, would leave it behind, at work and holding the lock.
+    """
+    if os.environ.get("GUARD_RUN") == str(os.getppid()):
+        end_with_parent(signal.SIGTERM)
+
+
+def end_with_parent(sent):
+    """Has this process get the signal `sent` when the one that started it ends. Linux alone knows how."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
 
 
 def _reader_left(file):
@@ -55,7 +76,7 @@ def _reader_left(file):
     return bool(poll.poll(0))
 
 
-def _end(status, line):
+def end(status, line):
     """Ends with one line on stderr. One of a group of processes leaves it to torchrun, which knows whose
     came first, in the file that torchrun has for it; with the status, since torchrun may stop it by a signal
     before it is gone.

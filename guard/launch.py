@@ -8,6 +8,7 @@ The same as `torchrun --standalone --nproc-per-node 2 -m -- pretrain ...`, which
 a user's error.
 """
 
+import argparse
 import logging
 import signal
 import sys
@@ -21,13 +22,24 @@ def launch(processes, stage, *flags):
 
     Where that is not 0, a line on stderr says why.
     """
+    ending.end_with_run_sh()
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.CRITICAL)
     # Behind --, since torchrun takes flags of ours for short forms of its own.
-    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", stage, *flags]
+    words = [
+        "--signals-to-handle",
+        ",".join(_not_ignored()),
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        "-m",
+        "--",
+        stage,
+        *flags,
+    ]
     try:
         with tempfile.TemporaryDirectory() as folder:  # torchrun leaves one behind where none is named
             run.run(run.parse_args(["--log-dir", folder, *words]))
@@ -37,6 +49,12 @@ def launch(processes, stage, *flags):
         print(f"\n{ending.INTERRUPTED}", file=sys.stderr)
         return 128 + getattr(problem, "sigval", signal.SIGINT)
     return 0
+
+
+def _not_ignored():
+    """Of the signals that torchrun ends by, those that are not ignored here, as nohup has one be."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    return [name for name in names if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
 
 
 def _report_failure(rank, failure, processes):
@@ -65,8 +83,14 @@ def main(argv):
         choices=("pretrain", "recover", "relabel", "train", "train.evaluate"),
         help="pretrain, recover, relabel, train or train.evaluate",
     )
-    options, flags = parser.parse_known_args(argv)
-    sys.exit(launch(options.processes, options.stage, *flags))
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the stage")
+    options = parser.parse_args(argv)
+    try:
+        status = launch(options.processes, options.stage, *options.flags)
+    except KeyboardInterrupt:  # before torchrun was there
+        print(f"\n{ending.INTERRUPTED}", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Data:
 
     def checked(self, size):
         """(pixels, labels) of CHECKED_IMAGES images of val, spread evenly."""
-        chosen = torch.linspace(0, len(self.val) - 1, min(CHECKED_IMAGES, len(self.val))).round().long()
+        chosen = images.spread(len(self.val), CHECKED_IMAGES)
         pixels = augment.as_float(self.val.validation(chosen, size).to(self.device))
         return pixels, self.val.labels[chosen].to(self.device)
 
@@ -335,7 +335,7 @@ def _check_finite(what, values, history):
 def measure_curvature(model, data, count, h, batch_size=32):
     """Means of the three curvatures of curvature.measure over `count` validation images, spread evenly."""
     val, device = data.val, data.device
-    chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).round().long()
+    chosen = images.spread(len(val), count)
     sums = {}
     with Progress("curvature", len(chosen), "image") as progress:
         for part in chosen.split(batch_size):

@@ -190,7 +190,9 @@ def _make_parts(work, plan, files, request):
             lock.clear(work.output / name)  # of images that a killed process had begun to write
     processes.barrier()  # or it would clear away what the others have begun by now
     mine, count = work.mine(), sum(len(part.images) for part in plan.parts)
-    about = f"{count} images by {request.settings.method}, {len(mine)} of {len(plan.parts)} parts to make"
+    about = (
+        f"{count} images by {request.settings.method}, {len(work.missing)} of {len(plan.parts)} parts to make"
+    )
     with Progress("recover", len(mine) * plan.steps, "step", about=about) as progress:
         for done, name in enumerate(mine, 1):
             part, state = plan.parts[int(name)], Unfinished(work.output, name)

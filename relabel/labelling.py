@@ -49,7 +49,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
 def _label(work, store, model, images, recipe):
     """Makes the epochs that are missing and fall to this process."""
     mine = [int(name) for name in work.mine()]
-    about = f"{len(mine)} of {recipe.epochs} epochs of labels to make, for {len(images)} images"
+    about = f"{len(work.missing)} of {recipe.epochs} epochs of labels to make, for {len(images)} images"
     with Progress("relabel", len(mine), "epoch", about=about) as progress:
         began, step = time.time(), labelling_step(model, recipe, images.device)
         for number, epoch in enumerate(mine, 1):

@@ -12,6 +12,7 @@ from torch import nn
 from guard import recipes
 from guard.attacks import robustness
 from guard.data import images, siamese
+from guard.data.augment import as_float
 from guard.distilled.soft_labels import batches_of, gradient_of, look_beside, targets_of
 from guard.errors import UserError
 from guard.method import schedules
@@ -26,6 +27,7 @@ from guard.run import devices, graphs, precision, processes, seeds
 from guard.run.progress import Progress
 from guard.settings import as_dict
 
+CHECKED_IMAGES = 64  # validation images whose logits have to be finite at the end
 LINES = 5  # of progress where the output is no terminal; the attacks that follow print lines of their own
 
 # ---- setup ---------------------------------------------------------------------------------------
@@ -167,7 +169,16 @@ def _train(settings, inputs, val, key, training, workers, device):
             progress.step(**{name: value for name, value in row.items() if name != "epoch"})
             progress.line(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
             training.save_if_due(key, epoch + 1, averaged or model, optimizer, history)
+    _check_finite(student, val, shape.image_size, device)
     return student, history
+
+
+@torch.no_grad()
+def _check_finite(student, val, size, device):
+    """Raises UserError where the last step, after which no loss was seen, has ruined the student."""
+    pixels = as_float(val.validation(images.spread(len(val), CHECKED_IMAGES), size).to(device))
+    if not student.eval()(pixels).isfinite().all():
+        raise UserError("the student's logits are no finite numbers at the end; lower --learning-rate")
 
 
 def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gradient=None, noise=None):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from guard import attacks
 from guard.data.augment import as_float
+from guard.data.images import spread
 from guard.networks.models import frozen_eval
 
 TOLERANCE = 1e-6  # of float32 when a change is compared with epsilon
@@ -36,7 +37,7 @@ def check_model(model, images, size, device, count=64):
     images: Packed, Mapped or Streamed of guard.data.images, of which `count` are looked at in the validation
     view of `size` pixels. model: in eval mode, on `device`.
     """
-    chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
+    chosen = spread(len(images), count)
     pixels = as_float(images.validation(chosen, size)).to(device)
     labels = images.labels[chosen].to(device)
     with torch.inference_mode(False), torch.enable_grad(), frozen_eval(model):
@@ -58,7 +59,11 @@ def check_model(model, images, size, device, count=64):
             "the outputs are probabilities already: attacks need logits, a softmax in the model usually makes"
             " gradients vanish"
         )
-    if not torch.equal(logits, again):
+    if not logits.isfinite().all():
+        warnings.append(
+            "outputs are no finite numbers: the network is ruined, and no accuracy here says anything"
+        )
+    elif not torch.equal(logits, again):
         warnings.append(
             "two calls give different outputs: the model is random, and attacks without averaging over its"
             " randomness overrate it"

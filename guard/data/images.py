@@ -289,6 +289,11 @@ def _other_size(path, size, expected):
     )
 
 
+def spread(length, count):
+    """Indices of `count` of so many images, or of all if they are fewer, spread evenly."""
+    return torch.linspace(0, length - 1, min(count, length)).round().long()
+
+
 def first_of_each_class(labels, count):
     """Indices (k,) int64 of the first `count` images of each class, in order. labels: (N,)."""
     keep = torch.zeros(len(labels), dtype=torch.bool)

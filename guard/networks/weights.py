@@ -29,7 +29,10 @@ def load_weights(network, weights, name):
     state = _state_dict_in(contents)
     if state is None:
         raise UserError(f"{weights} holds no state_dict; {PLAIN}")
-    wrong = _misfits(state, network.state_dict())
+    own = network.state_dict()
+    # Of before torch 0.4.1, as torchvision's ResNets are, a file does not count batch norm's mini-batches.
+    state = {key: own[key] for key in own if key.endswith(".num_batches_tracked")} | state
+    wrong = _misfits(state, own)
     if wrong:
         more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise UserError(

@@ -18,8 +18,8 @@ INTRODUCTION = """\
 Teachers of all 50,000 training images and students of few, ConvNet-3 where a row does not say otherwise.
 Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
 "adversarial views" says that the student is trained adversarially, by one step against itself. PGD is PGD100
-on 1,000 test images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000,
-measured in training and by its precision. All come from a JPEG copy of the data set. The published points
+on 1,000 test images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000.
+All come from a JPEG copy of the data set. The published points
 come from the original and from other recipes of the student: much of what lies between them and ours is the
 recipe.
 """

@@ -65,7 +65,7 @@ def devices(record):
 
 def accuracy(record, network, attack):
     """Percent of 'teacher' or 'student', or None where the record has no such measurement. attack: one of the
-    evaluation's, 'clean' among them, or ALL_CLEAN, which its training measured by its own precision.
+    evaluation's, 'clean' among them, or ALL_CLEAN, which stands at the end of its training.
     """
     if attack == ALL_CLEAN:
         trained = record[{"teacher": "pretrain", "student": "train"}[network]]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from guard import earlier
 from guard.distilled import image_folder
-from guard.errors import UserError
+from guard.errors import UserError, printable
 from guard.report import text
 from guard.report.pictures import bars, curves, image_grid
 from guard.run import records, storage
@@ -57,7 +57,8 @@ def write(log, distilled):
     bars(results, folder / "robustness.png")
     pictures = {caption: name for caption, name in PICTURES.items() if (folder / name).exists()}
     with storage.replacing(folder / "report.md") as temporary:
-        temporary.write_text(_report(folder.resolve().name, table, pictures, entries))
+        contents = _report(printable(folder.resolve().name), table, pictures, entries)
+        temporary.write_text(contents, encoding="utf-8", errors="backslashreplace")  # names of any bytes
     places = ", ".join(str(folder / name) for name in pictures.values())
     return f"{table}\nreport: {folder / 'report.md'}; pictures: {places}"
 

@@ -12,10 +12,10 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 
+from guard import ending
 from guard.errors import UserError
 from guard.run.processes import local_rank, rank, world_size
 
-PR_SET_PDEATHSIG = 1  # name of a setting of Linux's prctl
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's mallopt
 
 
@@ -163,7 +163,12 @@ def joined(name):
     if world_size() == 1:
         yield device
         return
-    _end_with_parent()
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE is {world_size()} in the environment, without {missing[0]}; unset it, or start by"
+            " torchrun"
+        )
+    ending.end_with_parent(signal.SIGKILL)  # torchrun's process, which holds the locks
     # A process without work waits as long as the others need, so that the limit is no judgement on the work.
     backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7), device_id=own)
@@ -175,9 +180,3 @@ def joined(name):
         (end if backend == "nccl" else torch.distributed.destroy_process_group)()
         raise
     torch.distributed.destroy_process_group()
-
-
-def _end_with_parent():
-    """Has this process end when torchrun's own, which holds the locks, is killed. Linux alone knows how."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -487,6 +487,8 @@ class Odd(torch.nn.Module):
         logits = self.inner(pixels)
         if self.kind == "random":
             return logits + torch.rand_like(logits)
+        if self.kind == "ruined":
+            return logits * torch.nan
         return (
             logits.softmax(1)
             if self.kind == "probabilities"
@@ -503,6 +505,7 @@ class Odd(torch.nn.Module):
         ("random", "random"),
         ("probabilities", "probabilities"),
         ("flat", "gradient is zero on 100 %"),
+        ("ruined", "no finite numbers"),
     ],
 )
 def test_a_model_that_hides_from_attacks_is_named(kind, expected, model):

@@ -206,6 +206,22 @@ def test_a_checkpoint_of_such_a_resnet_that_had_its_own_stem_anyway_is_built_as_
     assert dataclasses.replace(held, state=state).build().network.conv1.kernel_size == (3, 3)
 
 
+def test_weights_that_do_not_count_mini_batches_are_loaded(tmp_path):
+    """As torchvision's of the ResNets, which are older than the counters. Another missing key is named."""
+    whole = build("resnet18", 64).network.state_dict()
+    counted = {name for name in whole if name.endswith("num_batches_tracked")}
+    assert len(counted) == 20
+    torch.save({name: whole[name] for name in whole if name not in counted}, tmp_path / "old.pt")
+    network = build("resnet18", 64).network
+    weights.load_weights(network, tmp_path / "old.pt", "resnet18")
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[name], whole[name]) for name in whole if name not in counted)
+    lacking = {name: whole[name] for name in whole if name not in {*counted, "bn1.running_mean"}}
+    torch.save(lacking, tmp_path / "lacking.pt")
+    with pytest.raises(UserError, match=r"resnet18: missing bn1\.running_mean; check"):
+        weights.load_weights(network, tmp_path / "lacking.pt", "resnet18")
+
+
 def test_weights_of_torchvision_go_by_its_names(monkeypatch):
     """vitb is its vit_b_16."""
     asked = []

@@ -39,18 +39,18 @@ def commands(
         for each in (teacher, labeller or teacher)
     )
     lines = [
-        f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {pretrain}{common}",
+        f"{launch} pretrain --dataset {dataset} --root {root} --output {at} {common}{pretrain}",
         (
             f"{launch} recover --dataset {dataset} --root {root} {made} --output {folder}/images"
-            f" --record {folder}/log.json {recover}{common}"
+            f" --record {folder}/log.json {common}{recover}"
         ),
         (
             f"{launch} relabel --dataset {dataset} {labels} --distilled {folder}/images --output"
-            f" {folder}/labels --record {folder}/log.json {relabel}{common}"
+            f" {folder}/labels --record {folder}/log.json {common}{relabel}"
         ),
         (
             f"{launch} train --dataset {dataset} --root {root} {labels} --distilled {folder}/images --labels"
-            f" {folder}/labels --output {folder}/student --record {folder}/log.json {train}{common}"
+            f" {folder}/labels --output {folder}/student --record {folder}/log.json {common}{train}"
         ),
     ]
     if not first:
@@ -168,6 +168,7 @@ GOLDEN = {
     "-p -m convnet-64": {"model": "convnet-64", "pretrain": "--model convnet-64 "},
     "-p -u 0,1 -s 3": {"launch": "python -m guard.launch 2", "common": "--device 0,1 --seed 3 "},
     "-p -u cpu -f -o out": {"output": "out", "common": "--device cpu --force "},
+    "-p -s 3 -u cpu -- train --seed 5": {"common": "--seed 3 --device cpu ", "train": "--seed 5 "},
     "-p -- relabel --teacher-mode train train --images 5": {
         "relabel": "--teacher-mode train ",
         "train": "--images 5 ",
@@ -285,6 +286,8 @@ def test_it_may_be_called_by_a_link_and_write_into_a_folder_with_a_dash(tmp_path
     assert f"# teacher: {tmp_path}/-e/teachers/digits/" in done.stdout
     assert done.stdout.startswith(f"# in {ROOT}\n")  # where these commands are to be given
     assert "# in " not in run_sh("-n").stdout
+    here = run_sh("-n", "-o", "-e", "-r", "-data").stdout
+    assert "--root ./-data" in here and "--output ./-e/" in here  # of the repository itself
 
 
 def test_flags_of_a_teacher_that_is_not_trained_are_told():

@@ -1,6 +1,7 @@
 """Folders of distilled images and of soft labels: whose files they are, and what is not written into them."""
 
 import dataclasses
+import io
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,14 @@ def test_a_single_image_for_batch_norm_ends_in_a_line(capsys):
     assert end.value.code == 2 and "a single image" in capsys.readouterr().err
     with pytest.raises(ValueError, match="other"):
         ending.run(lambda: (_ for _ in ()).throw(ValueError("other")))
+
+
+def test_what_a_terminal_cannot_show_is_printed_all_the_same(monkeypatch):
+    """As "±" and names of any bytes where output is ASCII."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    ending.run(print, "2 \u00b1 1, run-\udcff", flush=True)
+    assert printed.buffer.getvalue() == b"2 \\xb1 1, run-\\udcff\n"
 
 
 def test_a_worker_that_is_killed_ends_in_a_line(tmp_path):

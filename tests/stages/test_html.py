@@ -191,6 +191,8 @@ def test_a_folder_with_a_name_of_any_bytes_has_a_page(experiment):
     named = experiment.rename(experiment.with_name("run-\udcff"))
     html.write_experiment(named)
     assert "Experiment run-" in (named / "report.html").read_text()
+    assert command(REPORT, named) == 0
+    assert (named / "report.md").read_text().startswith("# Experiment run-\\udcff\n")
 
 
 @pytest.mark.parametrize("flags", [[], ["--html"]])

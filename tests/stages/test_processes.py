@@ -3,6 +3,7 @@ rounding.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import pytest
 import torch
 from conftest import ROOT, TOY, command, toy_student
 
-from guard import cli, ending, recipes
+from guard import cli, ending, launch, recipes
 from guard.data import augment, find, images, loading
+from guard.errors import UserError
 from guard.method import schedules
 from guard.networks import checkpoint, memory
-from guard.run import processes, records, seeds
+from guard.run import devices, processes, records, seeds
 from guard.run.manifest import Manifest
 from pretrain import teacher
 
@@ -49,6 +51,8 @@ def test_two_processes_make_what_one_makes(toy, tmp_path):
     start = ["--start", "noise"]  # a flag that torchrun would take for short forms of its own
     done = two("recover", *teacher, "--output", tmp_path / "images", *TOY["recover"], *start)
     assert done.returncode == 0, done.stderr
+    told = re.search(r"(\d+) of (\d+) parts to make", done.stdout)
+    assert told[1] == told[2]  # of both processes
     for path in (toy / "images").glob("*/*.png"):
         assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
     relabel = [
@@ -182,7 +186,7 @@ def test_a_process_stopped_while_it_ends_keeps_its_status(toy, tmp_path, monkeyp
     assert done.returncode == 2
 
 
-def long_training(toy, tmp_path):
+def long_training(toy, tmp_path, before=None):
     """A started training of two processes that would last for minutes, once it is in its first epochs."""
     words = [
         "pretrain",
@@ -203,6 +207,7 @@ def long_training(toy, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=before,
     )
     assert next(line for line in started.stdout if "epoch 1/" in line)
     return started
@@ -252,6 +257,52 @@ def test_when_the_launcher_is_killed_its_processes_end_too(toy, tmp_path):
     while processes_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_of(tmp_path)
+
+
+@WITHOUT_A_GPU
+def test_under_nohup_several_processes_outlive_their_terminal(toy, tmp_path):
+    started = long_training(toy, tmp_path, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    os.killpg(started.pid, signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.wait(3)
+    started.terminate()
+    _, printed = started.communicate(timeout=30)
+    assert started.returncode == 143 and printed.strip() == ending.INTERRUPTED
+
+
+def test_an_interrupt_before_the_processes_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as end:
+        launch.main(["2", "pretrain"])
+    assert end.value.code == 130 and capsys.readouterr().err.strip() == ending.INTERRUPTED
+
+
+@WITHOUT_A_GPU
+def test_a_wrong_flag_in_several_processes_is_one_line():
+    done = two("pretrain", "-d", "digits", "--output", "out", "--lamda", "3")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: unrecognized arguments: --lamda 3;")
+
+
+def test_the_help_of_a_stage_is_the_stages(monkeypatch):
+    given = []
+    monkeypatch.setattr(launch, "launch", lambda *words: given.extend(words))
+    with pytest.raises(SystemExit):
+        launch.main(["2", "pretrain", "--help", "-d", "digits"])
+    assert given == [2, "pretrain", "--help", "-d", "digits"]
+
+
+def test_odd_numbers_in_the_environment_are_named(monkeypatch):
+    """Machines of a cluster may have set them for themselves."""
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert processes.world_size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2 in the environment, without RANK; unset it"):
+        devices.joined("cpu").__enter__()
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(UserError, match="RANK='x', which is no number"):
+        processes.rank()
 
 
 @WITHOUT_A_GPU

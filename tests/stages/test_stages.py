@@ -27,7 +27,7 @@ from guard.run.progress import Progress
 from guard.run.stage import differences
 from guard.settings import as_dict
 from pretrain import teacher
-from train import evaluation
+from train import evaluation, student
 
 
 def pretrain(root, output, *more):
@@ -1201,3 +1201,14 @@ def test_weights_by_name_are_evaluated_into_a_named_record(toy, tmp_path, refuse
     assert "--record" in refused("train.evaluate", *words, "--check")
     assert not list(tmp_path.iterdir())
     assert command("train.evaluate", *words, "--record", tmp_path / "log.json", "--check") == 0
+
+
+def test_a_student_that_its_last_step_has_ruined_is_refused():
+    """Its weights may be finite all the same."""
+    held = Packed(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    student._check_finite(network, held, 8, torch.device("cpu"))
+    with torch.no_grad():
+        network[1].bias.fill_(torch.inf)
+    with pytest.raises(UserError, match="logits are no finite numbers at the end; lower --learning-rate"):
+        student._check_finite(network, held, 8, torch.device("cpu"))
