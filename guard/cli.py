@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import fields
 
-from guard import earlier, ending, recipes
+from guard import earlier, ending, recipes, torchrun
 from guard.errors import printable
 from guard.settings import STAGES, as_dict
 
@@ -137,7 +137,7 @@ def family_of(options, teacher):
     several processes, says where these are others.
     """
     name = options.dataset or teacher.dataset
-    if recipes.recipe(name) != recipes.recipe(teacher.dataset) and os.environ.get("RANK", "0") == "0":
+    if recipes.recipe(name) != recipes.recipe(teacher.dataset) and torchrun.is_first():
         kind = "its" if name in recipes.RECIPES else "those of any folder of images"
         told = (
             f"note: --dataset {name}: the defaults are {kind}, not those of the teacher's {teacher.dataset}"
@@ -193,7 +193,7 @@ def tell_unread(parser, options, stage, settings, reader, read=None):
     flags = {flag: name.rstrip("_") for flag, name in given_flags(parser, options, stage).items()}
     some_beta = BETAS & {*flags.values()} & {*read}
     unread = [flag for flag, name in flags.items() if name not in read and not (some_beta and name in BETAS)]
-    if unread and os.environ.get("RANK", "0") == "0":
+    if unread and torchrun.is_first():
         print(f"note: {', '.join(unread)}: not read {reader}", file=sys.stderr, flush=True)
 
 

@@ -83,7 +83,7 @@ def main(argv):
         choices=("pretrain", "recover", "relabel", "train", "train.evaluate"),
         help="pretrain, recover, relabel, train or train.evaluate",
     )
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the stage")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the stage").required = False
     options = parser.parse_args(argv)
     try:
         status = launch(options.processes, options.stage, *options.flags)

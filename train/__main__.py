@@ -1,10 +1,9 @@
 """Flags of stage train; the student is trained in train/student.py, and judged in train/evaluation.py."""
 
 import functools
-import os
 import sys
 
-from guard import cli, earlier, ending, recipes
+from guard import cli, earlier, ending, recipes, torchrun
 from guard.settings import as_dict
 from train import hard_labels
 
@@ -100,7 +99,7 @@ def _tell_other_recipe(options, label_recipe):
         for name in recipes.STUDENT_RECIPES
         if views_of(recipes.resolve(options.dataset, "relabel", {}, name)) == views_of(label_recipe)
     ]
-    if alike and options.recipe not in alike and os.environ.get("RANK", "0") == "0":
+    if alike and options.recipe not in alike and torchrun.is_first():
         print(
             f"note: the labels in {options.labels} have the views of recipe {' or '.join(alike)}, the student"
             f" has the settings of recipe {options.recipe}; --recipe goes to both",

@@ -20,11 +20,12 @@ INTRODUCTION = """\
 Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two
 students of the same seed, and its 95 % confidence interval (Student's t). A change is clear where its
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
-twenty changes that are none, one looks clear. Where there is a single run the interval is that of its
-attacked images alone; it says nothing of other seeds, and so no verdict stands beside it, nor where few seeds
-differ by the very same. The students of a pair, and their teachers, come from one kind of device: a run of
-another has no part in it. The same attack within twice the epsilon has been met where students were also
-measured against epsilon. Clean accuracy is that on all validation images, also where attacks met a part.
+twenty changes that are none, one looks clear; and two seeds may agree by chance, more closely than the error
+of the test images. Where there is a single run the interval is that of its images alone; it says nothing of
+other seeds, and so no verdict stands beside it, nor where few seeds differ by the very same. The students of
+a pair, and their teachers, come from one kind of device: a run of another has no part in it. The same attack
+within twice the epsilon has been met where students were also measured against epsilon. Clean accuracy is
+that on all validation images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)

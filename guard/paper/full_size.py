@@ -241,7 +241,7 @@ def _student_settings(groups):
     return table(_columns(before=("arm", "changed (first row, this)"), after=LESS), rows, left=2)
 
 
-LESS = ("less the first: clean", *(f"PGD {name}" for name in EPSILONS), "pairs")
+LESS = (f"less the first: {gathered.ALL_CLEAN}", *(f"PGD {name}" for name in EPSILONS), "pairs")
 
 
 def _less(group, first):
@@ -276,23 +276,24 @@ def _label_bytes(groups):
 
 def _methods(groups, theirs):
     """theirs: images per class, as text -> published method -> attack -> accuracy."""
-    attacks = ("clean", "pgd100", "square", "autoattack-paper", "cw", "mim")
+    attacks = (*CLEAN, "pgd100", "square", "autoattack-paper", "cw", "mim")
     rows, known = [], {}
     for group in groups:
         method, recipe = group.arm.split("/")
         found = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
-        teacher = number(gathered.accuracies(group.records, "teacher", "clean"))
         size = str(group.images_per_class)
-        rows.append([method, recipe, size, str(len(group.runs)), *found, teacher])
+        rows.append([method, recipe, size, str(len(group.runs)), *found, *_clean(group, "teacher")])
         method = _published_name(method)
         if accuracies := theirs.get(size, {}).get(method):
             known[method, size] = {
                 published.OUR_ATTACKS.get(name, name): accuracies[name] for name in accuracies
             }
+            known[method, size][gathered.ALL_CLEAN] = known[method, size].pop("clean")
     for (method, size), accuracies in known.items():
         found = [f"{accuracies[name]:.2f}" if name in accuracies else MISSING for name in attacks]
-        rows.append([f"published: {method}", MISSING, size, MISSING, *found, MISSING])
-    return table(["method", "recipe", "images per class", "runs", *attacks, "teacher: clean"], rows, left=2)
+        rows.append([f"published: {method}", MISSING, size, MISSING, *found, *[MISSING] * len(CLEAN)])
+    of_teacher = OF_TEACHER[: len(CLEAN)]
+    return table(["method", "recipe", "images per class", "runs", *attacks, *of_teacher], rows, left=2)
 
 
 def _published_name(method):

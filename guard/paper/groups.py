@@ -69,7 +69,8 @@ def accuracy(record, network, attack):
     """
     if attack == ALL_CLEAN:
         trained = record[{"teacher": "pretrain", "student": "train"}[network]]
-        return trained.get("results", {}).get("val accuracy") if _dataset(record) in VAL_IMAGES else None
+        on_all = _dataset(record) in VAL_IMAGES and not trained["settings"].get("val_images")
+        return trained.get("results", {}).get("val accuracy") if on_all else None
     return record.get(f"evaluate {network}", {}).get("attacks", {}).get(attack, {}).get("accuracy")
 
 
@@ -104,7 +105,7 @@ def curvature(record, name):
 
 def accuracies(records, network, attack):
     """(mean, uncertainty) of an accuracy over records; a single run has the standard error that its
-    number of attacked images leaves. None where a record has no such measurement.
+    number of images leaves. None where a record has no such measurement.
     """
     errors = [error_of(record, network, attack) for record in records]
     return average([accuracy(record, network, attack) for record in records], errors[0] if errors else None)

@@ -62,7 +62,8 @@ def random_beside(arm):
 def adversarial_beside(arm):
     """The arm of the one-step adversarial teacher that an arm of a regularized one stands beside, or None."""
     if arm in BY_TEACHER:
-        return _another(arm, ADVERSARIAL) if arm in (ROBUST, f"{ROBUST}-batch") else None
+        of_regularizers = arm.startswith((ROBUST, "gr-"))
+        return ADVERSARIAL if of_regularizers else None
     method, teacher, *rest = _parts(arm)
     if not method or teacher == "plain":
         return None

@@ -47,11 +47,11 @@ class Square:
 
     @property
     def shown(self):
-        """What is shown of a student: 'clean', the attack's name, and twice its epsilon, where all of them
-        have been measured at that.
+        """What is shown of a student: clean accuracy as of `groups.clean_accuracy`, the attack's name, and
+        twice its epsilon, where all of them have been measured at that.
         """
         twice = gathered.twice_the_epsilon(self.groups.values())
-        return ["clean", self.attack, *([twice[1]] if twice else [])]
+        return [gathered.clean_accuracy(self.groups.values()), self.attack, *([twice[1]] if twice else [])]
 
     def effects(self, what):
         """((mean, uncertainty) of the effect of the images, of the labels, number of seeds), over the seeds

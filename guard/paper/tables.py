@@ -26,9 +26,9 @@ INTRODUCTION = """\
 
 Written by `python -m guard.report` from the records in this folder; do not edit it by hand. Accuracies are
 those of the student, in percent. Ours are mean ± standard deviation over runs that differ in their seeds
-alone; where the column "runs" says 1, they are ± the standard error that the number of attacked images
-leaves, which knows nothing of other seeds. The published numbers come without an interval. A dash stands
-where there is no number.
+alone; where the column "runs" says 1, they are ± the standard error that the number of images leaves, which
+knows nothing of other seeds: of those attacked, or of all of them for "clean, all". The published numbers
+come without an interval. A dash stands where there is no number.
 """
 OF_FIGURES = """\
 Error bars: standard deviation over seeds, or, of a single run, the standard error that its number of images

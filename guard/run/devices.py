@@ -12,9 +12,9 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 
-from guard import ending
+from guard import ending, torchrun
 from guard.errors import UserError
-from guard.run.processes import local_rank, rank, world_size
+from guard.torchrun import local_rank, rank, world_size
 
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # names of the GNU C library's mallopt
 
@@ -31,7 +31,7 @@ def select(name):
             print(f"note: no GPU here, so --device {name} runs on the CPU", file=sys.stderr, flush=True)
         return torch.device("cpu")
     ids = range(world_size()) if name == "auto" else [int(number) for number in name.split(",")]
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    here = torchrun.local_world_size()
     if len(set(ids)) < here:  # NCCL gives two processes of a group no GPU together
         raise UserError(
             f"--device {name} is not enough GPUs for {here} processes; give one for each, as in"
@@ -159,15 +159,11 @@ def _attend_plainly():
 @contextlib.contextmanager
 def joined(name):
     """The torch.device for `name`, ready, inside the torchrun group where there is one."""
+    torchrun.check()
     device = ready(name)
     if world_size() == 1:
         yield device
         return
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
-        raise UserError(
-            f"WORLD_SIZE is {world_size()} in the environment, without {missing[0]}; unset it, or start by"
-            " torchrun"
-        )
     ending.end_with_parent(signal.SIGKILL)  # torchrun's process, which holds the locks
     # A process without work waits as long as the others need, so that the limit is no judgement on the work.
     backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)

@@ -22,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from guard import ending
+from guard import ending, torchrun
 from guard.errors import UserError
 
 FILE = ".lock"
@@ -52,7 +52,7 @@ def held(*folders, wait=False, each_machine=False):
     for all; with each_machine each one that calls locks.
     """
     with contextlib.ExitStack() as stack:
-        if each_machine or os.environ.get("RANK", "0") == "0":
+        if each_machine or torchrun.is_first():
             each_once = {Path(folder).resolve(): Path(folder) for folder in folders}
             for folder in each_once.values():
                 stack.enter_context(_one(folder, wait))

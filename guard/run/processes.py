@@ -1,35 +1,9 @@
 """The group of processes that torchrun starts: who is in it, sums and gradients over it."""
 
-import os
-
 import torch
 import torch.distributed
 
-from guard.errors import UserError
-
-
-def rank():
-    """Number of this process in its torchrun group, 0 alone."""
-    return _of_torchrun("RANK", 0)
-
-
-def local_rank():
-    """Number of this process on its machine."""
-    return _of_torchrun("LOCAL_RANK", 0)
-
-
-def world_size():
-    """Processes in the torchrun group, 1 alone."""
-    return _of_torchrun("WORLD_SIZE", 1)
-
-
-def _of_torchrun(name, alone):
-    """A number that torchrun has in the environment; `alone` without it. Raises UserError for no number."""
-    value = os.environ.get(name) or alone
-    try:
-        return int(value)
-    except ValueError:
-        raise UserError(f"the environment has {name}={value!r}, which is no number; unset it") from None
+from guard.torchrun import local_rank, rank, world_size  # noqa: F401, asked here as the rest is
 
 
 def barrier():

@@ -182,6 +182,7 @@ def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
 # Who may import whom: each room only those before it (docs/architecture.md).
 ROOMS = [
     "errors",
+    "torchrun",
     "ending",
     "registry",
     "setting_fields",

@@ -14,6 +14,7 @@ import torchvision
 from conftest import TOY
 from torchvision.models import resnet18
 
+from guard import ending
 from guard.errors import UserError
 from guard.networks import synced_norm
 from guard.run import devices, processes
@@ -27,11 +28,12 @@ from tests.instrument import GPU, Instrument, OnDevice, on_device
 def second_of_two(monkeypatch):
     """This process as the second of two on a machine with two GPUs; a list of what it asks for, in order."""
     asked = []
-    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+    where = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for name, value in {**where, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(devices, "make_deterministic", lambda: asked.append("deterministic"))
     monkeypatch.setattr(devices, "_attend_plainly", lambda: None)
-    monkeypatch.setattr(devices, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(ending, "end_with_parent", lambda sent: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: asked.append(("set_device", number)))
@@ -188,12 +190,9 @@ def test_each_stage_sets_the_switches_in_each_process(name, toy, tmp_path):
     for notes, expected in (("none", ":4096:8"), ("own", ":16:8")):
         alone = forked.start(words, tmp_path / "errors", {"NOTES": str(tmp_path / notes)}, notes_its_switches)
         alone.join(60)
-        group = forked.start(
-            words,
-            tmp_path / "errors",
-            {"NOTES": str(tmp_path / notes), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
-            notes_its_switches,
-        )
+        second = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+        second |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "NOTES": str(tmp_path / notes)}
+        group = forked.start(words, tmp_path / "errors", second, notes_its_switches)
         group.join(60)
         for rank in ("alone", "1"):
             assert (tmp_path / f"{notes}.{rank}").read_text() == f"{expected} False False False"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, TOY, command, toy_student
 
-from guard import cli, ending, launch, recipes
+from guard import cli, ending, launch, recipes, torchrun
 from guard.data import augment, find, images, loading
 from guard.errors import UserError
 from guard.method import schedules
@@ -296,9 +296,15 @@ def test_the_help_of_a_stage_is_the_stages(monkeypatch):
 def test_odd_numbers_in_the_environment_are_named(monkeypatch):
     """Machines of a cluster may have set them for themselves."""
     monkeypatch.setenv("WORLD_SIZE", "")
-    assert processes.world_size() == 1
+    monkeypatch.setenv("RANK", "")
+    assert processes.world_size() == 1 and processes.rank() == 0 and torchrun.is_first()
+    monkeypatch.delenv("RANK")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2 in the environment, without RANK; unset it"):
+        devices.joined("cpu").__enter__()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="RANK is 1 in the environment, without WORLD_SIZE; unset it"):
         devices.joined("cpu").__enter__()
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(UserError, match="RANK='x', which is no number"):

@@ -1203,12 +1203,16 @@ def test_weights_by_name_are_evaluated_into_a_named_record(toy, tmp_path, refuse
     assert command("train.evaluate", *words, "--record", tmp_path / "log.json", "--check") == 0
 
 
-def test_a_student_that_its_last_step_has_ruined_is_refused():
-    """Its weights may be finite all the same."""
-    held = Packed(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3), ("a", "b", "c"))
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
-    student._check_finite(network, held, 8, torch.device("cpu"))
-    with torch.no_grad():
-        network[1].bias.fill_(torch.inf)
-    with pytest.raises(UserError, match="logits are no finite numbers at the end; lower --learning-rate"):
-        student._check_finite(network, held, 8, torch.device("cpu"))
+def test_a_student_that_its_last_step_has_ruined_is_refused(toy, tmp_path, refused, monkeypatch):
+    def ruining(settings, model, *_):
+        def step(*_):
+            with torch.no_grad():
+                [*model.parameters()][-1].fill_(torch.inf)
+            return [torch.ones(())]
+
+        return step
+
+    monkeypatch.setattr(student, "training_step", ruining)
+    line = refused(*toy_student(toy, "--output", tmp_path / "student", "--weight-average", 0))
+    assert "the student's logits are no finite numbers at the end; lower --learning-rate" in line
+    assert not (tmp_path / "student/checkpoint.pt").exists()
