@@ -171,10 +171,14 @@ def differences(records):
     """What differs between the settings of records: 'stage name (8, 4)', one for each."""
     told, held = [], [settings(record) for record in records]
     for name in dict.fromkeys(name for one in held for name in one):
-        values = list(dict.fromkeys(str(one.get(name, "not recorded")) for one in held))
+        values = {str(value): value for value in (one.get(name, "not recorded") for one in held)}
         if len(values) > 1:
-            told.append(f"{name} ({', '.join(values)})")
+            told.append(f"{name} ({', '.join(map(_shown, values.values()))})")
     return told
+
+
+def _shown(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def unequal(group):

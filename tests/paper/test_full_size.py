@@ -411,8 +411,10 @@ def test_settings_of_the_student_are_compared_at_the_seeds_that_both_have(result
     for arm, seed, clean in ((arms.BEST, 0, 60.0), (arms.BEST, 1, 50.0), ("student-zeta-2", 0, 58.0)):
         of_curve = {**curve, "accuracy": [clean, clean - 20]}
         record = whole({"clean": clean, "pgd100": clean - 10})
+        record["train"]["settings"]["adversarial_share"] = 5 / 6 if arm == "student-zeta-2" else 1.0
         add(results, record, scale="full-cpu", arm=arm, seed=seed, curve=of_curve)
     (row,) = [line for line in text_of(results).splitlines() if line.startswith("| student-zeta-2 |")]
+    assert "| train adversarial_share (1, 0.8333) |" in row
     changes = [cell.strip() for cell in row.split("|")][-5:-1]
     assert [cell.split(" ± ")[0] for cell in changes] == ["-2.00", "-2.00", "-2.00", "1"]
     of_both = ((60 * 40 + 58 * 42) / 100) ** 0.5
