@@ -112,11 +112,11 @@ def extract(plans, folder):
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             with _reading(path):
-                contents = (
-                    archive.read(member)
-                    if isinstance(archive, zipfile.ZipFile)
-                    else archive.extractfile(member).read()
-                )
+                if isinstance(archive, zipfile.ZipFile):
+                    contents = archive.read(member)
+                else:  # closed here: what a signal raises while it is closed as garbage is lost
+                    with archive.extractfile(member) as source:
+                        contents = source.read()
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(target, "xb") as file:
                 file.write(contents)

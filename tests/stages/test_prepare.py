@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from data import prepare
+from data import archives, prepare
 from guard.data import find
 from guard.errors import UserError
 from guard.run import lock
@@ -623,6 +623,18 @@ def test_nothing_heavy_is_imported_for_help():
     process = command(code, start="-c")
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_a_signal_while_a_file_of_an_archive_is_closed_is_not_lost(tmp_path, monkeypatch):
+    def close(file):
+        file.closed = True
+        sys.exit(129)  # as the handler of a signal
+
+    packed = pack(tmp_path / "a.tar", {f"train/a/{i}.jpg": b"" for i in range(3)})
+    monkeypatch.setattr(tarfile._FileInFile, "close", close, raising=False)
+    with tarfile.open(packed) as archive, pytest.raises(SystemExit):
+        chosen = [(member, "file", Path(member.name)) for member in archive if member.isfile()]
+        archives.extract([(packed, archive, chosen)], tmp_path / "raw")
 
 
 @pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
