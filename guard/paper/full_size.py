@@ -19,9 +19,8 @@ Teachers of all 50,000 training images and students of few, ConvNet-3 where a ro
 Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
 "adversarial views" says that the student is trained adversarially, by one step against itself. PGD is PGD100
 on 1,000 test images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000.
-All come from a JPEG copy of the data set. The published points
-come from the original and from other recipes of the student: much of what lies between them and ours is the
-recipe.
+All come from a JPEG copy of the data set. The published points come from the original and from other recipes
+of the student: much of what lies between them and ours is the recipe.
 """
 OF_THE_FRONTIER = """\
 Where images come from, times the teacher of images and labels, times what the student sees; "labels" are the
