@@ -15,7 +15,7 @@ from guard.errors import UserError
 from guard.networks import checkpoint, layout, models
 from guard.networks.weights import load_weights
 from guard.report import experiment, pictures
-from guard.run import lock, processes, records, storage
+from guard.run import evaluations, lock, processes, records, storage
 from guard.run.entry import Entry
 from guard.run.stage import Stage
 
@@ -79,7 +79,8 @@ def evaluate_network(network, judgement, log, shared=False):
     `log`. Returns that entry: attacks (name -> accuracy and more), epsilon, images, worst_case and the rest
     of robustness.evaluate.
 
-    Attacks whose results for this very network, data and settings are there already are not run again.
+    Attacks whose results for this very network, data and settings are there already are not run again, though
+    it has been evaluated in another way since.
     shared: whether other experiments may be evaluating it now, as they may a teacher; then the folder is
     locked here, after waiting for them. Else the caller holds the lock. Raises UserError for data with other
     classes, and for unknown attacks.
@@ -93,8 +94,8 @@ def evaluate_network(network, judgement, log, shared=False):
     work.device = judgement.device
     ledger = Entry(
         Path(log),
-        read=lambda: records.read(log).get(name, {}),
-        write=lambda contents: records.update(log, name, contents),
+        read=lambda: evaluations.current(log, name, key),
+        write=lambda contents: evaluations.put(log, name, contents),
         under="attacks",
         complete=lambda contents: bool(contents.get("complete")),
     )
@@ -103,7 +104,8 @@ def evaluate_network(network, judgement, log, shared=False):
             lock.tidy(work.output)
         return processes.of_the_first(ledger.contents)
     with lock.held(*([work.output] if shared else []), wait=True):
-        # Once more: another experiment may have finished it meanwhile.
+        evaluations.turn_to(log, name, key)
+        # Once more: it was kept from earlier, or another experiment has finished it meanwhile.
         if work.finished_or_begin(ledger, key, names):
             return processes.of_the_first(ledger.contents)
         result = robustness.evaluate(
@@ -189,15 +191,16 @@ def curve_of(network, judgement, log):
 
 
 def _attacked(log, role, key):
-    """{text of epsilon: numbers of the broken images} of the evaluation of a network of this role in `log`,
-    if it is one by the curve's attack at one of the curve's epsilons, and all else is as in `key`.
+    """{text of epsilon: numbers of the broken images} of those evaluations of a network of this role in `log`
+    that are by the curve's attack at one of the curve's epsilons, where all else is as in `key`.
     """
-    entry = records.read(log).get(f"evaluate {role}", {})
-    found, its_key = entry.get("attacks", {}).get(CURVE_ATTACK), entry.get("key", {})
-    epsilon = its_key.get("epsilon")
-    if not found or epsilon not in key["epsilon"] or its_key != {**key, "epsilon": epsilon}:
-        return {}
-    return {str(epsilon): found["broken"]}
+    known = {}
+    for evaluation in evaluations.of(log, f"evaluate {role}"):
+        found, its_key = evaluation.get("attacks", {}).get(CURVE_ATTACK), evaluation.get("key", {})
+        epsilon = its_key.get("epsilon")
+        if found and epsilon in key["epsilon"] and its_key == {**key, "epsilon": epsilon}:
+            known[str(epsilon)] = found["broken"]
+    return known
 
 
 def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, distilled):

@@ -14,7 +14,7 @@ from guard.errors import UserError, first_line
 from guard.paper.arms import rank
 from guard.paper.checks import problem_of
 from guard.paper.plan import SCALES, TABLES, PlannedRun
-from guard.run import lock, storage
+from guard.run import evaluations, lock, storage
 
 FORMAT = "guard-cell-1"
 STAGES = ("pretrain", "recover", "relabel", "train")
@@ -157,13 +157,13 @@ def contents_of(run, scale, command, record, curve=None):
 
 
 def trimmed(entries):
-    """The entries of a log.json without what is long and can be had again, and without what names folders of
-    the machine: checkpoints, and the stages' commands, for which that of run.sh stands. Raises UserError
-    where the student's evaluation isn't finished.
+    """The entries of a log.json that are this run's, without what is long and can be had again, and without
+    what names folders of the machine: checkpoints, and the stages' commands, for which that of run.sh stands.
+    Raises UserError where the student's evaluation isn't finished.
     """
     if not entries.get("evaluate student", {}).get("complete"):
         raise UserError("a record has no finished evaluation of its student; let bash run.sh finish first")
-    return {stage: trimmed_entry(entry) for stage, entry in entries.items()}
+    return {stage: trimmed_entry(entry) for stage, entry in entries.items() if stage != evaluations.OTHERS}
 
 
 def trimmed_entry(entry):

@@ -38,13 +38,19 @@ def begin(log, result):
 
 def update(log, stage, record):
     """Sets the entry of one stage, leaves the others."""
-    write_sealed({**read(log), stage: record}, log)
+    change(log, {stage: record})
 
 
 def forget(log, stages):
     """Removes the entries of some stages, which another network of that place left there."""
-    if {*stages} & {*(entries := read(log))}:
-        write_sealed({name: entry for name, entry in entries.items() if name not in stages}, log)
+    if {*stages} & {*read(log)}:
+        change(log, dict.fromkeys(stages))
+
+
+def change(log, entries):
+    """Sets several entries at once, removes those that are None, leaves the others."""
+    changed = {**read(log), **entries}
+    write_sealed({name: entry for name, entry in changed.items() if entry is not None}, log)
 
 
 def _commit(root):

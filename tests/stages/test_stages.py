@@ -768,20 +768,6 @@ def test_a_normalization_is_three_shares(given, toy, tmp_path, capsys):
     assert "go with --weights" in capsys.readouterr().err
 
 
-def test_an_evaluation_that_comes_in_place_of_another_is_told(toy, tmp_path, capsys):
-    words = ["train.evaluate", "--checkpoint", toy / "teacher/checkpoint.pt", "--dataset", "toy"]
-    words += ["--root", toy, "--record", tmp_path / "log.json", "--workers", 0, "--attacks", "fgsm"]
-    for epsilon, more, told in (
-        ("4/255", [], False),
-        ("4/255", [], False),
-        ("8/255", [], True),
-        ("4/255", ["--force"], False),
-    ):
-        assert command(*words, "--epsilon", epsilon, *more) == 0
-        said = "this comes in place of one with other epsilon" in capsys.readouterr().err
-        assert said == told
-
-
 # ---- what a stage refuses ------------------------------------------------------------------------
 
 
