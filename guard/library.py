@@ -1,5 +1,7 @@
 """The project as a library: what `import guard` offers. Pixels are float32 in [0,1] everywhere."""
 
+import warnings
+
 import torch
 from torch.utils.data import Dataset
 
@@ -113,8 +115,8 @@ def evaluate(
     model is moved there, and stays. protocol: a name in guard.registry.PROTOCOLS, whose attacks are run
     unless `attacks` lists others, or names one. epsilon: largest change of a pixel. An image counts as robust
     where it is classified correctly and no iterate of the attack fools the model. From here on torch uses
-    deterministic kernels. Raises UserError for names that there are not, and for inputs that no attack can
-    work on.
+    deterministic kernels. What the evaluation's checks say against its numbers is told in Python's warnings.
+    Raises UserError for names that there are not, and for inputs that no attack can work on.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"there is no protocol '{protocol}'; there are {', '.join(PROTOCOLS)}")
@@ -141,4 +143,6 @@ def evaluate(
         workers=0,
         device=place,
     )
+    for text in found["warnings"]:
+        warnings.warn(text, stacklevel=2)
     return {name: result["accuracy"] for name, result in found["attacks"].items()}

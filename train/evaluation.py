@@ -159,7 +159,7 @@ def curve_of(network, judgement, log):
         path,
         read=lambda: storage.read_sealed(path, "curve") if path.exists() else {},
         write=lambda contents: storage.write_sealed(contents, path),
-        under="broken",
+        under="attacked",
         complete=lambda contents: "accuracy" in contents,
     )
     work = Stage("curve", path.parent, log=log, force=judgement.force)
@@ -191,7 +191,7 @@ def curve_of(network, judgement, log):
 
 
 def _attacked(log, role, key):
-    """{text of epsilon: numbers of the broken images} of those evaluations of a network of this role in `log`
+    """{text of epsilon: what was found} of those evaluations of a network of this role in `log`
     that are by the curve's attack at one of the curve's epsilons, where all else is as in `key`.
     """
     known = {}
@@ -199,7 +199,7 @@ def _attacked(log, role, key):
         found, its_key = evaluation.get("attacks", {}).get(CURVE_ATTACK), evaluation.get("key", {})
         epsilon = its_key.get("epsilon")
         if found and epsilon in key["epsilon"] and its_key == {**key, "epsilon": epsilon}:
-            known[str(epsilon)] = found["broken"]
+            known[str(epsilon)] = found
     return known
 
 

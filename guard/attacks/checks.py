@@ -24,6 +24,7 @@ ORDER = (
     ("autoattack", "square", BLACK_BOX),
     ("autoattack-paper", "square", BLACK_BOX),
     ("pgd100", "square", BLACK_BOX),
+    ("mim", "square", BLACK_BOX),
     ("pgd100", "clean", ATTACKED_NOTHING),
     ("square", "clean", ATTACKED_NOTHING),
     ("mim", "clean", ATTACKED_NOTHING),

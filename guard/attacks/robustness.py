@@ -246,28 +246,30 @@ def curve(
 ):
     """Accuracy (percent) under `attack` against epsilon, for the sorted `epsilons`.
 
-    The settings are those of `evaluate`. finished: numbers of the images that are broken at epsilons that
-    need not be run again, by the text of epsilon; save(of all so far) is called after each.
+    The settings are those of `evaluate`. finished: results at epsilons that need not be run again, by the
+    text of epsilon, each as `evaluate` has it of an attack; save(of all so far) is called after each.
 
     Images that fall at an epsilon count as fallen at every larger one, whose ball holds the smaller. Returns
-    {'attack', 'epsilon', 'accuracy', 'reaches_zero'}: at the largest epsilon no more than 1 % may survive,
-    else the attack or the gradients are broken.
+    {'attack', 'epsilon', 'accuracy', 'reaches_zero', 'warnings'}: at the largest epsilon no more than 1 % may
+    survive, else the attack or the gradients are broken; warnings are those of `evaluate`.
     """
     fallen = torch.zeros(len(images), dtype=torch.bool)
-    accuracies, broken_at = [], dict(finished or {})
+    accuracies, results, warnings = [], dict(finished or {}), check_model(model, images, size, device)
     for epsilon in sorted(epsilons):
-        key = str(epsilon)
-        if key not in broken_at:
+        key, name = str(epsilon), attack if epsilon else "clean"
+        if key not in results:
             measurement = _Measurement(model, images, size, epsilon, attack_batch, seed, workers, device)
-            name = attack if epsilon else "clean"
-            broken_at[key] = _attack_all(name, measurement, fallen)["broken"]
+            results[key] = _attack_all(name, measurement, fallen)
             if save:
-                save(broken_at)
-        fallen[broken_at[key]] = True
+                save(results)
+        fallen[results[key]["broken"]] = True
         accuracies.append(100 * (1 - fallen.double().mean().item()))
+        found = check_results({}, {name: results[key]}, epsilon)
+        warnings += [f"within {epsilon * 255:.4g}/255: {text}" for text in found]
     return {
         "attack": attack,
         "epsilon": sorted(epsilons),
         "accuracy": accuracies,
         "reaches_zero": 100 * (~fallen).sum().item() <= len(fallen),
+        "warnings": warnings,
     }

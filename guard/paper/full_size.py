@@ -4,10 +4,9 @@ student, labels in few bytes, and the goals.
 A student is attacked within two epsilons: the second is a point of its accuracy against epsilon.
 """
 
-from dataclasses import fields
 from math import isclose
 
-from guard.paper import arms, not_run, our_tables, plan, published, settings
+from guard.paper import arms, not_run, our_tables, plan, published, settings, stored
 from guard.paper import groups as gathered
 from guard.paper.markdown import MISSING, heading, number, table
 
@@ -17,15 +16,15 @@ EPSILONS = {"1/255": 1 / 255, "2/255": 2 / 255}
 INTRODUCTION = """\
 Teachers of all 50,000 training images and students of few, ConvNet-3 where a row does not say otherwise.
 Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
-"adversarial views" says that the student is trained adversarially, by one step against itself. PGD is PGD100
-on 1,000 test images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000.
+"adversarial views" says that the student is trained adversarially, by one step against itself; "labels" are
+the bytes of the stored soft labels. PGD is PGD100 on 1,000 test images, 100 of each class, "clean" the
+accuracy on these, and "clean, all" that on all 10,000.
 All come from a JPEG copy of the data set. The published points come from the original and from other recipes
 of the student: much of what lies between them and ours is the recipe.
 """
 OF_THE_FRONTIER = """\
-Where images come from, times the teacher of images and labels, times what the student sees; "labels" are the
-bytes of the stored soft labels. The last rows were published at this size, for a ConvNet-3 unless they say
-otherwise.
+Where images come from, times the teacher of images and labels, times what the student sees. The last rows
+were published at this size, for a ConvNet-3 unless they say otherwise.
 """
 OF_RECIPES = """\
 The same kinds of images and teachers by two recipes of labels and student. `paper` is the published one:
@@ -47,14 +46,16 @@ As good as it gets here: some 6,000 steps, of RDED's images and of random ones. 
 own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
 AutoAttack, version standard, whose accuracy is no higher than the lower of them; where some runs of a row
 have not met it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times
-its steps.
+its steps. The last rows were published at these sizes, under pgd100 by attacks of their own.
 """
 OF_METHODS = """\
-The published methods, each without and with GUARD, whose students learn by the paper's recipe, by DC's own
-from hard labels, or by `modern`. Shorter than published: the teacher has 20 epochs, and the network is
-ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10. DC has its 1,000 networks for 1 image per
-class, as dc-100 a tenth of them for 10, and is not planned for 50. The attacks are protocol paper's, within
-1/255. Below stand the published numbers of these methods and sizes, of the paper's own networks and lengths.
+The published methods, each without and with GUARD, and random real images, whose students learn by the
+paper's recipe, by DC's own from hard labels, or by `modern`. Recovery's 2,000 iterations and the labels' 300
+epochs are the paper's; its CIFAR-10 code has 1,000 and 400, and r_bn 0.01 for 1. Shorter than published: the
+teacher has 20 epochs, and the network is ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10.
+DC has its 1,000 networks for 1 image per class, as dc-100 a tenth of them for 10, and is not planned for 50.
+The attacks are protocol paper's, within 1/255. Below stand the published numbers of these methods and sizes,
+of the paper's own networks and lengths.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
@@ -72,7 +73,7 @@ def section(groups, results):
     ours = [group for group in groups if group.scale == SCALE and not group.swapped]
     lines = [heading(2, TITLE), INTRODUCTION]
     parts = {
-        "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.read(results)["frontier"])),
+        "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.points(results, 10))),
         "recipes": (OF_RECIPES, _recipes),
         "student-settings": (OF_STUDENT_SETTINGS, _student_settings),
         "label-bytes": (OF_LABEL_BYTES, _label_bytes),
@@ -92,7 +93,7 @@ def section(groups, results):
             lines += [heading(3, name), introduction, *drawn(here), "", *_notes(here)]
     tables = plan.OWN_TABLES[SCALE]
     if here := of_tables([name for name in tables if name.startswith("goal-")], ours):
-        lines += [heading(3, "goals"), OF_GOALS, *_goals(here), "", *_notes(here)]
+        lines += [heading(3, "goals"), OF_GOALS, *_goals(here, results), "", *_notes(here)]
     planned = of_tables(tables, ours)
     rest = [group for group in ours if group not in planned]
     return [
@@ -136,32 +137,6 @@ def robust(group, epsilon, network="student"):
     return next((found for at, found in curve.items() if isclose(at, epsilon)), None)
 
 
-def hard_labels(record):
-    """Whether the student of a run saw hard labels alone."""
-    return record["train"]["settings"]["loss"] == "cross-entropy"
-
-
-def label_bytes(record):
-    """Bytes that the labels of a run take: one for each image where they are hard."""
-    from guard.distilled.label_format import stored_type  # for it torch is loaded
-    from guard.distilled.soft_labels import LabelRecipe
-
-    images = record["recover"]["images"]
-    if hard_labels(record):
-        return images
-    known = {row.name for row in fields(LabelRecipe)}
-    told = record["relabel"]["settings"]  # of a later version, perhaps, with more of them
-    recipe = LabelRecipe(**{name: value for name, value in told.items() if name in known})
-    classes = images // record["recover"]["settings"]["images_per_class"]
-    size = record["pretrain"]["settings"]["image_size"]
-    return recipe.epochs * images * stored_type(recipe, classes, size).itemsize
-
-
-def image_bytes(record):
-    """Bytes of the images' pixels, one for each value."""
-    return record["recover"]["images"] * 3 * record["pretrain"]["settings"]["image_size"] ** 2
-
-
 def parts_of(group):
     """(where images come from, the teacher of images and labels, whether the student is trained
     adversarially), from the arm's name, for those of the frontier; else None.
@@ -170,10 +145,6 @@ def parts_of(group):
         return None
     method, teacher, *views = group.arm.split("/")
     return method, teacher, bool(views)
-
-
-def _bytes(count):
-    return f"{count / 1000:,.0f} kB" if count >= 1000 else f"{count} bytes"
 
 
 # ---- the tables ----------------------------------------------------------------------------------
@@ -200,6 +171,16 @@ def _trained(group):
     return f"{teacher['epochs']} epochs, {teacher['schedule']}"
 
 
+def _labels(group):
+    """The bytes of its labels, in a cell."""
+    return stored.shown(stored.label_bytes(group.records[0]))
+
+
+def _sees(group):
+    """What its student sees, in a cell."""
+    return "adversarial views" if group.records[0]["train"]["settings"].get("adversarial_share") else "views"
+
+
 def _columns(*, before=(), after=()):
     return [*before, "runs", *CLEAN, *(f"PGD {name}" for name in EPSILONS), *after]
 
@@ -210,11 +191,10 @@ def _frontier(groups, points):
         method, teacher, adversarial = parts_of(group)
         views = "adversarial views" if adversarial else "views"
         first = [method, teacher, views, str(len(group.runs))]
-        sizes = _bytes(label_bytes(group.records[0]))
-        rows.append([*first, *_student(group), _trained(group), *_of_teacher(group), sizes])
+        rows.append([*first, *_student(group), _trained(group), *_of_teacher(group), _labels(group)])
     for point in points:
         name = f"published: {point['name']}, {point['source']}"
-        clean, *within = (f"{point[at]:.1f}" if at in point else MISSING for at in ("clean", *EPSILONS))
+        clean, *within = (published.shown(point, at) or MISSING for at in ("clean", *EPSILONS))
         cells = [point.get("student", MISSING), MISSING, clean, MISSING, *within]
         rows.append([name, MISSING, *cells, MISSING, *[MISSING] * len(OF_TEACHER), MISSING])
     after = ("teacher: trained", *OF_TEACHER, "labels")
@@ -226,8 +206,8 @@ def _recipes(groups):
     for group in groups:
         method, teacher, *recipe = group.arm.split("/")
         row = [method, teacher, *(recipe or ["modern"]), str(len(group.runs)), *_student(group)]
-        rows.append([*row, _trained(group)])
-    columns = _columns(before=("images", "labels of", "recipe"), after=("teacher: trained",))
+        rows.append([*row, _trained(group), _labels(group)])
+    columns = _columns(before=("images", "labels of", "recipe"), after=("teacher: trained", "labels"))
     return table(columns, rows, left=3)
 
 
@@ -236,8 +216,10 @@ def _student_settings(groups):
     rows = []
     for group in groups:
         changed = "; ".join(settings.differences([best.records[0], group.records[0]])) or MISSING
-        rows.append([group.arm, changed, str(len(group.runs)), *_student(group), *_less(group, best)])
-    return table(_columns(before=("arm", "changed (first row, this)"), after=LESS), rows, left=2)
+        row = [group.arm, changed, str(len(group.runs)), *_student(group), *_less(group, best)]
+        rows.append([*row, _labels(group)])
+    columns = _columns(before=("arm", "changed (first row, this)"), after=(*LESS, "labels"))
+    return table(columns, rows, left=2)
 
 
 LESS = (f"less the first: {gathered.ALL_CLEAN}", *(f"PGD {name}" for name in EPSILONS), "pairs")
@@ -265,8 +247,8 @@ def _measured(group, first, epsilon):
 def _label_bytes(groups):
     rows, first = [], gathered.of_arm(groups, arms.BEST) or groups[0]
     for group in groups:
-        labels, images = label_bytes(group.records[0]), image_bytes(group.records[0])
-        sizes = [_bytes(labels), _bytes(images), _bytes(labels + images)]
+        labels, images = (of(group.records[0]) for of in (stored.label_bytes, stored.image_bytes))
+        sizes = list(map(stored.shown, (labels, images, labels + images)))
         row = [group.arm, *sizes, str(len(group.runs)), *_student(group)]
         rows.append([*row, *_less(group, first), _trained(group)])
     columns = _columns(before=("arm", "labels", "images", "both"), after=(*LESS, "teacher: trained"))
@@ -281,7 +263,8 @@ def _methods(groups, theirs):
         method, recipe = group.arm.split("/")
         found = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
         size = str(group.images_per_class)
-        rows.append([method, recipe, size, str(len(group.runs)), *found, *_clean(group, "teacher")])
+        row = [method, recipe, size, str(len(group.runs)), *found, *_clean(group, "teacher")]
+        rows.append([*row, _labels(group)])
         method = _published_name(method)
         if accuracies := theirs.get(size, {}).get(method):
             known[method, size] = {
@@ -290,9 +273,11 @@ def _methods(groups, theirs):
             known[method, size][gathered.ALL_CLEAN] = known[method, size].pop("clean")
     for (method, size), accuracies in known.items():
         found = [f"{accuracies[name]:.2f}" if name in accuracies else MISSING for name in attacks]
-        rows.append([f"published: {method}", MISSING, size, MISSING, *found, *[MISSING] * len(CLEAN)])
-    of_teacher = OF_TEACHER[: len(CLEAN)]
-    return table(["method", "recipe", "images per class", "runs", *attacks, *of_teacher], rows, left=2)
+        rows.append(
+            [f"published: {method}", MISSING, size, MISSING, *found, *[MISSING] * len(CLEAN), MISSING]
+        )
+    after = (*OF_TEACHER[: len(CLEAN)], "labels")
+    return table(["method", "recipe", "images per class", "runs", *attacks, *after], rows, left=2)
 
 
 def _published_name(method):
@@ -306,45 +291,32 @@ def _curvature(groups):
     for group in groups:
         bent = number(gathered.curvatures(group.records, "gradient_change"), ".2e")
         row = [group.arm, str(len(group.runs)), *_student(group), _trained(group)]
-        rows.append([*row, bent, *_of_teacher(group)])
-    after = ("teacher: trained", "teacher: curvature", *OF_TEACHER)
+        rows.append([*row, bent, *_of_teacher(group), _labels(group)])
+    after = ("teacher: trained", "teacher: curvature", *OF_TEACHER, "labels")
     return table(_columns(before=("arm",), after=after), rows, left=1)
 
 
-def _goals(groups):
+def _goals(groups, results):
     attacks = (*CLEAN, "pgd100", "apgd-ce", "apgd-dlr")  # within 2/255
+    before = ["images per class", "arm", "student sees", "goal: clean / AutoAttack", "runs"]
+    after = ["autoattack", "pgd100, 1/255", "zeta", "teacher: trained"]
+    after += [*(f"teacher: {name}" for name in CLEAN), "teacher: apgd-dlr", "labels"]
     rows = []
     for group in groups:
         reached = [number(gathered.accuracies(group.records, "student", attack)) for attack in attacks]
-        of_teacher = gathered.accuracies(group.records, "teacher", "apgd-dlr")
-        size = str(group.images_per_class)
-        rows.append(
-            [
-                size,
-                group.arm,
-                GOALS[group.images_per_class],
-                str(len(group.runs)),
-                *reached,
-                _of_those_attacked(group, "autoattack"),
-                number(robust(group, EPSILONS["1/255"])),
-                f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}",
-                _trained(group),
-                *_clean(group, "teacher"),
-                number(of_teacher),
-            ]
-        )
-    header = [
-        "images per class",
-        "arm",
-        "goal: clean / AutoAttack",
-        "runs",
-        *attacks,
-        "autoattack",
-        "pgd100, 1/255",
-        "zeta",
-    ]
-    of_teacher = [*(f"teacher: {name}" for name in CLEAN), "teacher: apgd-dlr"]
-    return table([*header, "teacher: trained", *of_teacher], rows, left=3)
+        size, goal = str(group.images_per_class), GOALS[group.images_per_class]
+        row = [size, group.arm, _sees(group), goal, str(len(group.runs)), *reached]
+        row += [_of_those_attacked(group, "autoattack"), number(robust(group, EPSILONS["1/255"]))]
+        row += [f"{group.records[0]['train']['settings'].get('zeta', 1):.4g}", _trained(group)]
+        of_teacher = number(gathered.accuracies(group.records, "teacher", "apgd-dlr"))
+        rows.append([*row, *_clean(group, "teacher"), of_teacher, _labels(group)])
+    for size in dict.fromkeys(group.images_per_class for group in groups):
+        for point in published.points(results, size):
+            name = f"published: {point['name']}, {point['source']}"
+            clean, pgd = (published.shown(point, at) or MISSING for at in ("clean", "2/255"))
+            cells = [point.get("student", MISSING), MISSING, MISSING, clean, MISSING, pgd]
+            rows.append([str(size), name, *cells, *[MISSING] * (2 + len(after))])
+    return table([*before, *attacks, *after], rows, left=4)
 
 
 def _of_those_attacked(group, attack):

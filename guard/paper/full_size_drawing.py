@@ -7,7 +7,7 @@ run with other settings than the plan's is pale.
 
 import itertools
 
-from guard.paper import arms, full_size
+from guard.paper import arms, full_size, stored
 from guard.paper import groups as gathered
 from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
@@ -60,7 +60,7 @@ def label_bytes(groups, title, path, _):
     curves = {"clean": "black", **dict(zip(full_size.EPSILONS, ("#1f77b4", "#d62728"), strict=True))}
     for name, colour in curves.items():
         for group in groups:
-            found, mark = _accuracy(group, name), "x" if full_size.hard_labels(group.records[0]) else "o"
+            found, mark = _accuracy(group, name), "x" if stored.hard_labels(group.records[0]) else "o"
             if found:
                 size, error = _kilobytes(group), [found[1] or 0]
                 look = {"color": colour, "marker": mark, "capsize": 3, "alpha": _opacity(group)}
@@ -70,7 +70,7 @@ def label_bytes(groups, title, path, _):
         place = _kilobytes(group), _accuracy(group, "clean")[0]
         words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
         at = {"rotation": 60, "xytext": (-4, 16)}
-        if full_size.hard_labels(group.records[0]):  # which stands below another of as many bytes
+        if stored.hard_labels(group.records[0]):  # which stands below another of as many bytes
             at = {"xytext": (-8, -3), "ha": "right"}
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
     for name, colour in curves.items():
@@ -141,7 +141,7 @@ def _bent_by(group):
 def _kilobytes(group):
     """Of images and labels."""
     record = group.records[0]
-    return (full_size.label_bytes(record) + full_size.image_bytes(record)) / 1000
+    return (stored.label_bytes(record) + stored.image_bytes(record)) / 1000
 
 
 def _accuracy(group, name):
@@ -194,11 +194,10 @@ def _published(axes, point, name):
     """A cross where the point has both accuracies; a line for clean accuracy alone, in all panels."""
     alone = not set(point) & set(full_size.EPSILONS)
     if name in point:
-        axes.plot(
-            [point["clean"]], [point[name]], color=PUBLISHED, marker="X", markersize=9, linestyle="none"
-        )
+        within = max(point[name]) if isinstance(point[name], list) else point[name]
+        axes.plot([point["clean"]], [within], color=PUBLISHED, marker="X", markersize=9, linestyle="none")
         at = {"fontsize": 9, "textcoords": "offset points", "xytext": (8, -3), "color": PUBLISHED}
-        axes.annotate(point["name"], (point["clean"], point[name]), **at)
+        axes.annotate(point["name"], (point["clean"], within), **at)
     elif alone:
         axes.axvline(point["clean"], color=PUBLISHED, linestyle=":", linewidth=1)
         at = {"xycoords": ("data", "axes fraction"), "fontsize": 9, "color": PUBLISHED, "ha": "right"}

@@ -46,6 +46,22 @@ def read(results):
     return contents
 
 
+def points(results, images_per_class):
+    """What was published of all of CIFAR-10 at a size, for the tables of full size: a dict each, with name,
+    source, clean, and under an attack within an epsilon '1/255', '2/255', a list where two papers tell two
+    numbers.
+    """
+    return [one for one in read(results)["frontier"] if one["images per class"] == images_per_class]
+
+
+def shown(point, name):
+    """The number of a point below that name, as a cell has it; None where it has none."""
+    found = point.get(name)
+    if isinstance(found, list):
+        return " to ".join(f"{each:.1f}" for each in found)
+    return None if found is None else f"{found:.1f}"
+
+
 def arms_of(method):
     """Our arms that a published row is compared with, none where we have no such method."""
     return OURS.get(method, (method,))

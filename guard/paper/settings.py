@@ -35,11 +35,24 @@ def described(record):
     epochs = f"{train.get('epochs', relabel['epochs'])} epochs"
     if epochs != f"{relabel['epochs']} epochs":
         epochs += f" by the labels of {relabel['epochs']}"
-    of_labels = (
-        "hard labels" if train.get("loss") == "cross-entropy" else f"temperature {train['temperature']:.4g}"
-    )
-    student = f"student {train['model']}, {epochs}, {of_labels}"
+    student = f"student {train['model']}, {epochs}, {_learned_by(train)}"
     return f"data set {dataset(record)}; {teacher}; {recovery}; {student}; {evaluation(record)}"
+
+
+def _learned_by(train):
+    """What the student's loss is made of, and whether its views are adversarial."""
+    loss = train.get("loss", "kl")
+    told = ["hard labels" if loss == "cross-entropy" else "mean squared error of logits"]
+    if loss.startswith("kl"):
+        told = [f"temperature {train['temperature']:.4g}"]
+        told += ["with cross-entropy"] if loss == "kl+cross-entropy" else []
+    if train.get("gradient_weight"):
+        told.append(f"input gradients of weight {train['gradient_weight']:.4g}")
+    if share := train.get("adversarial_share"):
+        of_share = "" if share == 1 else f" of share {share:.4g}"
+        told.append(f"adversarial views{of_share} within {train['view_epsilon'] * 255:.4g}/255")
+        told += ["against the teacher"] if train.get("views_against") == "teacher" else []
+    return ", ".join(told)
 
 
 def dataset(record):
@@ -194,5 +207,26 @@ def unequal(group):
 
 
 def warnings(groups):
-    """Markdown: a line for each group whose runs are not equal but for their seeds."""
-    return [f"**Warning**: {said}." for said in map(unequal, groups) if said]
+    """Markdown: a line for each group whose runs are not equal but for their seeds, and one of what the
+    checks of evaluations said.
+    """
+    told = [f"**Warning**: {said}." for said in map(unequal, groups) if said]
+    checked = {}
+    for whose, said in (each for group in groups for run in group.runs for each in _said_by_checks(run)):
+        finding, _, meaning = said.partition(": ")
+        checked.setdefault(meaning or finding, []).append(f"{whose}: {finding}" if meaning else whose)
+    lines = [f"{meaning} ({'; '.join(where)})" for meaning, where in checked.items()]
+    return told + ([f"**Warnings** of evaluations: {'. '.join(lines)}."] if lines else [])
+
+
+def _said_by_checks(run):
+    """('ARM, seed 0, student', text) of each warning of a run's evaluations and curve."""
+    said = [
+        (network, text)
+        for network in ("teacher", "student")
+        for text in run.record.get(f"evaluate {network}", {}).get("warnings", ())
+    ]
+    for text in (run.curve or {}).get("warnings", ()):
+        within, _, rest = text.partition(": ") if text.startswith("within ") else ("", "", text)
+        said.append((f"student, {within}" if within else "student", rest))
+    return [(f"{run.arm}, seed {run.seed}, {whose}", text) for whose, text in said]

@@ -41,7 +41,7 @@ def write(results):
     results = Path(results)
     gathered = groups.gather(records.read(results))
     told = text(results, gathered)
-    points = published.read(results)["frontier"]
+    points = published.points(results, 10)
     drawn = figures.write(variations.others(gathered), results / figures.FOLDER, points)
     with replacing(results / "TABLES.md") as temporary:
         temporary.write_text(told)

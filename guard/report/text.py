@@ -2,7 +2,7 @@
 
 import math
 
-from guard.attacks import PROTOCOLS, metrics
+from guard.attacks import ATTACKS, PROTOCOLS, metrics
 from guard.report.statistics import standard_error
 
 
@@ -94,13 +94,24 @@ def metrics_text(name, results):
 
 
 def evaluation_text(results):
-    """The table, how it was made, its metrics and warnings, as Markdown. results: name -> evaluation."""
+    """The table, how it was made, its metrics and what its checks said, as Markdown. results: name ->
+    evaluation.
+    """
     lines = [accuracy_table(results), "", how_evaluated(results)]
     for name, result in results.items():
         measured = metrics_text(name, results)
         lines += [measured] if measured else []
         lines += [f"{name}, warning: {text}." for text in result["warnings"]]
-    return "\n".join(lines)
+    passed = [checked_text(name, result) for name, result in results.items() if not result["warnings"]]
+    return "\n".join([*lines, *passed])
+
+
+def checked_text(network, result):
+    """That a network's evaluation passed all checks, and by how much a pixel was changed."""
+    bounded = [name for name in result["attacks"] if name in ATTACKS and ATTACKS[name].norm == "L-inf"]
+    changes = [result["attacks"][name].get("largest_change", 0.0) for name in bounded]
+    change = f"; largest change of a pixel {255 * max(changes):.4g}/255" if changes else ""
+    return f"{network}: all checks passed{change}."
 
 
 def curve_text(curve):
@@ -110,7 +121,12 @@ def curve_text(curve):
         f"| {epsilon * 255:.4g}/255 | {accuracy_text(accuracy, curve.get('images'))} |"
         for epsilon, accuracy in zip(curve["epsilon"], curve["accuracy"])
     ]
-    return "\n".join([*lines, "", reaches_zero_text(curve)])
+    return "\n".join([*lines, "", *said_of_curve(curve)])
+
+
+def said_of_curve(curve):
+    """Whether the accuracy reaches zero, and what the checks said, a sentence each."""
+    return [reaches_zero_text(curve), *(f"Warning: {text}." for text in curve.get("warnings", ()))]
 
 
 def reaches_zero_text(curve):

@@ -551,12 +551,30 @@ def test_the_curve_falls_to_zero_and_says_so(model):
 
 
 @pytest.mark.parametrize(("standing", "reaches"), [(1, True), (2, True), (3, False)])
-def test_a_curve_reaches_zero_where_at_most_one_percent_is_left(standing, reaches):
+def test_a_curve_reaches_zero_where_at_most_one_percent_is_left(standing, reaches, monkeypatch):
     """Of 200 images, all of whose attacks were made before."""
+    monkeypatch.setattr(robustness, "check_model", lambda *_: [])
     unused = dict.fromkeys(("size", "attack_batch", "seed", "workers", "device"))
-    finished = {"0.25": [], "0.5": list(range(200 - standing))}
+    fine = {"largest_change": 0.25, "out_of_range": 0.0, "not_a_number": False}
+    finished = {"0.25": {"broken": [], **fine}, "0.5": {"broken": list(range(200 - standing)), **fine}}
     found = robustness.curve(None, range(200), (0.5, 0.25), attack="pgd100", finished=finished, **unused)
     assert found["accuracy"] == pytest.approx([100, standing / 2]) and found["reaches_zero"] == reaches
+
+
+def test_a_curve_checks_the_model_and_each_of_its_attacks(model, monkeypatch):
+    images, labels = data(30, 300)
+    held = Packed((images * 255).round().to(torch.uint8), labels, ("a", "b", "c"))
+    settings = {"size": 8, "attack_batch": 30, "seed": 0, "workers": 0, "device": torch.device("cpu")}
+    assert robustness.curve(model.float(), held, (0.0, 2 / 255), attack="pgd20", **settings)["warnings"] == []
+
+    def too_far(name, model, pixels, labels, epsilon, **named):
+        return (pixels + 2 * epsilon).clamp(max=1), torch.zeros(len(labels), dtype=torch.bool)
+
+    monkeypatch.setattr(attacks, "run", too_far)
+    probabilities = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
+    found = robustness.curve(probabilities, held, (0.0, 2 / 255), attack="pgd20", **settings)["warnings"]
+    assert len(found) == 2 and found[0].startswith("the outputs are probabilities already")
+    assert found[1].startswith("within 2/255: pgd20 changed a pixel by 0.015686, more than epsilon 0.007843")
 
 
 def test_metrics_of_a_record_take_clean_for_no_attack():

@@ -19,6 +19,7 @@ from guard.paper import (
     plan,
     records,
     settings,
+    stored,
 )
 from guard.settings import Pretrain, Relabel, as_dict
 
@@ -43,16 +44,16 @@ def whole(attacks, *, epsilon=1 / 255, loss="kl", **relabel):
 )
 def test_label_bytes_are_those_of_the_arrays_that_are_stored(relabel):
     record = whole({"clean": 50.0}, **relabel)
-    recipe, stored = LabelRecipe(**record["relabel"]["settings"]), 0
+    recipe, found = LabelRecipe(**record["relabel"]["settings"]), 0
     for epoch in range(1, 4):
         rows = draw_epoch(recipe, 20, 32, 10, epoch)
         rows["logits"] = numpy.random.default_rng(0).normal(size=(20, 10))
-        stored += len(label_format.packed(rows, recipe, 32).tobytes())
-    assert full_size.label_bytes(record) == stored
-    assert full_size.image_bytes(record) == 20 * 3 * 32 * 32
-    assert full_size.label_bytes(whole({}, loss="cross-entropy")) == 20
+        found += len(label_format.packed(rows, recipe, 32).tobytes())
+    assert stored.label_bytes(record) == found
+    assert stored.image_bytes(record) == 20 * 3 * 32 * 32
+    assert stored.label_bytes(whole({}, loss="cross-entropy")) == 20
     record["relabel"]["settings"]["of a later version"] = True
-    assert full_size.label_bytes(record) == stored
+    assert stored.label_bytes(record) == found
 
 
 @pytest.mark.parametrize("label_format, beside", [("fp16", 105), ("int8", 37)])
@@ -64,7 +65,7 @@ def test_hard_labels_stand_beside_as_many_real_images_as_fit_in_the_same_bytes(l
     record["recover"] |= {"images": 100}
     record["recover"]["settings"]["images_per_class"] = 10
     record["relabel"]["settings"]["epochs"] = 600
-    budget = full_size.label_bytes(record) + full_size.image_bytes(record)
+    budget = stored.label_bytes(record) + stored.image_bytes(record)
     assert 10 * per_class * 3073 <= budget < 10 * (per_class + 1) * 3073
     steps = epochs * -(-10 * per_class // 50)  # in mini-batches of 50, recipe modern's
     assert steps == pytest.approx(600 * 2, rel=0.01)
@@ -98,7 +99,10 @@ def test_the_tables_tell_images_teacher_views_and_bytes_beside_the_published_poi
     for views in ("views", "adversarial views"):
         assert f"| rded | nfgsm | {views} | 1 | {cells} |" in text
     assert "| published: ROME, second-hand | - | - | - | 47.9 | - | - | 24.0 | - | - | - | - | - |" in text
-    assert "| 10 | goal-epochs-3000 | 67 / 52 | 1 | - | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | - | " in text
+    student = "views | 67 / 52 | 1 | - | 70.00 ± 4.58 | 55.00 ± 4.97 | - | - | - | "
+    assert f"| 10 | goal-epochs-3000 | {student}" in text
+    row = "| 10 | published: C2R, ICML 2026, in two other papers | perhaps adversarial | - | - | 48.3 |"
+    assert f"{row} - | 28.5 to 29.1 |" in text
     planned = figures.planned(gathered(results))
     assert set(planned) == {"frontier-full-cpu-cifar10.png", "label-bytes-full-cpu-cifar10.png"}
 
@@ -119,7 +123,7 @@ def test_clean_accuracy_on_all_test_images_stands_beside_that_on_those_attacked(
     teacher = "90.00 ± 0.30 | 80.00 ± 4.00"
     assert f"| rded | nfgsm | adversarial views | 1 | {student} | 4 epochs, cosine | {teacher} |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| student-zeta-2 |")]
-    assert row.endswith("| -2.00 ± 0.68 | +0.00 ± 7.07 | +0.00 ± 6.98 | 1 |")
+    assert row.endswith("| -2.00 ± 0.68 | +0.00 ± 7.07 | +0.00 ± 6.98 | 1 | 3 kB |")
     drawn = SimpleNamespace()
     monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
     figures.write(gathered(results), results / "figures")
@@ -321,12 +325,64 @@ def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results)
     assert told in text_of(results)
 
 
+@pytest.mark.parametrize("table, size", [("goal-50", 50), ("goal-1", 1)])
+def test_goals_stand_beside_what_was_published_at_their_size(table, size, results):
+    (name, *_) = plan.TABLES[table]["cifar10"][1]
+    add(results, whole({"clean": 60.0, "pgd100": 50.0}), scale="full-cpu", arm=name, size=size)
+    beside = [line for line in text_of(results).splitlines() if " | published: " in line]
+    assert len(beside) == (2 if size == 50 else 0)
+    assert all(line.startswith("| 50 | published: ") for line in beside)
+
+
+@pytest.mark.parametrize(
+    "train, told",
+    [
+        ({}, "temperature 30"),
+        ({"loss": "mse"}, "mean squared error of logits"),
+        ({"loss": "cross-entropy"}, "hard labels"),
+        (
+            {"loss": "kl+cross-entropy", "gradient_weight": 1000.0},
+            "temperature 30, with cross-entropy, input gradients of weight 1000",
+        ),
+        (
+            {"adversarial_share": 1.0, "view_epsilon": 2 / 255},
+            "temperature 30, adversarial views within 2/255",
+        ),
+        (
+            {"adversarial_share": 5 / 6, "view_epsilon": 1 / 255, "views_against": "teacher"},
+            "temperature 30, adversarial views of share 0.8333 within 1/255, against the teacher",
+        ),
+    ],
+)
+def test_a_setting_tells_by_what_the_student_learned(train, told):
+    record = whole({"clean": 60.0})
+    record["pretrain"]["settings"] |= as_dict(Pretrain())
+    record["train"]["settings"] |= train
+    assert f", 3 epochs, {told}; evaluated on " in settings.described(record)
+
+
+def test_the_tables_tell_what_the_checks_of_evaluations_said(results):
+    record = whole({"clean": 60.0, "pgd100": 50.0})
+    meaning = "the gradients mislead: they vanish"
+    for network, one, other in (("teacher", 44, 43), ("student", 21, 20)):
+        record[f"evaluate {network}"]["warnings"] = [f"pgd100 {one} is above square {other}: {meaning}"]
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [42.0], "images": 100}
+    curve["warnings"] = ["within 2/255: pgd100 left the valid pixels: do not use its number"]
+    add(results, record, scale="full-cpu", arm="random/plain", curve=curve)
+    told = (
+        f"**Warnings** of evaluations: {meaning} (random/plain, seed 0, teacher: pgd100 44 is above square"
+        " 43; random/plain, seed 0, student: pgd100 21 is above square 20). do not use its number"
+        " (random/plain, seed 0, student, within 2/255: pgd100 left the valid pixels)."
+    )
+    assert told in text_of(results)
+
+
 def test_the_goals_tell_how_long_the_learning_rate_goes_down(results):
     record = whole({"clean": 60.0, "pgd100": 50.0}, epsilon=2 / 255)
     record["train"]["settings"]["zeta"] = 2.0
     add(results, record, scale="full-cpu", arm="goal-epochs-3000")
-    row = "| 10 | goal-epochs-3000 | 67 / 52 | 1 | - | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | - | 2 |"
-    assert row in text_of(results)
+    row = "| views | 67 / 52 | 1 | - | 60.00 ± 4.90 | 50.00 ± 5.00 | - | - | - | - | 2 |"
+    assert f"| 10 | goal-epochs-3000 {row}" in text_of(results)
 
 
 def test_a_goal_that_met_fewer_attacks_than_planned_is_no_other_setting_and_says_what_it_lacks(results):
@@ -415,7 +471,7 @@ def test_settings_of_the_student_are_compared_at_the_seeds_that_both_have(result
         add(results, record, scale="full-cpu", arm=arm, seed=seed, curve=of_curve)
     (row,) = [line for line in text_of(results).splitlines() if line.startswith("| student-zeta-2 |")]
     assert "| train adversarial_share (1, 0.8333) |" in row
-    changes = [cell.strip() for cell in row.split("|")][-5:-1]
+    changes = [cell.strip() for cell in row.split("|")][-6:-2]
     assert [cell.split(" ± ")[0] for cell in changes] == ["-2.00", "-2.00", "-2.00", "1"]
     of_both = ((60 * 40 + 58 * 42) / 100) ** 0.5
     assert changes[0].endswith(f" ± {of_both:.2f}")

@@ -232,7 +232,7 @@ def _epsilon(folder, entries):
         curve = storage.read_sealed(path, "curve") if path.exists() else {}
         if "accuracy" in curve and curve.get("network") == entries.get("train", {}).get("fingerprint"):
             charts.append(_epsilon_chart(curve, name))
-            notes.append(note(text.reaches_zero_text(curve)))
+            notes += map(note, text.said_of_curve(curve))
     drawn = element("div", *charts, class_="charts")
     return section("Accuracy against epsilon", drawn, *notes) if charts else None
 
