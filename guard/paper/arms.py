@@ -156,7 +156,7 @@ GOALS = {
 }
 ARMS |= GOALS
 
-# The published methods of CIFAR-10 with all of it, METHOD/RECIPE
+# The published methods of CIFAR-10 with all of it, METHOD/RECIPE, and random real images by the same labels
 _AS_PUBLISHED = "-i 2000 -z 300"
 _BY_THE_PAPER = "train --attacks pgd100,square,autoattack-paper,cw,mim"
 _ATTACKED = f"pretrain --epochs 20 {_BY_THE_PAPER}"
@@ -168,6 +168,8 @@ METHODS = {
         ("guard", "guard-20", "-C"),
         ("cda", "plain-20", "-A"),
         ("cda+guard", "guard-20", "-A -C"),
+        ("random", "plain-20", "-I random"),
+        ("random+guard", "guard-20", "-I random -C"),
     )
 }
 ARMS |= METHODS
@@ -185,7 +187,18 @@ def _condensed(networks, name=""):
     }
 
 
-DC, DC_OF_100 = _condensed(1000), _condensed(100, "-100")  # 1,000 are published
+_RANDOM_IN = {
+    f"random{more}-in/{recipe}": Arm(
+        teacher, f"-I random -m convnet-in -e convnet-in -z 300 {flag}-R {recipe}", _ATTACKED
+    )
+    for more, teacher, flag, recipe in (
+        ("", "plain-20", "", "dc"),
+        ("", "plain-20", "", "modern"),
+        ("+guard", "guard-20", "-C ", "modern"),
+    )
+}
+DC = _condensed(1000) | _RANDOM_IN  # 1,000 are published
+DC_OF_100 = _condensed(100, "-100") | _RANDOM_IN
 ARMS |= DC | DC_OF_100
 
 # Two of them by the paper's network, of whose teacher an epoch takes as long as seven of ConvNet-3's
@@ -196,7 +209,12 @@ RESNET18 = {
         f"pretrain --epochs 10 {_BY_THE_PAPER}",
     )
     for recipe in ("paper", "modern")
-    for method, teacher, flags in (("sre2l", "plain-10", ""), ("guard", "guard-10", "-C "))
+    for method, teacher, flags in (
+        ("sre2l", "plain-10", ""),
+        ("guard", "guard-10", "-C "),
+        ("random", "plain-10", "-I random "),
+        ("random+guard", "guard-10", "-I random -C "),
+    )
 }
 ARMS |= RESNET18
 

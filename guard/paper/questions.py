@@ -54,6 +54,11 @@ def plain_beside(arm):
 
 def random_beside(arm):
     """The arm of random real images with the same labels, or None."""
+    if arm in OF_PUBLISHED_METHODS:
+        method, recipe = arm.split("/")
+        guard = "+guard" if ROBUST in method and recipe != "dc" else ""  # recipe dc has hard labels
+        network = "-in" if method.startswith("dc") else "-resnet18" if method.endswith("-resnet18") else ""
+        return _another(arm, f"random{guard}{network}/{recipe}") if "random" not in method else None
     if arm not in {*FRONTIER, *BY_RECIPE}:
         return None
     return _another(arm, "/".join(["random", *arm.split("/")[1:]]))
@@ -115,7 +120,7 @@ QUESTIONS = (
     ),
     Question(
         "Are recovered or chosen images better than random ones?",
-        "students of SRe2L's or RDED's images",
+        "students of SRe2L's, RDED's or DC's images",
         "those of random real images with labels of the same kind of teacher",
         random_beside,
     ),
