@@ -46,7 +46,9 @@ def short_square(monkeypatch):
 
 
 def data(count, start=0):
-    """Noise whose brightest channel is the label, in float64; labels (N,)."""
+    """(images in float64, noise whose brightest channel is the label, with pixels at both ends of [0,1];
+    labels (N,)).
+    """
     labels = (torch.arange(count) + start) % 3
     images = (
         torch.stack(
@@ -58,7 +60,8 @@ def data(count, start=0):
         * 0.8
     )
     images[torch.arange(count), labels] += 0.08
-    return images.clamp(0, 1), labels
+    images[:, :, 0, :2], images[:, :, 0, 2:4] = 0.0, 1.0
+    return images, labels
 
 
 def starts(images, epsilon, seed, name, indices):
@@ -93,8 +96,8 @@ def test_mim_is_the_naive_loop(model, epsilon):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("c", [1e-4, 1.0])
-def test_carlini_wagner_is_the_naive_loop(model, c):
+@pytest.mark.parametrize("c, kappa", [(1e-4, 0.0), (1.0, 0.0), (1.0, 0.5)])
+def test_carlini_wagner_is_the_naive_loop(model, c, kappa):
     images, labels = data(16, 300)
     standing = ~attacks.wrong(model, images, labels)
     images, labels = images[standing], labels[standing]
@@ -106,11 +109,11 @@ def test_carlini_wagner_is_the_naive_loop(model, c):
         draws=None,
         batch_size=5,
         c=c,
-        kappa=0.0,
+        kappa=kappa,
         steps=50,
         learning_rate=0.01,
     )
-    expected, fell = reference.cw(model, images, labels, c, 0.0, 50, 0.01)
+    expected, fell = reference.cw(model, images, labels, c, kappa, 50, 0.01)
     assert broken.tolist() == fell.tolist()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
     if c == 1.0:
@@ -173,8 +176,8 @@ def test_epsilon_zero_changes_nothing(model):
 
 BAD = {
     "negative epsilon": ({"epsilon": -0.1}, "epsilon"),
-    "epsilon NaN": ({"epsilon": math.nan}, "epsilon"),
-    "epsilon infinite": ({"epsilon": math.inf}, "epsilon"),
+    "epsilon NaN": ({"epsilon": math.nan}, "finite number"),
+    "epsilon infinite": ({"epsilon": math.inf}, "finite number"),
     "normalized images": ({"images": torch.randn(4, 3, 8, 8, dtype=torch.float64)}, "pixels have to be in"),
     "NaN images": (
         {"images": torch.full((4, 3, 8, 8), math.nan, dtype=torch.float64)},
@@ -469,11 +472,28 @@ def test_the_gate_names_what_is_wrong():
     assert len(too_far) == 1 and "more than epsilon" in too_far[0]
     assert "valid pixels" in check({}, {"cw": {**fine, "not_a_number": True}}, 0.01)[0]
     assert "valid pixels" in check({}, {"cw": {**fine, "out_of_range": 0.1}}, 0.01)[0]
-    assert "above clean" in check({"clean": 50.0, "pgd100": 60.0}, {}, 0.01)[0]
-    assert "black-box" in check({"pgd100": 60.0, "square": 50.0}, {}, 0.01)[0]
-    assert "masked" in check({"pgd100": 50.0, "autoattack": 60.0}, {}, 0.01)[0]
-    one_of_ten_thousand = {"pgd100": 50.0, "autoattack": 50.01}
-    assert check(one_of_ten_thousand, {}, 0.01) and not check({"pgd100": 50.0, "autoattack": 50.0}, {}, 0.01)
+
+
+@pytest.mark.parametrize(
+    "stronger, weaker, meaning",
+    [
+        ("autoattack", "pgd100", "masked"),
+        ("autoattack-paper", "pgd100", "too few"),
+        ("autoattack", "square", "black-box"),
+        ("autoattack-paper", "square", "black-box"),
+        ("pgd100", "square", "black-box"),
+        ("mim", "square", "black-box"),
+        ("pgd100", "clean", "cannot repair"),
+        ("square", "clean", "cannot repair"),
+        ("mim", "clean", "cannot repair"),
+        ("cw", "clean", "cannot repair"),
+    ],
+)
+def test_the_gate_names_each_pair_whose_order_is_broken(stronger, weaker, meaning):
+    assert checks.check_results({stronger: 50.0, weaker: 50.0}, {}, 0.01) == []
+    assert checks.check_results({stronger: 49.0, weaker: 50.0}, {}, 0.01) == []
+    (told,) = checks.check_results({stronger: 50.01, weaker: 50.0}, {}, 0.01)  # one image of ten thousand
+    assert told.startswith(f"{stronger} 50.01 is above {weaker} 50.00: ") and meaning in told
 
 
 class Odd(torch.nn.Module):

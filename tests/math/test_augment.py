@@ -43,6 +43,25 @@ def test_pad_crops_copy_pixels_and_pad_with_black(augmentation):
     assert views.flips.any() == (augmentation == "pad-crop")
 
 
+def correlation(one, other):
+    return abs(torch.corrcoef(torch.stack([one, other]).double())[0, 1].item())
+
+
+@pytest.mark.parametrize("augmentation", ["pad-crop", "shift", "resized-crop"])
+def test_rows_columns_and_flips_are_drawn_apart(augmentation):
+    size = torch.full((4000,), 32)
+    views = augment.draw_views(generator("apart"), augmentation, size, size)
+    top, left, flips = views.boxes[:, 0], views.boxes[:, 1], views.flips
+    if augmentation == "resized-crop":  # where of the places that its size leaves it
+        fits = (views.boxes[:, 2] < 28) & (views.boxes[:, 3] < 28)
+        top, left = (views.boxes[fits, axis] / (32 - views.boxes[fits, axis + 2]).double() for axis in (0, 1))
+        flips = flips[fits]
+    assert correlation(top, left) < 0.07
+    if augmentation != "shift":
+        assert 0.46 < flips.double().mean() < 0.54
+        assert correlation(top, flips) < 0.07 and correlation(left, flips) < 0.07
+
+
 def test_crops_are_distributed_as_torchvisions():
     """Mean area, aspect ratio and position of many boxes, within five standard errors."""
     count, height, width = 4000, 120, 90
@@ -122,16 +141,19 @@ def test_cutmix_boxes_have_the_areas_of_their_beta_distribution():
     """With Beta(1, 1) the share that is cut out is uniform, before borders cut it off: side^2 / size^2
     has mean 1/2.
     """
-    areas, sides = [], []
+    areas, centres = [], []
     for number in range(2000):
         top, left, height, width = augment.draw_mix(generator("area", number), "cutmix", 2, 64, 1.0).box
         assert 0 <= top and top + height <= 64 and 0 <= left and left + width <= 64
         areas.append(height * width / 64**2)
-        sides.append(max(height, width) / 64)
+        if max(top, left) > 0 and max(top + height, left + width) < 64:  # whole, so its centre is known
+            centres.append((top + height / 2, left + width / 2))
     # E[area] = E[(E over a uniform centre of the clipped side)^2] = integral of (s - s^2/4)^2 over s^2
     # uniform = 0.3 - rounding.
     expected = sum((s - s * s / 4) ** 2 for s in (((k + 0.5) / 1000) ** 0.5 for k in range(1000))) / 1000
     assert sum(areas) / len(areas) == pytest.approx(expected, abs=0.03)
+    rows, columns = torch.tensor(centres).T
+    assert len(centres) > 300 and correlation(rows, columns) < 0.15
 
 
 def test_draws_depend_on_their_key_alone():

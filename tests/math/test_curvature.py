@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guard.bench import reference
 from guard.method import curvature, regularizers
@@ -229,14 +230,31 @@ def test_share_of_a_batch_uses_the_whole_batch_size(network, batch):
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)
 
 
+def test_the_loss_counts_by_how_much_it_changes_in_either_direction():
+    """Logits (sin 3x, 0) of one pixel: a step of 1 up the loss goes over its top, and ends below."""
+
+    class Wave(nn.Module):
+        def forward(self, x):
+            first = (3 * x.flatten(1).sum(1)).sin()
+            return torch.stack([first, torch.zeros_like(first)], 1)
+
+    x, y = torch.tensor([[[[0.4]]]], dtype=torch.float64), torch.tensor([1])
+    network, settings = Wave(), Pretrain(curvature=True, regularizer="loss", loss_beta=1.0, h=1.0)
+    before, after = (nn.functional.cross_entropy(network(x + step), y).item() for step in (0.0, 1.0))
+    assert after < before - 0.5
+    assert regularizers.penalty(settings, network, x, y).item() == pytest.approx(before - after, rel=1e-10)
+
+
 def test_the_sign_of_the_loss_is_that_of_all_shares_by_their_images(network, batch, monkeypatch):
     """What each share tells the others adds up to L(x + z) - L(x) of the whole mini-batch."""
     x, y = batch
     told = []
-    monkeypatch.setattr(regularizers, "sum_over_processes", lambda share: told.append(share) or share)
+    monkeypatch.setattr(regularizers, "sum_over_processes", lambda share: told.append(share) or -share)
     settings = Pretrain(curvature=True, regularizer="loss", loss_beta=1.0, h=H)
     for part in (slice(0, 1), slice(1, 5)):
-        regularizers.penalty(settings, network, x[part], y[part], batch_size=5)
+        found = regularizers.penalty(settings, network, x[part], y[part], batch_size=5)
+        share = told[-1] * 5 / len(x[part])
+        assert found.item() == pytest.approx(-share.abs().item(), rel=1e-10)  # by the others' sign
     whole = reference.loss_difference(network, x, y, H)
     assert sum(told).abs().item() == pytest.approx(whole.item(), rel=1e-10)
 
@@ -272,10 +290,15 @@ def test_a_network_with_attention_is_regularized_and_measured(batch):
     ).network
     for weight in network.parameters():  # a fresh one has a last layer of zeros
         weight.data += 0.05 * torch.randn_like(weight)
-    x, y = batch[0].float(), batch[1]
-    settings = Pretrain(curvature=True, regularizer="gradient-squared", lambda_=1.0, h=H)
-    penalty = regularizers.penalty(settings, network, x, y)
-    penalty.backward()
-    assert penalty > 0 and any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    network = network.double()
+    x, y = batch
+    found = ours("gradient-squared", network, x, y)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = FORMS["gradient-squared"](network, x, y)
+        theirs = weight_gradients(expected, network)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-8) and found.item() > 0
+    for one, other in zip(weight_gradients(found, network), theirs):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-12)
+    assert any(each.abs().sum() > 0 for each in theirs)
     measured = curvature.measure(network, x, y, H, iterations=2)
     assert all(value.isfinite().all() for value in measured.values())

@@ -196,7 +196,7 @@ def test_square_moves_one_square_of_its_best_iterate_at_each_query(watched):
     """
     model, seen = watched
     sides = square_attack.sides(40, 0.8, 8.0).tolist()
-    corners, one_sign = set(), []
+    corners, one_sign, stripes = set(), [], []
     for image, label in standing(model, seen, 8):
         square_attack.square(
             model, image, label, epsilon=EPSILON, draws=draws, batch_size=1, queries=40, p_init=0.8
@@ -205,6 +205,7 @@ def test_square_moves_one_square_of_its_best_iterate_at_each_query(watched):
         assert len(changes) == 40
         assert all(((change.abs() - 1).abs() < 1e-9).all() for change in changes)
         torch.testing.assert_close(changes[0], changes[0][:, :1].expand(3, 8, 8))
+        stripes.append(changes[0][:, 0].round())
         best, lowest = None, torch.inf
         for query, (x, change) in enumerate(zip(list(seen), changes)):
             if best is not None:
@@ -222,6 +223,9 @@ def test_square_moves_one_square_of_its_best_iterate_at_each_query(watched):
             if own - max(logits) < lowest:
                 best, lowest = change, own - max(logits)
         seen.clear()
+    stripes = torch.stack(stripes)  # (images, channels, columns): each has a sign of its own
+    assert all(one.unique().tolist() == [-1, 1] for one in stripes.flatten(0, 1).unbind()[:3])
+    assert not torch.equal(stripes[:, 0], stripes[:, 1])
     assert any(row != column for row, column in corners)
     assert any(one_sign) and not all(one_sign)  # each channel has a side of its own
 

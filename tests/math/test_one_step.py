@@ -294,9 +294,13 @@ def test_what_an_epoch_draws_depends_on_the_seed_and_the_epoch(toy, tmp_path, mo
 
 def test_a_one_step_teacher_watches_itself_and_names_its_collapse(toy, tmp_path, monkeypatch, capsys):
     found = iter([60.0, 80.0, 41.0, 39.0])
-    monkeypatch.setattr(teacher.Data, "pgd10_accuracy", lambda *_: next(found))
+    within = []
+    monkeypatch.setattr(
+        teacher.Data, "pgd10_accuracy", lambda self, model, epsilon: within.append(epsilon) or next(found)
+    )
     words = ["--dataset", "toy", "--root", toy, "--output", tmp_path / "t", *TOY["pretrain"]]
-    assert command("pretrain", *words, "--adversarial", "n", "--epochs", 4) == 0
+    assert command("pretrain", *words, "--adversarial", "n", "--epsilon", "3/255", "--epochs", 4) == 0
+    assert within == pytest.approx([3 / 255] * 4)
     history = records.read(tmp_path / "t/log.json")["pretrain"]["history"]
     assert [row["pgd10 accuracy"] for row in history] == [60.0, 80.0, 41.0, 39.0]
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -328,11 +332,13 @@ def test_the_watched_images_are_no_more_at_once_than_the_memory_holds(network, t
     attacked = teacher.sign_steps
     monkeypatch.setattr(teacher.memory, "images_that_fit", lambda *_: 5)
     monkeypatch.setattr(
-        teacher,
-        "sign_steps",
-        lambda *given, **named: seen.append(named["batch_size"]) or attacked(*given, **named),
+        teacher, "sign_steps", lambda *given, **named: seen.append(named) or attacked(*given, **named)
     )
-    assert data.pgd10_accuracy(model, 0.01) == pytest.approx(whole) and seen == [5]
+    assert data.pgd10_accuracy(model, 0.01) == pytest.approx(whole)
+    (named,) = seen
+    assert named["batch_size"] == 5
+    assert (named["steps"], named["relative_step"], named["random_start"]) == (10, 0.25, True)
+    assert named["epsilon"] == 0.01
 
 
 def test_a_student_with_all_settings_of_the_modern_recipe_goes_on_with_the_same_bits(

@@ -33,6 +33,14 @@ def test_the_interval_is_students(results):
     assert told in found_in(results)
 
 
+def test_the_quantiles_are_students():
+    from scipy.stats import norm, t
+
+    expected = [t.ppf(0.975, seeds - 1) for seeds in range(2, 12)]
+    assert findings.QUANTILES == pytest.approx(expected, abs=0.006)
+    assert findings.NORMAL_QUANTILE == pytest.approx(norm.ppf(0.975), abs=0.006)
+
+
 def test_a_single_run_is_shown_and_not_counted(results):
     pairs(results, (30.0,))
     found = found_in(results)

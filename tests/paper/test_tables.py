@@ -80,6 +80,13 @@ def test_methods_that_are_published_only_have_no_row_of_ours():
     assert line == f"Not run yet at the published size: {told}"
 
 
+def test_a_run_of_a_published_method_that_is_not_ours_stands_in_no_row_of_it(results):
+    for arm in ("dc", "sre2l"):
+        add(results, run({"clean": 50.0}), scale="paper", dataset="cifar10", arm=arm)
+    text = text_of(results)
+    assert rows(text, "10", "sre2l", "ours") and not rows(text, "10", "dc", "ours")
+
+
 def judgement(results, name="mtt-10", epsilon=1 / 255, views="as set", unlike=(), network="resnet18"):
     (results / "judged").mkdir(exist_ok=True)
     accuracies = {"clean": [50.0, 2.0], "pgd100": [20.0, None], "autoattack-paper": [7.0, 1.0]}
