@@ -7,6 +7,7 @@ import os
 import socket
 
 PRELOADED = [
+    "pytest",
     "torch",
     "torchvision",
     "PIL.Image",

@@ -340,9 +340,9 @@ CASES |= {
         "fingerprint",
     ),
     "manifest of images with other packs": (
-        "recover",
+        "recover --pack-images 0",
         lambda: reseal(Path("images/manifest.json"), settings={"pack_images": "many"}),
-        "other ",
+        "pack_images",
     ),
     "manifest of labels with a word for a number": (
         "train",

@@ -143,7 +143,7 @@ def kill_and_go_on(name, toy, tmp_path):
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-        goings_on += folder.exists()
+        goings_on += process.exitcode != 0 and goes_on(folder)
         if process.exitcode == 0:
             assert_same(tmp_path / "whole", folder)
             shutil.rmtree(folder)
@@ -152,6 +152,16 @@ def kill_and_go_on(name, toy, tmp_path):
     assert_same(tmp_path / "whole", folder)
     assert goings_on > KILLS // 2
     return kills
+
+
+def goes_on(folder):
+    """Whether a killed stage left finished parts to go on with."""
+    states = [*folder.rglob("resume.pt"), *folder.rglob(".part_*.json")]
+    results = [
+        json.loads(path.read_text()) for name in ("log", "curve") for path in folder.glob(f"{name}.json")
+    ]
+    entries = [entry for each in results for entry in (each, *each.values()) if isinstance(entry, dict)]
+    return bool(states) or any(entry.get("attacks") or entry.get("attacked") for entry in entries)
 
 
 def assert_same(whole, resumed):

@@ -81,12 +81,16 @@ def test_memory_does_not_grow_over_a_thousand_iterations_of_any_stage():
 
 def test_the_record_is_valid_at_every_instant(toy, tmp_path):
     """Read all the time while an evaluation writes to it after each attack."""
-    log, read, stop = tmp_path / "log.json", [], threading.Event()
+    log, read, broken, stop = tmp_path / "log.json", [], [], threading.Event()
 
     def watch():
         while not stop.is_set():
             if log.exists():
-                read.append(json.loads(log.read_text()))
+                contents = log.read_text()
+                try:
+                    read.append(json.loads(contents))
+                except ValueError:
+                    broken.append(contents)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -110,6 +114,7 @@ def test_the_record_is_valid_at_every_instant(toy, tmp_path):
     finally:
         stop.set()
         watcher.join()
+    assert not broken
     assert len({json.dumps(each) for each in read}) > 5 and all("evaluate teacher" in each for each in read)
 
 

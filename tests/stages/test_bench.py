@@ -138,6 +138,8 @@ def test_a_record_holds_each_case(tmp_path, monkeypatch):
             == 0
         )
         record = json.loads((tmp_path / f"{what}.json").read_text())
+        measured = [row["stage"] for row in record["rows"]]
+        assert measured[0] == "matrix product" and len(measured) == {"teacher": 5, "recover": 2}[what]
         for row in record["rows"][1:]:
             assert row["seconds"] > 0
             if "each 4th step" in row["stage"]:

@@ -67,6 +67,10 @@ def test_cdpath_leads_nowhere_else(tmp_path, monkeypatch):
     words = ["bash", f"{ROOT.name}/run.sh", "-n"]
     done = subprocess.run(words, cwd=ROOT.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "python -m train" in done.stdout
+    (tmp_path / "results").mkdir()
+    words = ["bash", "results/reproduce.sh", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
     for name in ("run.sh", "tests/run.sh", "results/reproduce.sh"):
         lines = (ROOT / name).read_text().splitlines()
         before = lines[: next(number for number, line in enumerate(lines) if 'cd "$' in line)]
@@ -196,8 +200,8 @@ WRONG = {
     "-p -C -l": "-l needs a value",
     "-p -l abc": "'abc' is no number",
     "-p -l -1": "--lambda",
-    "-p -h 0": "--h",
-    "-p -h nan": "--h",
+    "-p -h 0": "argument --h:",
+    "-p -h nan": "argument --h:",
     "-p -B x": "--loss-beta",
     "-p -v z": "--adversarial",
     "-b ten": "--r-bn",
@@ -331,7 +335,7 @@ def test_a_stage_that_fails_stops_the_run(tmp_path):
     teacher.parent.mkdir(parents=True)
     teacher.write_bytes(b"no checkpoint")
     done = run_sh("-o", str(tmp_path))
-    assert done.returncode == 2 and "checkpoint.pt" in done.stderr and "== relabel" not in done.stdout
+    assert done.returncode == 2 and "checkpoint.pt" in done.stderr and done.stdout == "== recover\n"
 
 
 def test_a_stages_help_is_all_that_is_done(tmp_path):

@@ -4,6 +4,7 @@ rounding.
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,7 +327,13 @@ def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
 def looks_late():
     if os.environ["RANK"] == "1":
         found = Manifest._has
-        Manifest._has = lambda *given: (time.sleep(2), found(*given))[1]
+
+        def late(self, *given):
+            (self.path.parents[1] / "looked late").touch()
+            time.sleep(2)
+            return found(self, *given)
+
+        Manifest._has = late
 
 
 def sees_an_empty_record():
@@ -336,7 +343,10 @@ def sees_an_empty_record():
 
 @WITHOUT_A_GPU
 def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_path):
-    """The first has written its images by the time at which the second looks."""
+    """Where two images are lost, the first has written its own by the time at which the second looks."""
+    shutil.copytree(toy / "images", tmp_path / "images")
+    for name in ("cat/cat_1.png", "dog/dog_1.png"):
+        (tmp_path / "images" / name).unlink()
     both(
         tmp_path,
         "recover",
@@ -347,6 +357,7 @@ def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_p
         *TOY["recover"],
         before=looks_late,
     )
+    assert (tmp_path / "looked late").exists()
     for path in (toy / "images").glob("*/*.png"):
         assert (tmp_path / "images" / path.relative_to(toy / "images")).read_bytes() == path.read_bytes()
 

@@ -3,6 +3,7 @@
 import pytest
 from conftest import TOY, command
 
+from guard import attacks
 from guard.run import progress, stage
 from guard.run.progress import Progress
 
@@ -63,14 +64,17 @@ def test_work_whose_speed_changes_still_stays_below_the_limit(clock, capsys):
         assert len(lines) <= progress.LINES and lines[-1] == "work: step 3000"
 
 
-def test_a_stage_of_many_epochs_prints_few_lines(toy, tmp_path, capsys):
+def test_a_stage_of_many_epochs_prints_few_lines(toy, tmp_path, capsys, monkeypatch):
+    """Square has few queries here: an attack's lines are as many."""
+    short = {"queries": 150, "p_init": 0.8}
+    monkeypatch.setitem(attacks.ATTACKS, "square", attacks.ATTACKS["square"]._replace(settings=short))
     teacher = ["--teacher", toy / "teacher/checkpoint.pt", "--distilled", toy / "images"]
-    assert command("relabel", *teacher, "--output", tmp_path / "labels", "--epochs", 300) == 0
+    assert command("relabel", *teacher, "--output", tmp_path / "labels", "--epochs", 90) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) <= 30 and lines[0].startswith(
-        "relabel: 300 of 300 epochs of labels to make, for 4 images"
+        "relabel: 90 of 90 epochs of labels to make, for 4 images"
     )
-    assert lines[-1].startswith("relabel: 300 epochs of labels for 4 images; ") and str(tmp_path) in lines[-1]
+    assert lines[-1].startswith("relabel: 90 epochs of labels for 4 images; ") and str(tmp_path) in lines[-1]
     data = [
         "--dataset",
         "toy",
@@ -84,7 +88,7 @@ def test_a_stage_of_many_epochs_prints_few_lines(toy, tmp_path, capsys):
     assert command("train", *data, *teacher, *TOY["train"], "--protocol", "both") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "warning" not in line]
     assert len(lines) <= 30, lines
-    assert lines[0] == "student: convnet-32, 300 epochs of 4 labelled images"
+    assert lines[0] == "student: convnet-32, 90 epochs of 4 labelled images"
 
 
 @pytest.mark.parametrize(

@@ -772,6 +772,7 @@ def test_a_normalization_is_three_shares(given, toy, tmp_path, capsys):
 
 
 def test_a_folder_of_other_images_is_left_alone(toy, refused):
+    before = {path: path.read_bytes() for path in (toy / "images").rglob("*") if path.is_file()}
     line = refused(
         "recover",
         "--teacher",
@@ -782,7 +783,8 @@ def test_a_folder_of_other_images_is_left_alone(toy, refused):
         "--r-bn",
         3,
     )
-    assert "other " in line
+    assert "images made with other r_bn;" in line
+    assert before == {path: path.read_bytes() for path in (toy / "images").rglob("*") if path.is_file()}
     assert "files that no manifest speaks of" in refused(
         "recover", "--teacher", toy / "teacher/checkpoint.pt", "--output", toy / "toy" / "train"
     )
