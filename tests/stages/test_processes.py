@@ -343,9 +343,9 @@ def sees_an_empty_record():
 
 @WITHOUT_A_GPU
 def test_a_process_that_looks_late_for_what_is_missing_does_its_share(toy, tmp_path):
-    """Where two images are lost, the first has written its own by the time at which the second looks."""
+    """Images of both packs are lost; the first has written its own by the time at which the second looks."""
     shutil.copytree(toy / "images", tmp_path / "images")
-    for name in ("cat/cat_1.png", "dog/dog_1.png"):
+    for name in ("cat/cat_0.png", "cat/cat_1.png"):
         (tmp_path / "images" / name).unlink()
     both(
         tmp_path,
