@@ -8,8 +8,6 @@ import zipfile
 import zlib
 from pathlib import PurePosixPath, PureWindowsPath
 
-from tqdm import tqdm
-
 from guard.data import find
 from guard.errors import UserError
 
@@ -41,9 +39,7 @@ def plan(name, paths, files):
     plans, taken = [], {}
     for path in paths:
         archive, chosen, tops = files.enter_context(_open(path)), [], set()
-        for label, kind, member in tqdm(
-            _members(path, archive), f"checking {path.name}", unit=" files", disable=None
-        ):
+        for label, kind, member in _shown(_members(path, archive), f"checking {path.name}"):
             windows = PureWindowsPath(label)  # takes both kinds of slash, and drives
             outside = windows.anchor or ".." in windows.parts or "\0" in label
             if outside or kind not in ("file", "folder"):
@@ -103,10 +99,17 @@ def _place(name, member):
     return (parts[0] if depth else "."), "/".join(parts[depth:])
 
 
+def _shown(files, title):
+    """The files one after the other, counted by a bar on a terminal."""
+    from tqdm import tqdm  # flags are checked without it
+
+    return tqdm(files, title, unit=" files", disable=None)
+
+
 def extract(plans, folder):
     folder.mkdir()
     for path, archive, chosen in plans:
-        for member, kind, where in tqdm(chosen, f"unpacking {path.name}", unit=" files", disable=None):
+        for member, kind, where in _shown(chosen, f"unpacking {path.name}"):
             target = folder / where
             if kind == "folder":
                 target.mkdir(parents=True, exist_ok=True)

@@ -16,14 +16,17 @@ ONE_IMAGE = (
     "a mini-batch, or a process's share of one, is a single image, of which this network's batch norm has no"
     " statistics; choose another --batch-size, or --sync-batch-norm with several processes"
 )
+NEEDED = ("torch", "torchvision", "numpy", "tqdm", "PIL", "matplotlib")  # packages of requirements.txt
 PR_SET_PDEATHSIG = 1  # name of a setting of Linux's prctl
+ACTIVATE = "take run.sh's: source .venv/bin/activate; or: pip install -r requirements.txt"
 INTERRUPTED = "interrupted; give the same command again, without --force (-f in run.sh), to go on"
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError, a full GPU or the end of a
-    process that decodes images, 130 with one line for Ctrl-C (the KeyboardInterrupt's own, if it has one),
-    141 without any for a reader of its output that has left, such as head.
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError, a full GPU, a package that is
+    not there or the end of a process that decodes images, 130 with one line for Ctrl-C (the
+    KeyboardInterrupt's own, if it has one), 141 without any for a reader of its output that has left, such as
+    head.
     """
     end_with_run_sh()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -32,6 +35,10 @@ def run(command, *arguments, **named):
         command(*arguments, **named)
     except UserError as problem:
         end(2, printable(f"error: {problem}"))
+    except ModuleNotFoundError as problem:
+        if problem.name not in NEEDED:
+            raise
+        end(2, f"error: this python has no {problem.name}; {ACTIVATE}")
     except KeyboardInterrupt as problem:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end(130, str(problem) or INTERRUPTED)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from guard import cli, ending
 from guard.errors import UserError
-from guard.report.experiment import images_of, write
 
 
 def main(argv):
@@ -64,7 +63,9 @@ def main(argv):
 
             print(f"page: {html.write_experiment(folder)}")
             return
-        print(write(log, images_of(folder)))
+        from guard.report import experiment
+
+        print(experiment.write(log, experiment.images_of(folder)))
 
     ending.run(work)
 

@@ -1,6 +1,7 @@
 """Rules of the house that a machine can check."""
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from guard import registry
+from guard import ending, registry
 from guard.settings import STAGES
 
 PACKAGES = ("data", "guard", "pretrain", "recover", "relabel", "train")
@@ -108,6 +109,7 @@ def test_stages_import_guard_and_nothing_imports_a_stage(path):
         ("guard.recipes --help", 0),
         ("guard.data.find --help", 0),
         ("guard.export --help", 0),
+        ("guard.report --help", 0),
         ("data.prepare --help", 0),
         ("pretrain --dataset digits --output x --check", 0),
         ("recover --teacher t.pt --output x --check", 0),
@@ -121,13 +123,42 @@ def test_stages_import_guard_and_nothing_imports_a_stage(path):
 )
 def test_flags_need_no_torch(line, status):
     """Help, wrong flags and --check answer at once: torch is imported once the flags are found right."""
+    done = without_packages(line)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+
+
+def without_packages(line):
+    """`python -m LINE` in a python that has none of the packages that the project needs."""
     module, *words = line.split()
     code = (
-        f"import sys, runpy; sys.argv = ['x', *{words!r}]; sys.modules['torch'] = None;"
+        f"import sys, runpy; sys.argv = ['x', *{words!r}]; sys.modules |= dict.fromkeys({ending.NEEDED});"
         f" runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain --dataset digits --output x",
+        "recover --teacher t.pt --output x",
+        "relabel --teacher t.pt --distilled d --output x",
+        "train --dataset digits --teacher t.pt --distilled d --labels l --output x",
+        "train.evaluate --dataset digits --checkpoint t.pt",
+        "guard.report",
+        "guard.export runs/24 --output x.pt",
+        "guard.bench doctor",
+    ],
+)
+def test_a_python_without_the_packages_is_told_in_one_line(line):
+    done = without_packages(line)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: this python has no \w+; take run\.sh's: .*requirements\.txt\n", done.stderr)
+
+
+def test_the_packages_that_are_told_are_those_of_the_requirements():
+    named = {line.split("==")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    assert {"PIL" if name == "pillow" else name for name in named} == {*ending.NEEDED}
 
 
 def test_ruff_is_content():
