@@ -210,7 +210,7 @@ def judge_experiment(work, judgement, *, teacher, teacher_path, student_path, di
     distilled: the images, as Packed.
     """
     if processes.rank() == 0:
-        records.forget(work.log, _of_other_teachers(records.read(work.log), teacher))
+        evaluations.forget(work.log, _of_other_teachers(records.read(work.log), teacher))
     processes.barrier()
     found = evaluate_network(checkpoint.load(student_path), judgement, work.log)  # what one waits for
     if teacher:
@@ -243,17 +243,20 @@ def _evaluate_teacher(teacher, judgement, shared, own):
 
     shared, own: the two records. A teacher that came without its record has no 'pretrain'.
     """
+    name = "evaluate teacher"
     told = processes.of_the_first(_is_told(teacher, judgement, own)) and not judgement.force
     writable = processes.of_the_first(os.access(shared.parent, os.W_OK))
-    ours = {}
+    found = None
     if writable and not told:
-        ours["evaluate teacher"] = evaluate_network(teacher, judgement, shared, shared=True)
+        found = evaluate_network(teacher, judgement, shared, shared=True)
     if processes.rank() == 0:
-        found = records.read(shared) | ours  # others may have evaluated it in another way since
-        evaluated = "evaluate teacher" in records.read(own)
-        for entry in ("pretrain", "evaluate teacher"):
-            if entry in found and (entry == "pretrain" or not told and (writable or not evaluated)):
-                records.update(own, entry, found[entry])
+        if pretrain := records.read(shared).get("pretrain"):
+            records.update(own, "pretrain", pretrain)
+        key = _key(teacher, judgement, judgement.source_for(teacher))
+        if not writable and not evaluations.find(own, name, key):
+            found = evaluations.find(shared, name, key)
+        if found:
+            evaluations.put(own, name, found)
     if not writable:
         processes.barrier()
         evaluate_network(teacher, judgement, own)

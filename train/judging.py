@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.attacks import PROTOCOLS, metrics, robustness
+from guard.attacks import PROTOCOLS, checks, metrics, robustness
 from guard.data import find
 from guard.errors import UserError
 from guard.networks import models
@@ -175,6 +175,7 @@ def _accuracies(results, attacks):
         if attack == "clean" or attack in attacks
     }
     found = {"accuracies": accuracies, "epsilon": first["epsilon"], "images": first["images"]}
+    found["warnings"] = list(dict.fromkeys(text for result in results for text in checks.said(result)))
     if {*PROTOCOLS["standard"]} <= {*attacks}:
         found["worst case"] = _average([result["worst_case"] for result in results], first["images"])
     clean = accuracies["clean"][0]
@@ -249,7 +250,12 @@ def _text(rows, request):
         f" Accuracy in percent ± {spread}, on {rows[0]['images']} validation images, epsilon"
         f" {rows[0]['epsilon'] * 255:.4g}/255."
     )
-    return "\n".join([said, "", *table(header, lines, 3)]) + "\n"
+    warned = [
+        f"{row['set']}, {row['network']}, {row['views']}, warning: {text}."
+        for row in rows
+        for text in row["warnings"]
+    ]
+    return "\n".join([said, "", *table(header, lines, 3), *([""] if warned else []), *warned]) + "\n"
 
 
 def _score(value):

@@ -32,6 +32,14 @@ ORDER = (
 )
 
 
+def said(evaluation):
+    """What the checks say of an evaluation that is in a record: what they said when it was made, and pairs
+    of attacks that are held against each other since.
+    """
+    accuracies = {name: found["accuracy"] for name, found in evaluation["attacks"].items()}
+    return [*dict.fromkeys([*evaluation.get("warnings", ()), *_out_of_order(accuracies)])]
+
+
 def check_model(model, images, size, device, count=64):
     """One sentence for each property of the model with which an attack's number means little.
 
@@ -89,6 +97,12 @@ def check_results(accuracies, results, epsilon):
             )
         if result["out_of_range"] > TOLERANCE or result["not_a_number"]:
             warnings.append(f"{name} left the valid pixels: do not use its number")
+    return warnings + _out_of_order(accuracies)
+
+
+def _out_of_order(accuracies):
+    """One sentence for each pair of ORDER of which the stronger attack leaves more images standing."""
+    warnings = []
     for stronger, weaker, meaning in ORDER:
         if not {stronger, weaker} <= set(accuracies):
             continue

@@ -201,7 +201,8 @@ DC = _condensed(1000) | _RANDOM_IN  # 1,000 are published
 DC_OF_100 = _condensed(100, "-100") | _RANDOM_IN
 ARMS |= DC | DC_OF_100
 
-# Two of them by the paper's network, of whose teacher an epoch takes as long as seven of ConvNet-3's
+# SRe2L, GUARD and random images by the paper's network, of whose teacher an epoch takes as long as seven of
+# ConvNet-3's
 RESNET18 = {
     f"{method}-resnet18/{recipe}": Arm(
         teacher,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guard import earlier
+from guard.attacks import checks
 from guard.errors import UserError
 from guard.paper import groups
 from guard.paper.markdown import number, table
@@ -58,6 +59,14 @@ def compare(folders):
         spread += f", or of one run the standard error of {first['images']} images"
     said = f"Accuracy in percent ± the {spread}, epsilon {first['epsilon'] * 255:.4g}/255."
     lines = [*table(["", "network", "runs", *attacks], shown, left=2), "", said, *_left_out(rows, attacks)]
+    lines += [
+        f"{run.folder}, {network}, warning: {text}."
+        for row in rows
+        for run in row.runs
+        for network in ("teacher", "student")
+        if (evaluated := run.record.get(f"evaluate {network}"))
+        for text in checks.said(evaluated)
+    ]
     if len(rows) > 1:
         lines += ["", f"Students, less those of {rows[0].name} with the same seed:", ""]
         lines += table(["", "runs", *attacks], _changes(rows, attacks), left=1)

@@ -17,10 +17,10 @@ INTRODUCTION = """\
 Teachers of all 50,000 training images and students of few, ConvNet-3 where a row does not say otherwise.
 Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
 "adversarial views" says that the student is trained adversarially, by one step against itself; "labels" are
-the bytes of the stored soft labels. PGD is PGD100 on 1,000 test images, 100 of each class, "clean" the
-accuracy on these, and "clean, all" that on all 10,000.
-All come from a JPEG copy of the data set. The published points come from the original and from other recipes
-of the student: much of what lies between them and ours is the recipe.
+the bytes of the stored soft labels, or one for each image where they are hard. PGD is PGD100 on 1,000 test
+images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000. All come from a
+JPEG copy of the data set. The published points come from the original and from other recipes of the student:
+much of what lies between them and ours is the recipe.
 """
 OF_THE_FRONTIER = """\
 Where images come from, times the teacher of images and labels, times what the student sees. The last rows
@@ -46,16 +46,17 @@ As good as it gets here: some 6,000 steps, of RDED's images and of random ones. 
 own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
 AutoAttack, version standard, whose accuracy is no higher than the lower of them; where some runs of a row
 have not met it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times
-its steps. The last rows were published at these sizes, under pgd100 by attacks of their own.
+its steps. The last rows were published at these sizes, for a ConvNet-3 unless they say otherwise; their
+numbers below pgd100 are by attacks of their own.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, and random real images, whose students learn by the
 paper's recipe, by DC's own from hard labels, or by `modern`. Recovery's 2,000 iterations and the labels' 300
-epochs are the paper's; its CIFAR-10 code has 1,000 and 400, and r_bn 0.01 for 1. Shorter than published: the
-teacher has 20 epochs, and the network is ConvNet-3; where it is ResNet-18, the paper's, its teacher has 10.
-DC has its 1,000 networks for 1 image per class, as dc-100 a tenth of them for 10, and is not planned for 50.
-The attacks are protocol paper's, within 1/255. Below stand the published numbers of these methods and sizes,
-of the paper's own networks and lengths.
+epochs are the paper's; its CIFAR-10 code has 1,000 and 400, and r_bn 0.01, where these rows have 1. Shorter
+than published: the teacher has 20 epochs, and the network is ConvNet-3; where it is ResNet-18, the paper's,
+its teacher has 10. DC has its 1,000 networks for 1 image per class, as dc-100 a tenth of them for 10, and is
+not planned for 50. The attacks are protocol paper's, within 1/255. Below stand the published numbers of these
+methods and sizes, of the paper's own networks and lengths.
 """
 OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
@@ -188,9 +189,8 @@ def _columns(*, before=(), after=()):
 def _frontier(groups, points):
     rows = []
     for group in groups:
-        method, teacher, adversarial = parts_of(group)
-        views = "adversarial views" if adversarial else "views"
-        first = [method, teacher, views, str(len(group.runs))]
+        method, teacher, _ = parts_of(group)
+        first = [method, teacher, _sees(group), str(len(group.runs))]
         rows.append([*first, *_student(group), _trained(group), *_of_teacher(group), _labels(group)])
     for point in points:
         name = f"published: {point['name']}, {point['source']}"
@@ -313,9 +313,10 @@ def _goals(groups, results):
     for size in dict.fromkeys(group.images_per_class for group in groups):
         for point in published.points(results, size):
             name = f"published: {point['name']}, {point['source']}"
-            clean, pgd = (published.shown(point, at) or MISSING for at in ("clean", "2/255"))
-            cells = [point.get("student", MISSING), MISSING, MISSING, clean, MISSING, pgd]
-            rows.append([str(size), name, *cells, *[MISSING] * (2 + len(after))])
+            clean, *within = (published.shown(point, at) or MISSING for at in ("clean", *EPSILONS))
+            cells = [point.get("student", MISSING), MISSING, MISSING, clean, MISSING, within[1]]
+            cells += [MISSING, MISSING, MISSING, within[0]]  # below those of AutoAttack, then 1/255
+            rows.append([str(size), name, *cells, *[MISSING] * (len(after) - 2)])
     return table([*before, *attacks, *after], rows, left=4)
 
 

@@ -194,6 +194,7 @@ def _published(axes, point, name):
     """A cross where the point has both accuracies; a line for clean accuracy alone, in all panels."""
     alone = not set(point) & set(full_size.EPSILONS)
     if name in point:
+        # The higher of two claims is that which ours are held against.
         within = max(point[name]) if isinstance(point[name], list) else point[name]
         axes.plot([point["clean"]], [within], color=PUBLISHED, marker="X", markersize=9, linestyle="none")
         at = {"fontsize": 9, "textcoords": "offset points", "xytext": (8, -3), "color": PUBLISHED}

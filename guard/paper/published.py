@@ -51,7 +51,7 @@ def points(results, images_per_class):
     source, clean, and under an attack within an epsilon '1/255', '2/255', a list where two papers tell two
     numbers.
     """
-    return [one for one in read(results)["frontier"] if one["images per class"] == images_per_class]
+    return [one for one in read(results)["frontier"] if one.get("images per class", 10) == images_per_class]
 
 
 def shown(point, name):

@@ -120,7 +120,7 @@ QUESTIONS = (
     ),
     Question(
         "Are recovered or chosen images better than random ones?",
-        "students of SRe2L's, RDED's or DC's images",
+        "students of recovered or chosen images",
         "those of random real images with labels of the same kind of teacher",
         random_beside,
     ),

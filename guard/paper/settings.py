@@ -4,6 +4,7 @@ attacks; and where the settings of two runs differ.
 
 from guard.earlier import TOLD_ALONE
 from guard.paper import groups as gathered
+from guard.paper.markdown import size_text
 from guard.paper.published import place
 from guard.paper.records import STAGES
 from guard.report.statistics import standard_error
@@ -208,25 +209,32 @@ def unequal(group):
 
 def warnings(groups):
     """Markdown: a line for each group whose runs are not equal but for their seeds, and one of what the
-    checks of evaluations said.
+    checks of evaluations say.
     """
     told = [f"**Warning**: {said}." for said in map(unequal, groups) if said]
     checked = {}
-    for whose, said in (each for group in groups for run in group.runs for each in _said_by_checks(run)):
-        finding, _, meaning = said.partition(": ")
-        checked.setdefault(meaning or finding, []).append(f"{whose}: {finding}" if meaning else whose)
-    lines = [f"{meaning} ({'; '.join(where)})" for meaning, where in checked.items()]
-    return told + ([f"**Warnings** of evaluations: {'. '.join(lines)}."] if lines else [])
+    for group in groups:
+        for run in group.runs:
+            for whose, text in _said_by_checks(run):
+                finding, _, meaning = text.partition(": ")
+                place = f"{run.arm} at {size_text(run.images_per_class)}, seed {run.seed}, {whose}"
+                checked.setdefault(meaning, {})[f"{place}: {finding}"] = None
+    lines = [f"{'; '.join(found)}{f': {meaning}' if meaning else ''}" for meaning, found in checked.items()]
+    return told + [f"**Warning** of evaluations: {line}." for line in lines]
 
 
 def _said_by_checks(run):
-    """('ARM, seed 0, student', text) of each warning of a run's evaluations and curve."""
+    """('student', text) of each warning of a run's evaluations and curve."""
+    from guard.attacks import checks  # for it torch is loaded
+
     said = [
         (network, text)
         for network in ("teacher", "student")
-        for text in run.record.get(f"evaluate {network}", {}).get("warnings", ())
+        if (evaluated := run.record.get(f"evaluate {network}"))
+        for text in checks.said(evaluated)
     ]
     for text in (run.curve or {}).get("warnings", ()):
-        within, _, rest = text.partition(": ") if text.startswith("within ") else ("", "", text)
-        said.append((f"student, {within}" if within else "student", rest))
-    return [(f"{run.arm}, seed {run.seed}, {whose}", text) for whose, text in said]
+        within, _, rest = text.partition(": ")
+        if within.startswith("within "):  # else it is of the model, and the evaluation says it as well
+            said.append((f"student, {within}", rest))
+    return said

@@ -2,7 +2,7 @@
 
 import math
 
-from guard.attacks import ATTACKS, PROTOCOLS, metrics
+from guard.attacks import ATTACKS, PROTOCOLS, checks, metrics
 from guard.report.statistics import standard_error
 
 
@@ -101,8 +101,8 @@ def evaluation_text(results):
     for name, result in results.items():
         measured = metrics_text(name, results)
         lines += [measured] if measured else []
-        lines += [f"{name}, warning: {text}." for text in result["warnings"]]
-    passed = [checked_text(name, result) for name, result in results.items() if not result["warnings"]]
+        lines += [f"{name}, warning: {text}." for text in checks.said(result)]
+    passed = [checked_text(name, result) for name, result in results.items() if not checks.said(result)]
     return "\n".join([*lines, *passed])
 
 

@@ -9,9 +9,14 @@ OTHERS = "other evaluations"  # this entry: {"evaluate teacher": its other evalu
 
 
 def of(log, name):
-    """All evaluations of the entry `name` in a record, finished or not; first the last one asked for."""
+    """All evaluations of the entry `name` in a record, finished or not: it first, then those that wait."""
     entries = records.read(log)
     return [each for each in (entries.get(name), *entries.get(OTHERS, {}).get(name, [])) if each]
+
+
+def find(log, name, key):
+    """The evaluation with this key among all of an entry; None where there is none."""
+    return next((each for each in of(log, name) if each.get("key") == key), None)
 
 
 def current(log, name, key):
@@ -26,9 +31,9 @@ def turn_to(log, name, key):
     Every process of the group must call it, with the folder locked.
     """
     if processes.rank() == 0:
-        waiting = next((each for each in of(log, name)[1:] if each["key"] == key), None)
-        if waiting:
-            put(log, name, waiting)
+        found = find(log, name, key)
+        if found and found != records.read(log).get(name):
+            put(log, name, found)
     processes.barrier()
 
 
@@ -37,9 +42,19 @@ def put(log, name, evaluation):
     way are kept among the others, those of another network are dropped.
     """
     others = [each for each in of(log, name) if _another_way(each, evaluation["key"])]
-    waiting = {**records.read(log).get(OTHERS, {}), name: others}
-    waiting = {role: kept for role, kept in waiting.items() if kept}
-    records.change(log, {name: evaluation, OTHERS: waiting or None})
+    records.change(log, {name: evaluation, OTHERS: _waiting(log, {name: others})})
+
+
+def forget(log, names):
+    """Removes entries of a record that another network of that place left, with all evaluations in them."""
+    if {*names} & {*records.read(log)}:
+        records.change(log, {**dict.fromkeys(names), OTHERS: _waiting(log, dict.fromkeys(names))})
+
+
+def _waiting(log, changed):
+    """The entry OTHERS with `changed`, {name: its other evaluations}; None where nothing waits."""
+    waiting = {**records.read(log).get(OTHERS, {}), **changed}
+    return {name: others for name, others in waiting.items() if others} or None
 
 
 def _another_way(evaluation, key):

@@ -41,12 +41,6 @@ def update(log, stage, record):
     change(log, {stage: record})
 
 
-def forget(log, stages):
-    """Removes the entries of some stages, which another network of that place left there."""
-    if {*stages} & {*read(log)}:
-        change(log, dict.fromkeys(stages))
-
-
 def change(log, entries):
     """Sets several entries at once, removes those that are None, leaves the others."""
     changed = {**read(log), **entries}

@@ -496,6 +496,14 @@ def test_the_gate_names_each_pair_whose_order_is_broken(stronger, weaker, meanin
     assert told.startswith(f"{stronger} 50.01 is above {weaker} 50.00: ") and meaning in told
 
 
+def test_an_evaluation_of_earlier_is_held_against_the_checks_of_today():
+    attacked = {"clean": 90.0, "mim": 51.0, "square": 50.0}
+    record = {"attacks": {name: {"accuracy": value} for name, value in attacked.items()}}
+    found = checks.said({**record, "warnings": ["as it was made"]})
+    assert found[0] == "as it was made" and len(found) == 2 and found[1].startswith("mim 51.00 is above")
+    assert checks.said({**record, "warnings": found[1:]}) == found[1:]  # each once
+
+
 class Odd(torch.nn.Module):
     """A model with a property that makes attacks on it mean little."""
 

@@ -198,7 +198,7 @@ def test_experiments_of_one_name_are_told_by_their_places(folders, tmp_path):
 
 def test_a_record_without_its_training_is_told(folders):
     entries = records.read(folders[0] / "log.json")
-    records.forget(folders[0] / "log.json", ["train"])
+    records.change(folders[0] / "log.json", {"train": None})
     assert {*entries} - {*records.read(folders[0] / "log.json")} == {"train"}
     with pytest.raises(UserError, match="says nothing of its student's training"):
         compare(folders[:2])

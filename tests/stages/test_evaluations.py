@@ -10,6 +10,7 @@ from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.paper import records as paper_records
 from guard.run import evaluations, records, storage
+from train import evaluation
 
 NAME = "evaluate teacher"
 AT_ONE, AT_TWO = ("--attacks", "pgd20", "--epsilon", "1/255"), ("--attacks", "pgd20", "--epsilon", "2/255")
@@ -118,6 +119,45 @@ def test_experiments_of_one_teacher_by_two_protocols_share_its_evaluations(toy, 
         assert attacked(capsys) == (1 if name == "c" else 2)  # the student is new, the teacher is not
     assert found["a"][NAME] == found["c"][NAME] != found["b"][NAME]
     assert found["c"][NAME]["key"]["fingerprint"] == checkpoint.load(teacher).fingerprint
+
+
+def test_what_waits_is_found_where_the_entry_itself_is_gone(evaluate, tmp_path, capsys):
+    log = tmp_path / "log.json"
+    first = evaluate(*AT_ONE)
+    evaluate(*AT_TWO), attacked(capsys)
+    records.change(log, {NAME: None})
+    assert evaluate(*AT_ONE) == first and attacked(capsys) == 0
+
+
+def test_of_two_with_the_same_key_the_entry_counts(evaluate, tmp_path):
+    log = tmp_path / "log.json"
+    first = evaluate(*AT_ONE)
+    records.change(log, {evaluations.OTHERS: {NAME: [{**first, "complete": False}]}})
+    assert evaluate(*AT_ONE) == first == records.read(log)[NAME]
+
+
+def test_what_another_network_left_is_forgotten_with_what_waits(tmp_path):
+    log, waiting = tmp_path / "log.json", {NAME: [{"key": 1}], "evaluate student": [{"key": 2}]}
+    records.change(log, {NAME: {"key": 3}, "train": {"key": 4}, evaluations.OTHERS: waiting})
+    evaluations.forget(log, ["pretrain", NAME])
+    left = {evaluations.OTHERS: {"evaluate student": [{"key": 2}]}, "train": {"key": 4}}
+    assert {name: entry for name, entry in records.read(log).items() if name != storage.SEAL} == left
+
+
+def test_a_teacher_that_cannot_be_written_is_not_attacked_again_for_what_its_record_tells(
+    toy, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(toy / "teacher", tmp_path / "teacher")
+    teacher = tmp_path / "teacher/checkpoint.pt"
+    words = ["--dataset", "toy", "--root", toy, "--workers", 0, "--record", tmp_path / "teacher/log.json"]
+    for asked in (AT_ONE, AT_TWO):
+        assert command("train.evaluate", "--checkpoint", teacher, *words, *asked) == 0
+    monkeypatch.setattr(evaluation.os, "access", lambda path, mode: False)
+    attacked(capsys)
+    words = ["--teacher", teacher, "--output", tmp_path / "student", "--record", tmp_path / "log.json"]
+    assert command(*toy_student(toy, *words, *AT_ONE)) == 0
+    assert attacked(capsys) == 1  # the student
+    assert records.read(tmp_path / "log.json")[NAME]["epsilon"] == pytest.approx(1 / 255)
 
 
 def test_a_run_is_recorded_without_the_other_evaluations_of_its_networks():

@@ -200,3 +200,12 @@ def test_labels_are_found_by_names_of_classes_whatever_their_order(toy):
     for (views, logits), (same_views, turned_logits) in pairs:
         assert torch.equal(views, same_views)
         assert torch.equal(logits, turned_logits.flip(1)) and not torch.equal(logits, turned_logits)
+
+
+def test_what_speaks_against_the_numbers_is_a_warning():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 3), torch.nn.Softmax(dim=1))
+    pixels, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    with pytest.warns(UserWarning, match="the outputs are probabilities already"):
+        found = guard.evaluate(model.eval(), pixels, labels, attacks="fgsm", epsilon=2 / 255)
+    assert set(found) == {"clean", "fgsm"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from guard import attacks, earlier
+from guard.attacks import checks
 from guard.errors import printable
 from guard.report import experiment, text
 from guard.report.page import svg
@@ -32,7 +33,7 @@ def page_of(folder):
     entries, results = experiment.read(folder / "log.json")
     images = experiment.images_of(folder)
     title = f"Experiment {printable(folder.resolve().name)}"
-    told = [f"{name}: {line}." for name, result in results.items() for line in result["warnings"]]
+    told = [f"{name}: {line}." for name, result in results.items() for line in checks.said(result)]
     return page(
         title,
         _head(title, entries, results, images),
