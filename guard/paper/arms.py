@@ -168,8 +168,8 @@ METHODS = {
         ("guard", "guard-20", "-C"),
         ("cda", "plain-20", "-A"),
         ("cda+guard", "guard-20", "-A -C"),
-        ("random", "plain-20", "-I random"),
-        ("random+guard", "guard-20", "-I random -C"),
+        ("random-20", "plain-20", "-I random"),  # not the frontier's, of teachers of 8 epochs
+        ("random-20+guard", "guard-20", "-I random -C"),
     )
 }
 ARMS |= METHODS
@@ -188,7 +188,7 @@ def _condensed(networks, name=""):
 
 
 _RANDOM_IN = {
-    f"random{more}-in/{recipe}": Arm(
+    f"random-in{more}/{recipe}": Arm(
         teacher, f"-I random -m convnet-in -e convnet-in -z 300 {flag}-R {recipe}", _ATTACKED
     )
     for more, teacher, flag, recipe in (

@@ -57,8 +57,11 @@ def random_beside(arm):
     if arm in OF_PUBLISHED_METHODS:
         method, recipe = arm.split("/")
         guard = "+guard" if ROBUST in method and recipe != "dc" else ""  # recipe dc has hard labels
-        network = "-in" if method.startswith("dc") else "-resnet18" if method.endswith("-resnet18") else ""
-        return _another(arm, f"random{guard}{network}/{recipe}") if "random" not in method else None
+        if method.startswith("random"):
+            return None
+        if method.endswith("-resnet18"):
+            return f"random{guard}-resnet18/{recipe}"
+        return f"random-{'in' if method.startswith('dc') else '20'}{guard}/{recipe}"
     if arm not in {*FRONTIER, *BY_RECIPE}:
         return None
     return _another(arm, "/".join(["random", *arm.split("/")[1:]]))

@@ -89,11 +89,11 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.random_beside, "sre2l/guard/paper", "random/guard/paper"),
         (questions.random_beside, "random/guard", None),
         (questions.random_beside, "curvature-batch/guard", None),
-        (questions.random_beside, "guard/paper", "random+guard/paper"),  # of another length
-        (questions.random_beside, "cda/modern", "random/modern"),
-        (questions.random_beside, "random+guard/paper", None),
+        (questions.random_beside, "guard/paper", "random-20+guard/paper"),  # of another length
+        (questions.random_beside, "cda/modern", "random-20/modern"),
+        (questions.random_beside, "random-20+guard/paper", None),
         (questions.random_beside, "guard-resnet18/modern", "random+guard-resnet18/modern"),
-        (questions.random_beside, "dc-100+guard/modern", "random+guard-in/modern"),
+        (questions.random_beside, "dc-100+guard/modern", "random-in+guard/modern"),
         (questions.random_beside, "dc+guard/dc", "random-in/dc"),  # of hard labels
         (questions.random_beside, "sre2l", None),
         (questions.adversarial_beside, "sre2l/guard/adversarial", "sre2l/nfgsm/adversarial"),
