@@ -69,7 +69,7 @@ def label_bytes(groups, title, path, _):
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
         words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
-        at = {"rotation": 60, "xytext": (-4, 16)}
+        at = {"rotation": 45, "xytext": (-4, 16)}
         if stored.hard_labels(group.records[0]):  # which stands below another of as many bytes
             at = {"xytext": (-8, -3), "ha": "right"}
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
