@@ -252,9 +252,9 @@ def _evaluate_teacher(teacher, judgement, shared, own):
     if processes.rank() == 0:
         if pretrain := records.read(shared).get("pretrain"):
             records.update(own, "pretrain", pretrain)
-        key = _key(teacher, judgement, judgement.source_for(teacher))
-        if not writable and not evaluations.find(own, name, key):
-            found = evaluations.find(shared, name, key)
+        if not writable:
+            key = _key(teacher, judgement, judgement.source_for(teacher))
+            found = None if evaluations.find(own, name, key) else evaluations.find(shared, name, key)
         if found:
             evaluations.put(own, name, found)
     if not writable:

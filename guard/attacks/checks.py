@@ -40,6 +40,16 @@ def said(evaluation):
     return [*dict.fromkeys([*evaluation.get("warnings", ()), *_out_of_order(accuracies)])]
 
 
+def said_of_both(record):
+    """(network, sentence) of all that the checks say of a record's evaluations of teacher and student."""
+    return [
+        (network, text)
+        for network in ("teacher", "student")
+        if (evaluated := record.get(f"evaluate {network}"))
+        for text in said(evaluated)
+    ]
+
+
 def check_model(model, images, size, device, count=64):
     """One sentence for each property of the model with which an attack's number means little.
 

@@ -63,9 +63,7 @@ def compare(folders):
         f"{run.folder}, {network}, warning: {text}."
         for row in rows
         for run in row.runs
-        for network in ("teacher", "student")
-        if (evaluated := run.record.get(f"evaluate {network}"))
-        for text in checks.said(evaluated)
+        for network, text in checks.said_of_both(run.record)
     ]
     if len(rows) > 1:
         lines += ["", f"Students, less those of {rows[0].name} with the same seed:", ""]

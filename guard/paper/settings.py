@@ -227,12 +227,7 @@ def _said_by_checks(run):
     """('student', text) of each warning of a run's evaluations and curve."""
     from guard.attacks import checks  # for it torch is loaded
 
-    said = [
-        (network, text)
-        for network in ("teacher", "student")
-        if (evaluated := run.record.get(f"evaluate {network}"))
-        for text in checks.said(evaluated)
-    ]
+    said = checks.said_of_both(run.record)
     for text in (run.curve or {}).get("warnings", ()):
         within, _, rest = text.partition(": ")
         if within.startswith("within "):  # else it is of the model, and the evaluation says it as well

@@ -98,11 +98,13 @@ def evaluation_text(results):
     evaluation.
     """
     lines = [accuracy_table(results), "", how_evaluated(results)]
+    passed = []
     for name, result in results.items():
         measured = metrics_text(name, results)
         lines += [measured] if measured else []
-        lines += [f"{name}, warning: {text}." for text in checks.said(result)]
-    passed = [checked_text(name, result) for name, result in results.items() if not checks.said(result)]
+        warned = checks.said(result)
+        lines += [f"{name}, warning: {text}." for text in warned]
+        passed += [] if warned else [checked_text(name, result)]
     return "\n".join([*lines, *passed])
 
 

@@ -228,3 +228,10 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path, refused):
         compare([folders[0], again])
     assert "no record at" in refused("guard.report", folders[0], tmp_path / "nowhere")
     assert "--html writes the page of one" in refused("guard.report", *folders, "--html")
+
+
+def test_what_the_checks_say_of_an_evaluation_stands_below_the_table(folders):
+    assert "warning" not in compare(folders)
+    change(folders[1], "evaluate student", warnings=["the gradient is zero on 2 % of the images"])
+    told = f"{folders[1]}, student, warning: the gradient is zero on 2 % of the images."
+    assert [line for line in compare(folders).splitlines() if "warning" in line] == [told]

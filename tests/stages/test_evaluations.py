@@ -1,6 +1,7 @@
 """One network evaluated in several ways: what was found in one way is not lost to another."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from conftest import command, toy_student
@@ -9,8 +10,9 @@ from guard.attacks import robustness
 from guard.errors import UserError
 from guard.networks import checkpoint
 from guard.paper import records as paper_records
+from guard.report import text
 from guard.run import evaluations, records, storage
-from train import evaluation
+from train import evaluation, judging
 
 NAME = "evaluate teacher"
 AT_ONE, AT_TWO = ("--attacks", "pgd20", "--epsilon", "1/255"), ("--attacks", "pgd20", "--epsilon", "2/255")
@@ -158,6 +160,35 @@ def test_a_teacher_that_cannot_be_written_is_not_attacked_again_for_what_its_rec
     assert command(*toy_student(toy, *words, *AT_ONE)) == 0
     assert attacked(capsys) == 1  # the student
     assert records.read(tmp_path / "log.json")[NAME]["epsilon"] == pytest.approx(1 / 255)
+
+
+def test_what_the_checks_say_is_told_and_that_all_passed_else():
+    found = {"largest_change": 2 / 255, "accuracy": 50.0}
+    fine = {"images": 10, "epsilon": 2 / 255, "protocols": ["quick"], "warnings": []}
+    fine["attacks"] = {"clean": {"accuracy": 90.0, "largest_change": 0.0}, "pgd20": found}
+    told = text.evaluation_text({"teacher": fine, "student": {**fine, "warnings": ["something is odd"]}})
+    assert "teacher: all checks passed; largest change of a pixel 2/255." in told.splitlines()
+    assert "student, warning: something is odd." in told.splitlines()
+    assert "student: all checks" not in told
+    curve = {"epsilon": [1.0], "accuracy": [0.0], "reaches_zero": True, "images": 10, "warnings": ["odd"]}
+    assert text.curve_text(curve).endswith("reaches zero, as it must.\nWarning: odd.")
+
+
+def test_a_judgement_tells_what_the_checks_say():
+    found = {"accuracy": 50.0}
+    results = [{"attacks": {"clean": found}, "epsilon": 0.01, "images": 10, "warnings": ["odd"]}] * 2
+    row = judging._accuracies(results, ["clean"])
+    assert row["warnings"] == ["odd"]  # of two seeds, once
+    request = SimpleNamespace(
+        seeds=range(2),
+        random=False,
+        of_images={"soft_labels": False},
+        dataset="toy",
+        recipe="dc",
+        unlike_the_recipe={},
+    )
+    about = {"set": "mine", "network": "convnet", "views": "as set", "images per class": 1}
+    assert judging._text([{**about, **row}], request).endswith("\n\nmine, convnet, as set, warning: odd.\n")
 
 
 def test_a_run_is_recorded_without_the_other_evaluations_of_its_networks():
