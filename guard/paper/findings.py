@@ -20,12 +20,12 @@ INTRODUCTION = """\
 Changes of the student's accuracy in percentage points: the mean over seeds of the difference between two
 students of the same seed, and its 95 % confidence interval (Student's t). A change is clear where its
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
-twenty changes that are none, one looks clear; and two seeds may agree by chance, more closely than the error
-of the test images. Where there is a single run the interval is that of its images alone; it says nothing of
-other seeds, and so no verdict stands beside it, nor where few seeds differ by the very same. The students of
-a pair, and their teachers, come from one kind of device: a run of another has no part in it. The same attack
-within twice the epsilon has been met where students were also measured against epsilon. Clean accuracy is
-that on all validation images, also where attacks met a part.
+twenty changes that are none, one looks clear; and two seeds may agree by chance, more closely than the
+error of the test images. Where there is a single run the interval is that of its images alone; it says
+nothing of other seeds, and so it is told apart. No verdict stands where few seeds differ by the very same.
+The students of a pair, and their teachers, come from one kind of device: a run of another has no part in
+it. The same attack within twice the epsilon has been met where students were also measured against epsilon.
+Clean accuracy is that on all validation images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -124,12 +124,50 @@ def _cells(change):
     return [str(change), change.verdict] if change else [MISSING, MISSING]
 
 
-MEASURED = [*_titles("under attack"), *_titles("within twice that"), *_titles("clean"), "seeds"]
+@dataclass(frozen=True)
+class Compared:
+    """Who is compared, where, under which attack, and three Changes. further: within twice the epsilon, or
+    None.
+    """
+
+    where: str
+    who: str
+    attack: str
+    under_attack: Change
+    further: Change | None
+    clean: Change
+
+    @property
+    def seeds(self):
+        return self.under_attack.seeds
+
+    def cells(self):
+        measured = [
+            cell for change in (self.under_attack, self.further, self.clean) for cell in _cells(change)
+        ]
+        return [self.where, self.who, self.attack, *measured, str(self.seeds)]
+
+    def __str__(self):
+        further = f", within twice that {self.further}" if self.further else ""
+        return f"{self.who} {self.under_attack}{further}, clean {self.clean}"
 
 
-def _measured(under_attack, further, clean):
-    """The cells of three Changes, the second of which may be missing, below MEASURED."""
-    return [*_cells(under_attack), *_cells(further), *_cells(clean), str(under_attack.seeds)]
+def _comparisons(found, who):
+    """Lines for a list of Compared: a table of those of several seeds, and a list of single runs for each
+    place. who: the title of the second column.
+    """
+    several = [one.cells() for one in found if one.seeds > 1]
+    single = {}
+    for one in found:
+        if one.seeds == 1:
+            single.setdefault((one.where, one.attack), []).append(str(one))
+    lines = []
+    if several:
+        measured = [*_titles("under attack"), *_titles("within twice that"), *_titles("clean")]
+        lines += [*table(["where", who, "attack", *measured, "seeds"], several, left=9), ""]
+    for (where, attack), told in single.items():
+        lines += [f"One run each, {where}, {attack}:\n", *(f"- {one}" for one in told), ""]
+    return lines
 
 
 # ---- the questions -------------------------------------------------------------------------------
@@ -137,61 +175,58 @@ def _measured(under_attack, further, clean):
 
 def _answer(question, groups):
     """Students against those that a question names beside them."""
-    rows, of_robust, of_twice, of_clean = [], [], [], []
+    found = []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
         for group in here:
             other = gathered.of_arm(here, question.beside(group.arm))
             if other is None or not (gathered.as_planned(group) and gathered.as_planned(other)):
                 continue
             attack = gathered.robust_attack([other, group])
-            twice = _twice(attack, [other, group])
-            found = [
-                gathered.change(group, other, name)
-                for name in (attack, twice, gathered.clean_accuracy([other, group]))
-            ]
-            under_attack, further, clean = (changed(*one) if one else None for one in found)
+            measured = (
+                attack,
+                _twice(attack, [other, group]),
+                gathered.clean_accuracy([other, group]),
+            )
+            changes = [gathered.change(group, other, name) for name in measured]
+            under_attack, further, clean = (changed(*one) if one else None for one in changes)
             if under_attack is None or clean is None:
                 continue
-            of_robust.append(under_attack)
-            of_twice += [further] if further else []
-            of_clean.append(clean)
-            row = [_where(size), f"{group.arm} less {other.arm}", _within(attack, [group])]
-            rows.append([*row, *_measured(under_attack, further, clean)])
-    if not rows:
+            who, within = f"{group.arm} less {other.arm}", _within(attack, [group])
+            found.append(Compared(_where(size), who, within, under_attack, further, clean))
+    if not found:
         return []
-    header = ["where", "students", "attack", *MEASURED]
+    of_twice = [one.further for one in found if one.further]
     further = f"; within twice that epsilon {_count(of_twice, 'more', 'less')}" if of_twice else ""
     answer = (
         f"Against {question.others}, {question.students} are"
-        f" {_count(of_robust, 'more robust', 'less robust')}{further}. Their clean accuracy is"
-        f" {_count(of_clean, 'higher', 'lower')}.\n"
+        f" {_count([one.under_attack for one in found], 'more robust', 'less robust')}{further}."
+        f" Their clean accuracy is {_count([one.clean for one in found], 'higher', 'lower')}.\n"
     )
-    return [heading(3, question.title), answer, *table(header, rows, left=9), ""]
+    return [heading(3, question.title), answer, *_comparisons(found, "students")]
 
 
 def _by_which_recipe(groups):
     """What another teacher than a plain one gains by the paper's recipe, less what it gains by `modern`."""
-    rows = []
+    compared = []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
         for arm, by_modern in by_both_recipes():
-            compared = (arm, plain_beside(arm), by_modern, plain_beside(by_modern))
-            four = [gathered.of_arm(here, each) for each in compared]
+            arms = (arm, plain_beside(arm), by_modern, plain_beside(by_modern))
+            four = [gathered.of_arm(here, each) for each in arms]
             if not all(four) or not all(map(gathered.as_planned, four)):
                 continue
             attack = gathered.robust_attack(four)
             measured = (attack, _twice(attack, four), gathered.clean_accuracy(four))
             found = [_change_of_changes(four, what) if what else None for what in measured]
             if found[0] and found[2]:
-                rows.append([_where(size), by_modern, _within(attack, four), *_measured(*found)])
-    if not rows:
+                compared.append(Compared(_where(size), by_modern, _within(attack, four), *found))
+    if not compared:
         return []
-    header = ["where", "teacher", "attack", *MEASURED]
     answer = (
         "What the student of a regularized or adversarially trained teacher gains on that of a plain one by"
         " the paper's recipe, less what it gains by `modern`: each from four students of one seed.\n"
     )
     title = "Does what a teacher gains depend on the student's recipe?"
-    return [heading(3, title), answer, *table(header, rows, left=9), ""]
+    return [heading(3, title), answer, *_comparisons(compared, "teacher")]
 
 
 def _change_of_changes(four, what):

@@ -41,11 +41,17 @@ def test_the_quantiles_are_students():
     assert findings.NORMAL_QUANTILE == pytest.approx(norm.ppf(0.975), abs=0.006)
 
 
-def test_a_single_run_is_shown_and_not_counted(results):
+def test_a_single_run_is_shown_apart_and_not_counted(results):
+    """Of 100 images: 1.96 sqrt(20 * 80 / 100 + 50 * 50 / 100) = 12.55 under attack, 13.86 without."""
     pairs(results, (30.0,))
+    pairs(results, (3.0, 4.0, 5.0), arm="nfgsm")
     found = found_in(results)
-    (row,) = rows(found, "cifar10, 10 images per class, CPU size", "guard less sre2l")
-    assert row[2] == "one run" and "in none of 0 comparisons of several seeds" in found
+    assert "in 1 of 1 comparison of several seeds" in found
+    ((who, *_),) = rows(found, "cifar10, 10 images per class, CPU size")
+    assert who == "nfgsm less sre2l"
+    place = "One run each, cifar10, 10 images per class, CPU size, pgd100 within 1/255:\n"
+    apart = found.split(place)[1]
+    assert "\n- guard less sre2l +30.0 [+17.4, +42.6], clean -1.0 [-14.9, +12.9]\n" in apart.split("#")[0]
 
 
 @pytest.mark.parametrize(
