@@ -4,8 +4,8 @@ MISSING = "-"
 SCALES = {
     "paper": "published size",
     "recipe": "the recipe's size",
-    "cpu": "CPU size",
     "full-cpu": "all of CIFAR-10",
+    "cpu": "CPU size",
 }
 
 
