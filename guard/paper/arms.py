@@ -137,7 +137,8 @@ LABEL_BYTES = {
 ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
-# arm and of random images; then a teacher, and of 50 images per class a student, of more steps
+# arm and of random images; then by a teacher of more steps, and of 50 images per class a student of more,
+# too; then from labels in int8 of fewer epochs that are gone through again
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
@@ -152,6 +153,14 @@ GOALS = {
             "nfgsm-40", f"{_RANDOM.flags} -z {epochs}", f"{_LONG} pretrain --epochs 40"
         )
         for epochs in ("2400", "3000", "6000")
+    },
+    **{
+        f"goal-random-labels-{epochs}-epochs-3000": Arm(
+            _RANDOM.teacher,
+            f"{_RANDOM.flags} -z 3000",
+            f"{_LONG} relabel --label-format int8 --epochs {epochs} train --epochs 3000 --reuse-labels",
+        )
+        for epochs in ("600", "200")
     },
 }
 ARMS |= GOALS

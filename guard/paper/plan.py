@@ -124,7 +124,15 @@ TABLES = {
     "student-settings": {"cifar10": ((10,), (BEST, *STUDENT_SETTINGS))},
     "label-bytes": {"cifar10": ((10,), (BEST, *LABEL_BYTES))},
     "goal-1": {"cifar10": ((1,), _goals("epochs-6000 random-epochs-6000 random-teacher-40-epochs-6000"))},
-    "goal-10": {"cifar10": ((10,), _goals("epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"))},
+    "goal-10": {
+        "cifar10": (
+            (10,),
+            _goals(
+                "epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"
+                " random-labels-600-epochs-3000 random-labels-200-epochs-3000"
+            ),
+        )
+    },
     "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "methods-dc-1": {"cifar10": ((1,), tuple(DC))},
