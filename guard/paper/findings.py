@@ -152,13 +152,13 @@ class Compared:
         return f"{self.who} {self.under_attack}{further}, clean {self.clean}"
 
 
-def _comparisons(found, who):
+def _comparisons(compared, who):
     """Lines for a list of Compared: a table of those of several seeds, and a list of single runs for each
     place. who: the title of the second column.
     """
-    several = [one.cells() for one in found if one.seeds > 1]
+    several = [one.cells() for one in compared if one.seeds > 1]
     single = {}
-    for one in found:
+    for one in compared:
         if one.seeds == 1:
             single.setdefault((one.where, one.attack), []).append(str(one))
     lines = []
@@ -175,7 +175,7 @@ def _comparisons(found, who):
 
 def _answer(question, groups):
     """Students against those that a question names beside them."""
-    found = []
+    compared = []
     for size, here in gathered.by_size(group for group in groups if not group.swapped).items():
         for group in here:
             other = gathered.of_arm(here, question.beside(group.arm))
@@ -192,17 +192,17 @@ def _answer(question, groups):
             if under_attack is None or clean is None:
                 continue
             who, within = f"{group.arm} less {other.arm}", _within(attack, [group])
-            found.append(Compared(_where(size), who, within, under_attack, further, clean))
-    if not found:
+            compared.append(Compared(_where(size), who, within, under_attack, further, clean))
+    if not compared:
         return []
-    of_twice = [one.further for one in found if one.further]
+    of_twice = [one.further for one in compared if one.further]
     further = f"; within twice that epsilon {_count(of_twice, 'more', 'less')}" if of_twice else ""
     answer = (
         f"Against {question.others}, {question.students} are"
-        f" {_count([one.under_attack for one in found], 'more robust', 'less robust')}{further}."
-        f" Their clean accuracy is {_count([one.clean for one in found], 'higher', 'lower')}.\n"
+        f" {_count([one.under_attack for one in compared], 'more robust', 'less robust')}{further}."
+        f" Their clean accuracy is {_count([one.clean for one in compared], 'higher', 'lower')}.\n"
     )
-    return [heading(3, question.title), answer, *_comparisons(found, "students")]
+    return [heading(3, question.title), answer, *_comparisons(compared, "students")]
 
 
 def _by_which_recipe(groups):
