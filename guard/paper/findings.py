@@ -22,10 +22,11 @@ students of the same seed, and its 95 % confidence interval (Student's t). A cha
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear; and two seeds may agree by chance, more closely than the
 error of the test images. Where there is a single run the interval is that of its images alone; it says
-nothing of other seeds, and so it is told apart. No verdict stands where few seeds differ by the very same.
-The students of a pair, and their teachers, come from one kind of device: a run of another has no part in
-it. The same attack within twice the epsilon has been met where students were also measured against epsilon.
-Clean accuracy is that on all validation images, also where attacks met a part.
+nothing of other seeds, so it has no verdict, and stands below the table where students are compared. Nor
+has a change a verdict where few seeds differ by the very same. The students of a pair, and their teachers,
+come from one kind of device: a run of another has no part in it. The same attack within twice the epsilon
+has been met where students were also measured against epsilon. Clean accuracy is that on all validation
+images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -181,12 +182,9 @@ def _answer(question, groups):
             other = gathered.of_arm(here, question.beside(group.arm))
             if other is None or not (gathered.as_planned(group) and gathered.as_planned(other)):
                 continue
-            attack = gathered.robust_attack([other, group])
-            measured = (
-                attack,
-                _twice(attack, [other, group]),
-                gathered.clean_accuracy([other, group]),
-            )
+            both = [other, group]
+            attack = gathered.robust_attack(both)
+            measured = (attack, _twice(attack, both), gathered.clean_accuracy(both))
             changes = [gathered.change(group, other, name) for name in measured]
             under_attack, further, clean = (changed(*one) if one else None for one in changes)
             if under_attack is None or clean is None:

@@ -1,5 +1,8 @@
 """What TABLES.md says was found: changes and intervals by hand."""
 
+import itertools
+import re
+
 import pytest
 from recorded import add, contents, empty, gathered, rows, run, text_of
 
@@ -52,6 +55,15 @@ def test_a_single_run_is_shown_apart_and_not_counted(results):
     place = "One run each, cifar10, 10 images per class, CPU size, pgd100 within 1/255:\n"
     apart = found.split(place)[1]
     assert "\n- guard less sre2l +30.0 [+17.4, +42.6], clean -1.0 [-14.9, +12.9]\n" in apart.split("#")[0]
+
+
+def test_runs_of_all_of_cifar10_stand_before_those_at_cpu_size(results):
+    for size, arms in (("cpu", ("sre2l", "guard")), ("full-cpu", ("sre2l/plain", "sre2l/guard"))):
+        for seed, arm in itertools.product(range(3), arms):
+            record = run({"clean": 50.0, "pgd100": 20.0}, seed=seed)
+            add(results, record, scale=size, dataset="cifar10", size=10, arm=arm, seed=seed)
+    told = re.findall(r"^\| cifar10, 10 images per class, (.*?) \|", found_in(results), re.MULTILINE)
+    assert told == ["all of CIFAR-10", "CPU size"]
 
 
 @pytest.mark.parametrize(
