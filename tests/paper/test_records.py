@@ -72,6 +72,8 @@ def damage(held, case):
         held["record"]["evaluate student"]["key"] = None
     if case == "open quote":
         held["command"] += " '"
+    if case == "no run.sh":
+        held["command"] = "nfgsm-0"
     return held
 
 
@@ -93,6 +95,7 @@ CASES = {
     "no images": "does not say how many images",
     "no key": "evaluation is no object",
     "open quote": "a quote that does not end",
+    "no run.sh": "command is none of run.sh, 'nfgsm-0'",
 }
 
 
@@ -281,6 +284,7 @@ def test_a_damaged_log_is_no_record(results, tmp_path, damage):
 
 
 def test_what_is_long_is_not_kept(results, tmp_path):
+    words = ["bash", "run.sh", "--help"]  # ends well and does nothing
     planned = plan.runs_of("digits", "recipe")[0]
     own = runner.Runner("digits", "recipe", results, tmp_path / "runs", 1)
     entries = run({"clean": 40.0})
@@ -288,11 +292,11 @@ def test_what_is_long_is_not_kept(results, tmp_path):
     entries["evaluate student"]["attacks"]["clean"]["broken"] = [3]
     own.folder(planned).mkdir(parents=True)
     storage.write_sealed(entries, own.folder(planned) / "log.json")
-    assert own.do(planned, ["true"]) is None
+    assert own.do(planned, words) is None
     (found,) = records.read(results)
     assert "history" not in found.record["train"]
     assert found.record["evaluate student"]["attacks"]["clean"] == {"accuracy": 40.0}
-    assert found.command == "true" and own.finished(planned, ["true"]) is False
+    assert found.command == "bash run.sh --help" and own.finished(planned, words) is False
 
 
 def test_an_unfinished_evaluation_is_no_record(results, tmp_path):
