@@ -272,11 +272,12 @@ train=(
     --output "$folder/student" --record "$log" "${common[@]}" "${train[@]}"
 )
 
+commands=()
 for stage in pretrain recover relabel train; do
     declare -n command=$stage
-    check "${command[@]}" --check
+    commands+=(${#command[@]} "${command[@]}")
 done
-check train.needs "${relabel[@]:1}" -- "${train[@]:1}"
+check guard.chain "${commands[@]}"
 
 launch=(-m)
 if [[ $device == *,* ]]; then

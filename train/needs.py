@@ -1,6 +1,4 @@
-"""What a student needs of its soft labels; python -m train.needs is run.sh's check of it before any work."""
-
-import sys
+"""What a student needs of its soft labels."""
 
 from guard import cli, ending
 from guard.errors import UserError
@@ -33,12 +31,13 @@ def check_gradients(settings, stored):
         )
 
 
-def main(argv):
-    """argv: the flags of relabel, '--', the flags of train; both as run.sh gives them."""
-    place = argv.index("--")
+def check(relabel, train):
+    """Ends the process with one line where the labels of one command are not what the other needs. Both are
+    lists of flags, as run.sh gives them.
+    """
     options = {
-        "relabel": cli.stage_options("relabel", argv[:place], "--output"),
-        "train": cli.stage_options("train", argv[place + 1 :], "--labels"),
+        "relabel": cli.stage_options("relabel", relabel, "--output"),
+        "train": cli.stage_options("train", train, "--labels"),
     }
     if options["train"].labels != options["relabel"].output:
         return  # they are made online, say
@@ -54,7 +53,3 @@ def main(argv):
         check_gradients(student, labels.input_gradients)
 
     ending.run(work)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

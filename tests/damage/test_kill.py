@@ -31,12 +31,16 @@ VOLATILE = {
 
 
 def save_often():
-    """A training state after each epoch, and four attacks to be killed in."""
+    """A training state after each epoch, and four attacks to be killed in. All of them are short: the less
+    time between two writes, the more of the kills hit one.
+    """
     from guard import attacks
     from guard.networks.training import Training
+    from train import evaluation
 
     Training.__init__.__defaults__ = (0,)  # seconds between two states
-    attacks.PROTOCOLS["quick"] = ("pgd20", "pgd100", "mim", "cw")
+    attacks.PROTOCOLS["quick"] = ("pgd20", "mim", "cw", "apgd-ce-10")
+    evaluation.CURVE_ATTACK = "pgd20"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,7 +108,7 @@ def words_of(name, toy, folder):
             *["--labels", toy / "labels", "--output", folder / "student", *recorded],
             *[*TOY["train"], "--evaluate-every", 1],
         ],
-        "evaluate": [*evaluated, "--protocol", "quick", "--epsilon", "2/255", "--attack-batch", 2],
+        "evaluate": [*evaluated, "--protocol", "quick", "--epsilon", "2/255", "--attack-batch", 4],
         "curve": [*evaluated, "--epsilon", "0,1/255,2/255,4/255,8/255"],
     }[name]
 

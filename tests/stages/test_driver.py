@@ -350,7 +350,6 @@ IDLE = """#!/usr/bin/env bash
 case "$2" in
 guard.recipes) echo convnet-32 ;;
 pretrain | recover | relabel | train)
-    [[ " $* " != *" --check "* ]] || exit 0
     [[ " $* " == *" --force "* ]] && force=' --force' || force=''
     echo "$2${force}" >> "$NOTED"
     read -r stage status file <<< "$WITH"

@@ -244,6 +244,7 @@ ROOMS += [
     "bench",
     "launch",
     "command",
+    "chain",
     "__main__",
     "guard",
 ]
