@@ -4,6 +4,7 @@ accuracy.
 The fast comparison is of a few attacks on few images; `bash tests/run.sh -m slow` makes the whole one.
 """
 
+import functools
 import json
 
 import pytest
@@ -15,11 +16,11 @@ from guard.bench import attack_speed as bench
 EPSILONS = (1 / 255, 4 / 255, 8 / 255)
 
 
-@pytest.fixture(scope="session")
-def networks():
+@functools.cache
+def network(name):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    made = bench.small_networks(epochs=3)
+    made = bench.small_networks(epochs=3, names=[name])[name]
     torch.set_num_threads(before)
     return made
 
@@ -30,16 +31,16 @@ def digits():
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd100", "mim", "cw"])
-def test_as_strong_as_the_reference(name, networks, digits):
+def test_as_strong_as_the_reference(name, digits):
     images, labels = (each[:100] for each in digits)
     for epsilon in EPSILONS[2:]:
-        row = bench.compare(name, networks["plain"], images, labels, epsilon)
+        row = bench.compare(name, network("plain"), images, labels, epsilon)
         assert row["ours accuracy"] <= row["reference accuracy"] + 1.0, row
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["plain", "GUARD"])
-def test_sequences_of_ten_steps_as_strong_as_the_reference(which, networks, digits, monkeypatch):
+def test_sequences_of_ten_steps_as_strong_as_the_reference(which, digits, monkeypatch):
     """AutoAttack as published, but for the queries of Square, which are cut to 100 on both sides."""
     monkeypatch.setitem(
         attacks.ATTACKS,
@@ -55,16 +56,16 @@ def test_sequences_of_ten_steps_as_strong_as_the_reference(which, networks, digi
         bench.REFERENCES, "autoattack-paper", [*steps, ("Square", {"n_queries": 100, "seed": 0})]
     )
     images, labels = (each[:200] for each in digits)
-    row = bench.compare("autoattack-paper", networks[which], images, labels, 8 / 255)
+    row = bench.compare("autoattack-paper", network(which), images, labels, 8 / 255)
     assert abs(row["ours accuracy"] - row["reference accuracy"]) <= 1.0, row
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bench.REFERENCES)
 @pytest.mark.parametrize("which", ["plain", "GUARD"])
-def test_the_whole_comparison(name, which, networks, digits):
+def test_the_whole_comparison(name, which, digits):
     for epsilon in EPSILONS if name != "cw" else EPSILONS[:1]:
-        row = bench.compare(name, networks[which], *digits, epsilon)
+        row = bench.compare(name, network(which), *digits, epsilon)
         print(json.dumps({"network": which, **row}))
         assert row["ours accuracy"] <= row["reference accuracy"] + 1.0, row
         if name == "autoattack-paper":
