@@ -138,10 +138,11 @@ ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
 # arm and of random images; then by a teacher of more steps, and of 50 images per class a student of more,
-# too; then from labels in int8 of fewer epochs that are gone through again
+# too; by a teacher of less curvature; then from labels in int8 of fewer epochs that are gone through again
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
+_BATCH = "pretrain --curvature-statistics batch"
 GOALS = {
     **{f"goal-epochs-{epochs}": _of_the_best(f"-z {epochs}", _JUDGED) for epochs in ("600", "3000", "6000")},
     **{
@@ -153,6 +154,12 @@ GOALS = {
             "nfgsm-40", f"{_RANDOM.flags} -z {epochs}", f"{_LONG} pretrain --epochs 40"
         )
         for epochs in ("2400", "3000", "6000")
+    },
+    **{
+        f"goal-random-nfgsm+guard-batch-epochs-{epochs}": Arm(
+            "nfgsm-guard-batch", f"{_RANDOM.flags} -C -z {epochs}", f"{_LONG} {_BATCH}"
+        )
+        for epochs in ("2400", "3000")
     },
     **{
         f"goal-random-labels-{epochs}-epochs-3000": Arm(
@@ -232,7 +239,6 @@ ARMS |= RESNET18
 # what a regularizer of the first derivative gains by the mini-batch's statistics
 _BENT = {f"lambda-{value}": f"-l {value}" for value in ("1", "10", "1000")}
 _BENT |= {f"h-{value}": f"-h {value}" for value in ("1", "6")}  # beside lambda 100 and h 3 of the frontier's
-_BATCH = "pretrain --curvature-statistics batch"
 CURVATURE = {
     f"curvature-{name}/{teacher}": Arm(
         f"{teacher.replace('+', '-')}-{name}", f"-I random {kind} {flags}".strip(), stages

@@ -129,11 +129,20 @@ TABLES = {
             (10,),
             _goals(
                 "epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"
+                " random-nfgsm+guard-batch-epochs-3000"
                 " random-labels-600-epochs-3000 random-labels-200-epochs-3000"
             ),
         )
     },
-    "goal-50": {"cifar10": ((50,), _goals("epochs-600 random-epochs-600 random-teacher-40-epochs-2400"))},
+    "goal-50": {
+        "cifar10": (
+            (50,),
+            _goals(
+                "epochs-600 random-epochs-600 random-teacher-40-epochs-2400"
+                " random-nfgsm+guard-batch-epochs-2400"
+            ),
+        )
+    },
     "methods": {"cifar10": ((1, 10, 50), tuple(METHODS))},
     "methods-dc-1": {"cifar10": ((1,), tuple(DC))},
     "methods-dc-10": {"cifar10": ((10,), tuple(DC_OF_100))},
