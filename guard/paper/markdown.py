@@ -1,7 +1,7 @@
 """Tables, numbers and sizes as words, for Markdown and titles."""
 
 MISSING = "-"
-SCALES = {
+_SCALE_TEXTS = {
     "paper": "published size",
     "recipe": "the recipe's size",
     "full-cpu": "all of CIFAR-10",
@@ -30,7 +30,7 @@ def heading(level, title):
 
 
 def scale_text(scale):
-    return SCALES[scale]
+    return _SCALE_TEXTS[scale]
 
 
 def size_text(images_per_class):
