@@ -19,12 +19,15 @@ class Model(NamedTuple):
     settings: dict
 
 
+OF_TORCHVISION = "guard.networks.torchvision_models"
+
+
 def _convnet(width, norm="batch"):
     return Model("guard.networks.models:convnet", {"width": width, "norm": norm})
 
 
 def _resnet(name):
-    return Model("guard.networks.models:resnet", {"name": name})
+    return Model(f"{OF_TORCHVISION}:resnet", {"name": name})
 
 
 MODELS = {
@@ -36,9 +39,9 @@ MODELS = {
     "resnet34": _resnet("resnet34"),
     "resnet50": _resnet("resnet50"),
     "resnet101": _resnet("resnet101"),
-    "vit": Model("guard.networks.models:vit", {"width": 192, "heads": 3}),
-    "vits": Model("guard.networks.models:vit", {"width": 384, "heads": 6}),
-    "vitb": Model("guard.networks.models:of_torchvision", {"name": "vit_b_16"}),
+    "vit": Model(f"{OF_TORCHVISION}:vit", {"width": 192, "heads": 3}),
+    "vits": Model(f"{OF_TORCHVISION}:vit", {"width": 384, "heads": 6}),
+    "vitb": Model(f"{OF_TORCHVISION}:classifier", {"name": "vit_b_16"}),
 }
 
 # ---- data sets -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ A box is (top, left, height, width) in pixels of the source; parts outside the i
 from typing import NamedTuple
 
 import torch
-from torchvision.transforms.v2.functional import resized_crop
 
 from guard.run import devices
 
@@ -297,6 +296,8 @@ def apply_views(images, views, size):
     if isinstance(images, list) or (
         images.device.type == "cpu" and size >= LARGE and images.dtype == torch.uint8
     ):
+        from torchvision.transforms.v2.functional import resized_crop
+
         seen = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
         for place, image, box, flip in zip(seen, images, views.boxes.tolist(), views.flips.tolist()):
             view = resized_crop(image, *box, [size, size], antialias=True)

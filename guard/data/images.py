@@ -6,7 +6,6 @@ import os
 import numpy
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2 import functional as transforms
 
 from guard import recipes, registry
 from guard.data import augment, find, pixel_cache
@@ -35,6 +34,8 @@ def central(pixels, size, native_size=0):
     """
     if pixels.shape[2:] == (size, size) and size <= native_size:
         return pixels.cpu()
+    from torchvision.transforms.v2 import functional as transforms
+
     resized = transforms.resize(pixels.cpu(), [round(size * VALIDATION_RESIZE)], antialias=True)
     return transforms.center_crop(resized, [size, size])
 
@@ -256,6 +257,8 @@ def _folder(source, image_size, per_class):
         labels, files = labels[chosen], [files[i] for i in chosen.tolist()]
     is_cifar, native_size = source.name in find.CIFAR_FOLDERS, recipes.recipe(source.name).native_size
     view = whole if is_cifar else functools.partial(central, native_size=native_size)
+    if not is_cifar:
+        import torchvision.transforms.v2  # noqa: F401 - before processes are forked that need it
     prepared_size, prepare = None, None
     if source.split == "val" and not is_cifar and image_size > native_size:
         prepared_size, prepare = image_size, functools.partial(_central_of_one, size=image_size)

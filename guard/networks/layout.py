@@ -21,4 +21,9 @@ def arrange(network, *, channels_last, compile=False, sync_batch_norm=False):
     if compile:
         # A regularizer goes back through one forward pass twice, which a reused buffer would forbid.
         functorch.donated_buffer = False
+        # What devices.make_deterministic set says nothing to the compiler, which takes long to import.
+        asked = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(
+            asked, warn_only=torch.is_deterministic_algorithms_warn_only_enabled()
+        )
         network.compile()

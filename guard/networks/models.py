@@ -10,12 +10,10 @@ import functools
 
 import torch
 from torch import nn
-from torchvision import models as torchvision_models
-from torchvision.models.vision_transformer import VisionTransformer
 
 from guard import cli, ending, recipes, registry
 from guard.errors import UserError
-from guard.registry import MODELS
+from guard.registry import MODELS, OF_TORCHVISION
 from guard.settings import STEMS
 
 
@@ -78,60 +76,14 @@ def convnet(classes, image_size, stem, width, norm="batch"):
     return ConvNet(classes, image_size, width, norm=norm)
 
 
-def resnet(classes, image_size, stem, name):
-    """A ResNet of torchvision with the stem 'standard', 'tiny' or 'cifar'."""
-    return _with_stem(torchvision_models.get_model(name, weights=None, num_classes=classes), stem)
-
-
-def _with_stem(network, stem):
-    """A ResNet of torchvision with this stem in place of its own. 'tiny' and 'cifar' have a first convolution
-    of 3x3, with stride 2 and padding 3 or with stride 1 and padding 1, and no max-pool.
-    """
-    if stem != "standard":
-        stride, padding = {"tiny": (2, 3), "cifar": (1, 1)}[stem]
-        network.conv1 = nn.Conv2d(3, 64, 3, stride, padding, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()
-    return network
-
-
-def vit(classes, image_size, stem, width, heads):
-    """A vision transformer of 12 layers with 16x16 patches.
-
-    width: of its tokens. Images of less than 112 pixels get patches of an eighth of their side, as too few of
-    16x16 would be left.
-    """
-    del stem
-    patch = 16 if image_size >= 112 else max(2, image_size // 8)
-    return VisionTransformer(
-        image_size,
-        patch,
-        num_layers=12,
-        num_heads=heads,
-        hidden_dim=width,
-        mlp_dim=4 * width,
-        num_classes=classes,
-    )
-
-
-def of_torchvision(classes, image_size, stem, name):
-    """A classifier of torchvision by torchvision's own name; of them the ResNets have the stem."""
-    settings = {}
-    if name.startswith("vit_"):
-        settings = {"image_size": image_size}
-    if name in ("googlenet", "inception_v3"):
-        settings = {"aux_logits": False, "init_weights": True}
-    network = torchvision_models.get_model(name, weights=None, num_classes=classes, **settings)
-    return _with_stem(network, stem) if isinstance(network, torchvision_models.ResNet) else network
-
-
 def check_name(name):
     """Raises UserError for a name that neither MODELS nor torchvision's classifiers have."""
-    if name not in MODELS and name not in torchvision_models.list_models(module=torchvision_models):
-        raise UserError(
-            f"there is no model '{name}'; ours are {', '.join(MODELS)}, and torchvision's classifiers go by"
-            " torchvision's names"
-        )
+    if name in MODELS or registry.function_of(f"{OF_TORCHVISION}:has")(name):
+        return
+    raise UserError(
+        f"there is no model '{name}'; ours are {', '.join(MODELS)}, and torchvision's classifiers go by"
+        " torchvision's names"
+    )
 
 
 def build(name, *, classes, image_size, stem, mean, std):
@@ -142,7 +94,7 @@ def build(name, *, classes, image_size, stem, mean, std):
     that the network cannot take.
     """
     check_name(name)
-    row = MODELS.get(name, registry.Model("guard.networks.models:of_torchvision", {"name": name}))
+    row = MODELS.get(name, registry.Model(f"{OF_TORCHVISION}:classifier", {"name": name}))
     make_network = functools.partial(registry.function_of(row.function), **row.settings)
     if stem not in STEMS:
         raise UserError(f"there is no stem '{stem}'; there are {', '.join(STEMS)}")

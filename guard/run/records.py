@@ -5,11 +5,11 @@ import shlex
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy
 import torch
-import torchvision
 
 from guard.errors import UserError
 from guard.run.devices import peak_memory
@@ -72,6 +72,14 @@ def _module():
     return started.name.removesuffix(".__main__") if started else Path(sys.argv[0]).stem
 
 
+def _version_of(package):
+    """Its version without importing it, which takes long; None where its installation does not say."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def environment(device):
     """Versions, commit, device, memory and command, for a record."""
     name = (
@@ -87,7 +95,7 @@ def environment(device):
         "peak bytes": peak_memory(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": _version_of("torchvision"),
         "numpy": numpy.__version__,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from guard.networks import models
+from guard.networks import layout, models
 from guard.run import devices
 from tests import device_steps
 from tests.instrument import GPU, Instrument, on_device
@@ -228,6 +228,15 @@ def test_the_switches_are_set_before_a_gpu_is_looked_for(given, switches_kept, m
     monkeypatch.setattr(devices, "select", select)
     devices.ready("0")
     assert seen == [given or ":4096:8"]
+
+
+def test_the_compiler_is_told_with_the_first_network_that_it_gets(switches_kept, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "deterministic", False)
+    devices.make_deterministic()
+    layout.arrange(torch.nn.Linear(1, 1), channels_last=False, compile=True)
+    assert config.deterministic and torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto", "bf16", "tf32"])

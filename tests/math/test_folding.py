@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from guard.networks import models
+from guard.networks import models, torchvision_models
 from guard.networks.folding import foldable, folded
 from guard.networks.synced_norm import synchronize
 
@@ -85,7 +85,7 @@ NETWORKS = {
     "not to be traced": (Untraceable, 0),
     "convnet": (lambda: models.ConvNet(3, 8, width=5), 3),
     "synchronized": (lambda: synchronized(models.ConvNet(3, 8, width=5)), 3),
-    "resnet18": (lambda: models.resnet(3, 8, "cifar", "resnet18"), 20),
+    "resnet18": (lambda: torchvision_models.resnet(3, 8, "cifar", "resnet18"), 20),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_folder
 
 from guard import ending, registry
 from guard.settings import STAGES
@@ -274,5 +274,29 @@ def test_rooms_import_only_rooms_before_them(path):
 
 def test_plots_need_no_network_library():
     code = "import sys, guard.report.plots; assert not {'torch', 'torchvision'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_of_a_convnet_begins_without_what_takes_as_long_as_torch_to_import():
+    """Without torchvision, whose networks and data sets it may not need, and torch's compiler."""
+    code = (
+        "import sys, pretrain.teacher, recover.recovery, relabel.labelling, train.experiment;"
+        "from guard.networks import models; from guard.run import devices, records;"
+        "models.build('convnet', classes=10, image_size=32, stem='cifar', mean=(0,) * 3, std=(1,) * 3);"
+        "records.environment(devices.ready('cpu'));"
+        "print({'torchvision', 'torch._dynamo', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+def test_processes_that_decode_files_do_not_each_import_torchvision(tmp_path):
+    """They are forked in every epoch, from one that has it."""
+    write_folder(tmp_path, count=1)
+    code = (
+        "import sys; from guard.data import find, images; assert 'torchvision' not in sys.modules;"
+        f"images.load(find.find('toy', {str(tmp_path)!r}, 'train'), 16); assert 'torchvision' in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
