@@ -257,8 +257,6 @@ def _folder(source, image_size, per_class):
         labels, files = labels[chosen], [files[i] for i in chosen.tolist()]
     is_cifar, native_size = source.name in find.CIFAR_FOLDERS, recipes.recipe(source.name).native_size
     view = whole if is_cifar else functools.partial(central, native_size=native_size)
-    if not is_cifar:
-        import torchvision.transforms.v2  # noqa: F401 - before processes are forked that need it
     prepared_size, prepare = None, None
     if source.split == "val" and not is_cifar and image_size > native_size:
         prepared_size, prepare = image_size, functools.partial(_central_of_one, size=image_size)

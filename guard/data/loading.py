@@ -109,6 +109,8 @@ def batches(dataset, workers, device):
     cannot be read, and where such a process was ended.
     """
     streamed = isinstance(dataset.images, Streamed) and workers > 0
+    if streamed:
+        import torchvision.transforms.v2  # noqa: F401 - here, or each of these processes would
     loader = DataLoader(
         _Reported(dataset),
         batch_size=None,

@@ -1,7 +1,7 @@
 """Killed at any instant, a stage goes on when its command is given again, and ends with the same files,
 bit for bit.
 
-The driver's test, which starts run.sh itself, is slow: bash tests/run.sh -m slow tests/test_kill.py
+The driver's test, which starts run.sh itself, is slow: bash tests/run.sh -m slow tests/damage/test_kill.py
 """
 
 import json

@@ -293,10 +293,12 @@ def test_a_stage_of_a_convnet_begins_without_what_takes_as_long_as_torch_to_impo
 
 def test_processes_that_decode_files_do_not_each_import_torchvision(tmp_path):
     """They are forked in every epoch, from one that has it."""
-    write_folder(tmp_path, count=1)
+    files = sorted(map(str, write_folder(tmp_path, count=1).glob("train/*/*.png")))
     code = (
-        "import sys; from guard.data import find, images; assert 'torchvision' not in sys.modules;"
-        f"images.load(find.find('toy', {str(tmp_path)!r}, 'train'), 16); assert 'torchvision' in sys.modules"
+        "import sys, torch; from guard.data import images, loading; assert 'torchvision' not in sys.modules;"
+        f"held = images.Streamed({files!r}, torch.tensor([0, 1]), ('cat', 'dog'));"
+        "views = loading.ValidationBatches(held, batch_size=2, size=16);"
+        "next(loading.batches(views, 1, torch.device('cpu'))); assert 'torchvision' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
