@@ -152,16 +152,18 @@ class StudentLoss(NamedTuple):
 
     All (N, classes); targets: the share of each class in each image, as hard labels mixed like the images.
     takes_squared: whether it takes `squared`, too: to multiply by temperature^2, for --squared-temperature.
+    reads_teacher: whether it reads teacher_logits; where not, adversarial views are against the targets.
     """
 
     function: str
     takes_squared: bool = False
+    reads_teacher: bool = True
 
 
 STUDENT_LOSSES = {
     "kl": StudentLoss("guard.method.losses:kullback_leibler", takes_squared=True),
     "mse": StudentLoss("guard.method.losses:squared_error"),
-    "cross-entropy": StudentLoss("guard.method.losses:hard_cross_entropy"),
+    "cross-entropy": StudentLoss("guard.method.losses:hard_cross_entropy", reads_teacher=False),
     "kl+cross-entropy": StudentLoss("guard.method.losses:half_cross_entropy", takes_squared=True),
 }
 

@@ -269,8 +269,8 @@ class Train:
     squared_temperature: bool = setting(False, "multiply the divergence by the square of the temperature")
     adversarial_share: float = setting(
         0.0,
-        "share of the loss on adversarial views, one step away from the teacher's logits: 0 for none, 5/6 is"
-        " RSLAD's, 1 for these alone",
+        "share of the loss on adversarial views, one step away from the teacher's logits, or from hard labels"
+        " where the loss is of these alone: 0 for none, 5/6 is RSLAD's, 1 for these alone",
         low=0.0,
         high=1.0,
     )

@@ -37,12 +37,14 @@ def _parser(argv):
 
 def _check_labels(parser, options):
     """Ends with one line where flags do not go with the kind of labels."""
+    settings = cli.resolve(options, options.dataset, "train")
     if options.labels == "hard":
         unread = hard_labels.unread(parser, options)
         if options.teacher:
             unread.insert(0, "--teacher")
         if unread:
             parser.error(f"{unread[0]} goes with soft labels; --labels hard has neither them nor a teacher")
+        hard_labels.check_dsa(parser, hard_labels.as_settings(settings))
         return
     if not options.teacher:
         parser.error("the following arguments are required: --teacher")
@@ -55,12 +57,7 @@ def _check_labels(parser, options):
         parser.error(f"{stored[0]} is of labels that are stored; make them with python -m relabel")
     if for_views and options.labels != "online":
         parser.error(f"{for_views[0]} goes with --labels online or hard; a folder of labels has its own")
-    settings = cli.resolve(options, options.dataset, "train")
-    reads_teacher = settings.loss != "cross-entropy" or settings.adversarial_share or settings.gradient_weight
-    if settings.dsa and reads_teacher:
-        parser.error(
-            "--dsa shows what the teacher has not seen, so it goes with the loss cross-entropy alone"
-        )
+    hard_labels.check_dsa(parser, settings)
 
 
 def _inputs(options, settings, label_settings):

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from guard import cli
+from guard.registry import STUDENT_LOSSES
 from guard.settings import STEMS
 
 # What says something of a teacher's labels.
 OF_SOFT_LABELS = {
     *("--loss", "--temperature", "--squared-temperature", "--reuse-labels", "--gradient-weight"),
-    *("--adversarial-share", "--views-against", "--view-epsilon"),
-    *("--teacher-mode", "--input-gradients", "--label-format", "--top-classes"),
+    *("--views-against", "--teacher-mode", "--input-gradients", "--label-format", "--top-classes"),
 }
 
 
@@ -47,6 +47,18 @@ def of_images(options):
 def as_settings(settings):
     """settings.Train of a student on them, whatever its loss was."""
     return replace(settings, loss="cross-entropy")
+
+
+def check_dsa(parser, settings):
+    """Ends with one line where a student by `settings` (settings.Train) has what does not go with DSA."""
+    if not settings.dsa:
+        return
+    if STUDENT_LOSSES[settings.loss].reads_teacher or settings.gradient_weight:
+        parser.error(
+            "--dsa shows what the teacher has not seen, so it goes with the loss cross-entropy alone"
+        )
+    if settings.adversarial_share:
+        parser.error("--dsa leaves [0,1], where adversarial views stay; add --no-dsa to --adversarial-share")
 
 
 def unread(parser, options):

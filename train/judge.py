@@ -46,6 +46,7 @@ def _parser(argv):
 
 
 WITHOUT_EFFECT = ("evaluate_every", "val_images", "channels_last", "compile", "graphs", "sync_batch_norm")
+WITHOUT_CHOICE = ("views_against",)  # there is no teacher that views could be against
 
 
 def _unlike_the_recipe(options, settings):
@@ -53,10 +54,12 @@ def _unlike_the_recipe(options, settings):
     found = {}
     for stage in ("relabel", "train"):
         own = recipes.resolve(options.dataset, stage, {}, options.recipe)
-        own = as_dict(own if stage == "relabel" else hard_labels.as_settings(own))
-        read = earlier.read_by_stage(stage, as_dict(settings[stage]))
-        given = {name: value for name, value in read.items() if value != own[name]}
-        found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+        own = own if stage == "relabel" else hard_labels.as_settings(own)
+        read, own = (earlier.read_by_stage(stage, as_dict(each)) for each in (settings[stage], own))
+        given = {name: value for name, value in read.items() if name not in own or value != own[name]}
+        found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT + WITHOUT_CHOICE}
+    if "view_epsilon" in found:
+        found["view_epsilon"] = f"{found['view_epsilon'] * 255:.4g}/255"
     of_images = hard_labels.of_images(options)
     found |= {name: value for name, value in of_images.items() if value}
     for name, before in (("image_size", {}), ("stem", {"image_size": of_images["image_size"]})):
@@ -88,12 +91,13 @@ def main(argv):
         parser.error(f"--networks {options.networks} names one twice; leave it out")
     if options.full and len(options.full) != len(names):
         parser.error(f"--full needs an accuracy for each network, {len(names)}, and has {len(options.full)}")
-    if options.check:
-        return
     settings = {
         stage: cli.resolve(options, options.dataset, stage) for stage in ("train", "relabel", "evaluate")
     }
     settings["train"] = hard_labels.as_settings(settings["train"])
+    hard_labels.check_dsa(parser, settings["train"])
+    if options.check:
+        return
 
     def work():
         from guard.run import processes

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from guard import recipes
@@ -186,9 +187,10 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
 
     With settings.gradient_weight the distance of the input gradients at the views is added, times it. pixels:
     (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of the
-    adversarial ones as well. targets: (N, classes), mixed hard labels. Where the settings need
-    them, teacher_gradient: (N, 3, S, S) of its cross-entropy at the views, or its signs; noise: (N, 3, S, S)
-    uniform in [0,1), with which the adversarial step begins.
+    adversarial ones as well. targets: (N, classes), mixed hard labels; the adversarial step is against these
+    where the loss reads no logits. Where the settings need them, teacher_gradient: (N, 3, S, S) of its
+    cross-entropy at the views, or its signs; noise: (N, 3, S, S) uniform in [0,1), with which the adversarial
+    step begins.
     """
     share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
     row = STUDENT_LOSSES[settings.loss]
@@ -206,9 +208,8 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
         if settings.views_against == "teacher":
             moved = views_against_teacher(pixels, teacher_gradient, epsilon=settings.view_epsilon)
         else:
-            moved = adversarial_views(
-                model, pixels, teacher_logits, epsilon=settings.view_epsilon, noise=noise
-            )
+            wanted = F.log_softmax(teacher_logits, 1).exp() if row.reads_teacher else targets
+            moved = adversarial_views(model, pixels, wanted, epsilon=settings.view_epsilon, noise=noise)
         student_logits = devices.widened(model(moved))
         adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
         total = (1 - share) * total + share * adversarial

@@ -125,13 +125,14 @@ LABEL_BYTES = {
         )
         for epochs in ("200", "60", "20")
     },
-    # as many real images with hard labels as fit in the bytes of its images and labels, and of those with
-    # labels in int8, for as many steps
+    # real images with hard labels, as many as fit in the bytes of its images and labels, and of those with
+    # labels in int8, and as many as it has, for as many steps
     **{
-        f"labels-hard-of-{count}-real": Arm(
-            "nfgsm", f"-I random -v n -c {count} -z {epochs}", "train --loss cross-entropy"
+        f"labels-hard-of-{count}-real{views}": Arm(
+            "nfgsm", f"-I random -v n -c {count} -z {epochs}", f"train --loss cross-entropy{flags}"
         )
-        for count, epochs in (("105", "57"), ("37", "150"))
+        for count, epochs in (("105", "57"), ("37", "150"), ("10", "600"))
+        for views, flags in (("", ""), ("/adversarial", " --adversarial-share 1"))
     },
 }
 ARMS |= LABEL_BYTES

@@ -13,9 +13,14 @@ from guard.paper.drawing import TEACHERS, colour_of
 from guard.report import plots
 
 MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
+BYTES_MARKS = {
+    "o": "soft labels, RDED, adversarial views",
+    "x": "hard labels, real images, plain views",
+    "+": "hard labels, real images, adversarial views",
+}
 PUBLISHED = "#8c6d31"
 PALE = 0.25  # opacity of what is not as planned
-TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
+TICKS = (30, 50, 100, 200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 
 def of_the_frontier(groups, _):
@@ -60,23 +65,22 @@ def label_bytes(groups, title, path, _):
     curves = {"clean": "black", **dict(zip(full_size.EPSILONS, ("#1f77b4", "#d62728"), strict=True))}
     for name, colour in curves.items():
         for group in groups:
-            found, mark = _accuracy(group, name), "x" if stored.hard_labels(group.records[0]) else "o"
+            found, mark = _accuracy(group, name), _bytes_mark(group)
             if found:
                 size, error = _kilobytes(group), [found[1] or 0]
                 look = {"color": colour, "marker": mark, "capsize": 3, "alpha": _opacity(group)}
-                look |= {"zorder": 3, "markersize": 8} if mark == "x" else {}
+                look |= {"zorder": 3, "markersize": 8} if mark != "o" else {}
                 axes.errorbar([size], [found[0]], yerr=error, **look)
     for group in groups:
         place = _kilobytes(group), _accuracy(group, "clean")[0]
         words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
         at = {"rotation": 45, "xytext": (-4, 16)}
-        if stored.hard_labels(group.records[0]):  # which stands below another of as many bytes
+        if _bytes_mark(group) != "o":  # which stands below another of as many bytes
             at = {"xytext": (-8, -3), "ha": "right"}
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
-    marks = {"o": "soft labels, RDED, adversarial views", "x": "hard labels, real images, plain views"}
-    for mark, words in marks.items():
+    for mark, words in BYTES_MARKS.items():
         axes.plot([], [], color="grey", marker=mark, linestyle="none", label=words)
     _explain_pale(axes, groups)
     axes.set_xscale("log")
@@ -91,6 +95,14 @@ def label_bytes(groups, title, path, _):
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     axes.set_title(title, fontsize=12)
     plots.save(figure, path)
+
+
+def _bytes_mark(group):
+    """Of BYTES_MARKS."""
+    record = group.records[0]
+    if not stored.hard_labels(record):
+        return "o"
+    return "+" if record["train"]["settings"].get("adversarial_share") else "x"
 
 
 def of_curvature(groups, _):

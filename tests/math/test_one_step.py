@@ -61,18 +61,22 @@ def test_its_loss_trains_on_it_and_changes_nothing_else(network, batch):
     assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(model(moved), labels).item())
 
 
-def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(network, batch):
-    model, (pixels, _) = pixel_model(network), batch
-    logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
+@pytest.mark.parametrize("labels_are", ["soft", "mixed"])
+def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(labels_are, network, batch):
+    """Of the teacher's softmax, or of hard labels of two classes at most, whose entropy does not change."""
+    model, (pixels, labels) = pixel_model(network), batch
+    wanted = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64).softmax(1)
+    if labels_are == "mixed":
+        own = torch.nn.functional.one_hot(labels, 3).double()
+        wanted = 0.7 * own + 0.3 * own.roll(1, 0)
     uniform = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)
-    found = adversarial_views(model, pixels, logits, epsilon=EPSILON, noise=uniform)
+    found = adversarial_views(model, pixels, wanted, epsilon=EPSILON, noise=uniform)
     noise = EPSILON * (2 * uniform - 1)
     for i in range(5):
         start = (pixels[i] + noise[i]).clamp(0, 1)
-        wanted = logits[i].softmax(0)
 
-        def divergence(image, wanted=wanted):
-            return (wanted * (wanted.log() - model(image).log_softmax(1)[0])).sum()
+        def divergence(image, wanted=wanted[i]):
+            return (torch.xlogy(wanted, wanted) - wanted * model(image).log_softmax(1)[0]).sum()
 
         moved = start + EPSILON * gradient_of(divergence, start).sign()
         expected = moved.clamp(min=pixels[i] - EPSILON, max=pixels[i] + EPSILON).clamp(0, 1)
@@ -81,11 +85,11 @@ def test_adversarial_views_are_one_step_up_the_divergence_within_the_ball(networ
 
 def test_views_are_made_in_eval_mode_and_change_no_statistics(network, batch):
     model, (pixels, _) = pixel_model(network), batch
-    logits = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64)
+    wanted = torch.randn(5, 3, generator=generator("logits"), dtype=torch.float64).softmax(1)
     given = {"epsilon": EPSILON, "noise": torch.rand(pixels.shape, generator=generator("noise")).double()}
-    expected = adversarial_views(model.eval(), pixels, logits, **given)
+    expected = adversarial_views(model.eval(), pixels, wanted, **given)
     before = copy.deepcopy(model.state_dict())
-    found = adversarial_views(model.train(), pixels, logits, **given)
+    found = adversarial_views(model.train(), pixels, wanted, **given)
     assert torch.equal(found, expected) and model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -101,7 +105,7 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
         return student.student_loss(settings, model, pixels, logits, targets, noise=noise).item()
 
     clean, adversarial = loss(), loss(adversarial_share=1.0)
-    moved = adversarial_views(model, pixels, logits, epsilon=EPSILON, noise=noise)
+    moved = adversarial_views(model, pixels, logits.softmax(1), epsilon=EPSILON, noise=noise)
     of_moved = losses.kullback_leibler(model(moved), logits, targets, 2.0).item()
     assert adversarial == pytest.approx(of_moved) and adversarial > clean
     assert loss(adversarial_share=5 / 6) == pytest.approx(clean / 6 + 5 / 6 * adversarial)
@@ -110,6 +114,22 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
         assert loss(loss=name, squared_temperature=True) == loss(loss=name)
     half = (4 * clean + loss(loss="cross-entropy")) / 2  # of both losses the divergence alone has it
     assert loss(loss="kl+cross-entropy", squared_temperature=True) == pytest.approx(half)
+
+
+def test_hard_labels_alone_need_no_teacher_for_adversarial_views(network, batch):
+    """Neither the step nor the loss reads its logits; of other losses both do."""
+    model, (pixels, labels) = pixel_model(network), batch
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    noise = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)
+
+    def loss(logits):
+        settings = Train(loss="cross-entropy", view_epsilon=EPSILON, adversarial_share=1.0)
+        return student.student_loss(settings, model, pixels, logits, targets, noise=noise).item()
+
+    moved = adversarial_views(model, pixels, targets, epsilon=EPSILON, noise=noise)
+    expected = torch.nn.functional.cross_entropy(model(moved), labels).item()
+    assert loss(torch.zeros(5, 3).double()) == loss(-100 * targets) == pytest.approx(expected)
+    assert expected > torch.nn.functional.cross_entropy(model(pixels), labels).item()
 
 
 def test_the_average_of_weights_is_the_recursion(network):

@@ -69,6 +69,7 @@ def test_hard_labels_stand_beside_as_many_real_images_as_fit_in_the_same_bytes(l
     assert 10 * per_class * 3073 <= budget < 10 * (per_class + 1) * 3073
     steps = epochs * -(-10 * per_class // 50)  # in mini-batches of 50, recipe modern's
     assert steps == pytest.approx(600 * 2, rel=0.01)
+    assert arms.ARMS[f"labels-hard-of-{beside}-real/adversarial"].flags == arm.flags
 
 
 def test_robust_accuracy_is_taken_at_its_epsilon_or_not_at_all(results):

@@ -353,9 +353,11 @@ def test_what_is_bad_is_named_in_one_line(case, digits, tmp_path, monkeypatch, r
         (["--labels", "online", "--teacher", "t.pt", "--label-format", "int8"], "--label-format is of"),
         (["--labels", "online", "--teacher", "t.pt", "--dsa"], "--dsa shows what the teacher has not seen"),
         (
-            ["--labels", "x", "--teacher", "t.pt", "--recipe", "mtt", "--adversarial-share", 1],
+            ["--labels", "x", "--teacher", "t.pt", "--recipe", "mtt", "--gradient-weight", 1],
             "--dsa shows what the teacher has not seen",
         ),
+        (["--labels", "hard", "--recipe", "mtt", "--adversarial-share", 1], "--dsa leaves [0,1]"),
+        (["--labels", "hard", "--views-against", "teacher"], "--views-against goes with soft labels"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(flags, expected, refused):
@@ -412,6 +414,16 @@ def test_what_the_labels_say_is_what_is_learnt(judged, digits):
     found = [records.read(each / "log.json")["train"] for each in (judged("one"), shifted)]
     right, wrong = (entry["results"]["val accuracy"] for entry in found)
     assert right > 60 and wrong < 15
+
+
+def test_a_student_of_hard_labels_is_more_robust_by_adversarial_views(judged):
+    """Though no teacher says what the views should be."""
+    words = ["--epochs", 60, "--images", 5, "--epsilon", "12/255"]
+    plain = judged("plain", *words)
+    adversarial = judged("adversarial", *words, "--adversarial-share", 1, "--view-epsilon", "12/255")
+    found = [records.read(each / "log.json")["evaluate student"]["attacks"] for each in (plain, adversarial)]
+    before, after = (each["pgd20"]["accuracy"] for each in found)
+    assert after > before + 30
 
 
 def test_soft_labels_are_what_is_learnt(digits, tmp_path, refused, capsys):

@@ -301,6 +301,18 @@ def test_a_judgement_says_where_it_attacks_other_images_than_the_recipe(images, 
     assert judge_flags._unlike_the_recipe(options, settings).get("evaluated images per class") == told
 
 
+def test_a_judgement_by_adversarial_views_says_within_which_epsilon(sets, tmp_path, refused):
+    words = ["--networks", "convnet-32", "--adversarial-share", 0.5]
+    assert judge(sets / "res_DC.pt", tmp_path / "out", *words) == 0
+    told = json.loads((tmp_path / "out" / "judge.json").read_text())["unlike the recipe"]
+    assert (told["adversarial share"], told["view epsilon"]) == (0.5, "2/255")
+    text = (tmp_path / "out" / "judge.md").read_text()
+    assert "adversarial share 0.5, view epsilon 2/255" in text.replace("\n", " ")
+    words = ["train.judge", "--output", tmp_path / "no", *FLAGS, "--distilled", sets / "res_DC.pt", *words]
+    assert "--dsa leaves [0,1]" in refused(*words, "--recipe", "mtt", "--check")
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_folder_that_is_two_sets_is_refused_and_hidden_files_are_none(sets, tmp_path, refused, capsys):
     shutil.copytree(sets / "ours", tmp_path / "both")
     for name in ("images_best.pt", "labels_best.pt"):
