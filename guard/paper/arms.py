@@ -43,6 +43,24 @@ BY_TEACHER = {
     "cda+guard": Arm("guard", "-A -C"),
 }
 ARMS = {**BY_TEACHER}  # all of them, by name
+
+# The digits' baselines: random real images with the labels of a teacher, and with hard ones, without any.
+# Adversarial views are within the epsilon of their attacks.
+_VIEWS = "train --adversarial-share 1 --view-epsilon 12/255"
+
+
+def _of_real(arm, stages=""):
+    return Arm(arm.teacher, f"-I random {arm.flags}".strip(), f"{arm.stages} {stages}".strip())
+
+
+REAL = {
+    "random": _of_real(BY_TEACHER["sre2l"]),
+    **{f"random+{name}": _of_real(BY_TEACHER[name]) for name in ("guard", "guard-batch", "nfgsm")},
+    "random+nfgsm+adversarial": _of_real(BY_TEACHER["nfgsm"], _VIEWS),
+    "random-hard": _of_real(BY_TEACHER["sre2l"], "train --loss cross-entropy"),
+    "random-hard+adversarial": _of_real(BY_TEACHER["sre2l"], f"{_VIEWS} --loss cross-entropy"),
+}
+ARMS |= REAL
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
     **_arms_of("lambda", "-l", "1", "3", "10", "30", "100", "1000"),

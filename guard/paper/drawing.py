@@ -27,6 +27,14 @@ STYLES = {
     "nfgsm": ("#08519c", "o"),
     "cda": ("#74c476", "h"),
     "cda+guard": ("#006d2c", "*"),
+    # random real images: their teacher's colour, and brown without one
+    "random": ("black", "^"),
+    "random+guard": ("#d62728", "^"),
+    "random+guard-batch": ("#f768a1", "^"),
+    "random+nfgsm": ("#08519c", "^"),
+    "random+nfgsm+adversarial": ("#08519c", "v"),
+    "random-hard": ("#8c564b", "x"),
+    "random-hard+adversarial": ("#8c564b", "*"),
 }
 # Of IMAGES/TEACHER, IMAGES/TEACHER/adversarial and IMAGES/TEACHER/paper: the teacher's colour.
 TEACHERS = {

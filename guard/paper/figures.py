@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from guard.paper import drawing, full_size, full_size_drawing, settings
+from guard.paper import drawing, full_size, full_size_drawing, settings, stored
 from guard.paper import groups as gathered
 from guard.paper.markdown import scale_text
 from guard.paper.plan import SCALES
@@ -44,7 +44,13 @@ def _curved(groups, _):
 
 
 def _with_curvature(groups, attack):
-    return [group for group in groups if drawing.accuracy(group, attack) and drawing.gradient_change(group)]
+    return [
+        group for group in _measured(groups, attack) if drawing.gradient_change(group) and _has_teacher(group)
+    ]
+
+
+def _has_teacher(group):
+    return not stored.hard_labels(group.records[0])
 
 
 KINDS = {

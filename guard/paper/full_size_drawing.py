@@ -16,7 +16,7 @@ MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
 BYTES_MARKS = {
     "o": "soft labels, RDED, adversarial views",
     "x": "hard labels, real images, plain views",
-    "+": "hard labels, real images, adversarial views",
+    "*": "hard labels, real images, adversarial views",
 }
 PUBLISHED = "#8c6d31"
 PALE = 0.25  # opacity of what is not as planned
@@ -102,7 +102,7 @@ def _bytes_mark(group):
     record = group.records[0]
     if not stored.hard_labels(record):
         return "o"
-    return "+" if record["train"]["settings"].get("adversarial_share") else "x"
+    return "*" if record["train"]["settings"].get("adversarial_share") else "x"
 
 
 def of_curvature(groups, _):

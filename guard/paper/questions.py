@@ -13,7 +13,9 @@ from guard.paper.arms import (
     DC_OF_100,
     FRONTIER,
     IMAGE_METHODS,
+    LABEL_BYTES,
     METHODS,
+    REAL,
     RESNET18,
 )
 from guard.paper.groups import PLAIN, ROBUST
@@ -26,6 +28,7 @@ OF_ALL_IMAGES = {
 }  # METHOD/TEACHER[/adversarial|/paper], and settings of them
 BATCH = "curvature-batch"  # in place of the image method, which is random
 ADVERSARIAL = "nfgsm"
+ADVERSARIAL_VIEWS = "adversarial"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def plain_beside(arm):
         return _another(arm, arm.replace("+guard", "").replace(ROBUST, PLAIN))
     if arm in BY_TEACHER:
         return _another(arm, "cda" if arm.startswith("cda") else PLAIN)
+    if arm in REAL:
+        return None if "hard" in arm or ADVERSARIAL_VIEWS in arm else _another(arm, "random")
     method, _, *rest = _parts(arm)
     return _another(arm, "/".join([method, "plain", *rest])) if method else None
 
@@ -62,6 +67,9 @@ def random_beside(arm):
         if method.endswith("-resnet18"):
             return f"random{guard}-resnet18/{recipe}"
         return f"random-{'in' if method.startswith('dc') else '20'}{guard}/{recipe}"
+    if arm in BY_TEACHER:
+        beside = "random" if arm == PLAIN else f"random+{arm}"
+        return beside if beside in REAL else None
     if arm not in {*FRONTIER, *BY_RECIPE}:
         return None
     return _another(arm, "/".join(["random", *arm.split("/")[1:]]))
@@ -72,6 +80,8 @@ def adversarial_beside(arm):
     if arm in BY_TEACHER:
         of_regularizers = arm.startswith((ROBUST, "gr-"))
         return ADVERSARIAL if of_regularizers else None
+    if arm in REAL:
+        return f"random+{ADVERSARIAL}" if ROBUST in arm else None
     method, teacher, *rest = _parts(arm)
     if not method or teacher == "plain":
         return None
@@ -82,15 +92,27 @@ def running_beside(arm):
     """The arm whose penalty is taken by running statistics where that of this one is by the mini-batch's, or
     None.
     """
-    if arm == f"{ROBUST}-batch":
-        return ROBUST
+    if arm in {*BY_TEACHER, *REAL}:
+        return _another(arm, arm.removesuffix("-batch"))
     first, _, teacher = arm.partition("/")
     return f"random/{teacher}" if first == BATCH else None
 
 
 def views_beside(arm):
     """The arm whose student sees plain views where that of this one sees adversarial ones, or None."""
-    return _another(arm, arm.removesuffix("/adversarial")) if arm in FRONTIER else None
+    of_views = {*FRONTIER, *REAL, *LABEL_BYTES}
+    return _another(arm, _plain_views(arm)) if arm in of_views else None
+
+
+def hard_beside(arm):
+    """The arm of the same real images and views with hard labels, where this one's come from a teacher, or
+    None.
+    """
+    views = arm.removeprefix(_plain_views(arm))
+    if arm in REAL:
+        return _another(arm, f"random-hard{views}")
+    method, _, *rest = _parts(arm)
+    return f"labels-hard-of-10-real{views}" if method == "random" and "paper" not in rest else None
 
 
 def by_both_recipes():
@@ -108,6 +130,11 @@ def _parts(arm):
     if first == BATCH:
         return "random", teacher, *rest
     return (first, teacher, *rest) if first in IMAGE_METHODS else (None, None)
+
+
+def _plain_views(arm):
+    """What an arm of adversarial views is called without them; the name of any other."""
+    return arm.removesuffix(f"/{ADVERSARIAL_VIEWS}").removesuffix(f"+{ADVERSARIAL_VIEWS}")
 
 
 def _another(arm, beside):
@@ -144,5 +171,11 @@ QUESTIONS = (
         "students of adversarial views",
         "those of plain views",
         views_beside,
+    ),
+    Question(
+        "Do labels of a teacher beat hard ones?",
+        "students of random real images with the labels of a teacher",
+        "those of the same images and views with hard labels, whom no teacher helps,",
+        hard_beside,
     ),
 )

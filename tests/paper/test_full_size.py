@@ -198,6 +198,25 @@ def test_labels_of_other_teachers_than_planned_are_pale_and_named(results, monke
     assert "pale: other settings than planned" in told
 
 
+def test_marks_tell_hard_labels_and_adversarial_views_in_the_figure_of_bytes(results, monkeypatch):
+    from guard.report import plots
+
+    curve = {"attack": "pgd100", "epsilon": [2 / 255], "accuracy": [20.0], "images": 100}
+    shown = {arms.BEST: ("kl", 1.0, "o"), "labels-hard-of-10-real": ("cross-entropy", 0.0, "x")}
+    shown["labels-hard-of-10-real/adversarial"] = "cross-entropy", 1.0, "*"
+    for number, (arm, (loss, share, _)) in enumerate(shown.items()):
+        record = whole({"clean": 60.0 - number, "pgd100": 50.0 - number}, loss=loss)
+        record["train"]["settings"] |= {"adversarial_share": share, "view_epsilon": 2 / 255}
+        add(results, record, scale="full-cpu", arm=arm, curve=curve)
+    drawn = SimpleNamespace()
+    monkeypatch.setattr(plots, "save", lambda figure, path: setattr(drawn, path.stem, figure))
+    figures.write(gathered(results), results / "figures")
+    (axes,) = getattr(drawn, "label-bytes-full-cpu-cifar10").axes
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() in "ox*"]
+    found = {line.get_ydata()[0]: line.get_marker() for line in lines}
+    assert [found[60.0 - number] for number in range(3)] == ["o", "x", "*"]
+
+
 @pytest.mark.parametrize(
     ("pretrain", "told"),
     [
