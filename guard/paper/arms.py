@@ -61,6 +61,7 @@ REAL = {
     "random-hard+adversarial": _of_real(BY_TEACHER["sre2l"], f"{_VIEWS} --loss cross-entropy"),
 }
 ARMS |= REAL
+
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {
     **_arms_of("lambda", "-l", "1", "3", "10", "30", "100", "1000"),
