@@ -55,7 +55,8 @@ def check_dsa(parser, settings):
         return
     if STUDENT_LOSSES[settings.loss].reads_teacher or settings.gradient_weight:
         parser.error(
-            "--dsa shows what the teacher has not seen, so it goes with the loss cross-entropy alone"
+            "--dsa shows what the teacher has not seen, so it goes with a loss of hard labels alone, such as"
+            " cross-entropy"
         )
     if settings.adversarial_share:
         parser.error("--dsa leaves [0,1], where adversarial views stay; add --no-dsa to --adversarial-share")

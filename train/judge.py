@@ -46,7 +46,6 @@ def _parser(argv):
 
 
 WITHOUT_EFFECT = ("evaluate_every", "val_images", "channels_last", "compile", "graphs", "sync_batch_norm")
-WITHOUT_CHOICE = ("views_against",)  # there is no teacher that views could be against
 
 
 def _unlike_the_recipe(options, settings):
@@ -54,12 +53,12 @@ def _unlike_the_recipe(options, settings):
     found = {}
     for stage in ("relabel", "train"):
         own = recipes.resolve(options.dataset, stage, {}, options.recipe)
-        own = own if stage == "relabel" else hard_labels.as_settings(own)
-        read, own = (earlier.read_by_stage(stage, as_dict(each)) for each in (settings[stage], own))
-        given = {name: value for name, value in read.items() if name not in own or value != own[name]}
-        found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT + WITHOUT_CHOICE}
-    if "view_epsilon" in found:
-        found["view_epsilon"] = f"{found['view_epsilon'] * 255:.4g}/255"
+        own = as_dict(own if stage == "relabel" else hard_labels.as_settings(own))
+        read = earlier.read_by_stage(stage, as_dict(settings[stage]))
+        given = {name: value for name, value in read.items() if value != own[name]}
+        found |= {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    if "adversarial_share" in found:  # which no recipe has, and no epsilon either
+        found["view_epsilon"] = f"{settings['train'].view_epsilon * 255:.4g}/255"
     of_images = hard_labels.of_images(options)
     found |= {name: value for name, value in of_images.items() if value}
     for name, before in (("image_size", {}), ("stem", {"image_size": of_images["image_size"]})):

@@ -54,6 +54,7 @@ def train(settings, inputs, work, *, seed, workers):
         "teacher": inputs.teacher and inputs.teacher.fingerprint,
         "labels": asdict(labels.recipe),
         **as_dict(settings),
+        **_against_labels(settings),
         **_own_stem(inputs),
     }
     if not work.finished_or_begin(training, key):
@@ -64,6 +65,12 @@ def train(settings, inputs, work, *, seed, workers):
         model, history = _train(settings, inputs, val, key, training, workers, device)
         _finish(work, settings, model, history, inputs.shape, key)
     return training.path
+
+
+def _against_labels(settings):
+    """{'view_target': 'hard labels'} of a student whose adversarial views are against these; else {}."""
+    teachers = STUDENT_LOSSES[settings.loss].reads_teacher or settings.views_against == "teacher"
+    return {} if teachers or not settings.adversarial_share else {"view_target": "hard labels"}
 
 
 def _own_stem(inputs):

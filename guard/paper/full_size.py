@@ -170,6 +170,8 @@ def _of_teacher(group):
 
 def _trained(group):
     """How a teacher was trained, in a cell: runs of one table may differ in it."""
+    if stored.without_teacher(group.records[0]):
+        return MISSING
     teacher = group.records[0]["pretrain"]["settings"]
     return f"{teacher['epochs']} epochs, {teacher['schedule']}"
 

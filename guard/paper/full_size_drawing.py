@@ -20,7 +20,7 @@ BYTES_MARKS = {
 }
 PUBLISHED = "#8c6d31"
 PALE = 0.25  # opacity of what is not as planned
-TICKS = (30, 50, 100, 200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
+TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 
 def of_the_frontier(groups, _):
@@ -80,8 +80,10 @@ def label_bytes(groups, title, path, _):
         axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
+    drawn = {_bytes_mark(group) for group in groups}
     for mark, words in BYTES_MARKS.items():
-        axes.plot([], [], color="grey", marker=mark, linestyle="none", label=words)
+        if mark in drawn:
+            axes.plot([], [], color="grey", marker=mark, linestyle="none", label=words)
     _explain_pale(axes, groups)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.4)

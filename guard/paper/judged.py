@@ -69,8 +69,12 @@ def _words(name):
 
 def but(unlike_the_recipe):
     """What was set otherwise than by a recipe, as words to follow its name."""
-    words = ", ".join(f"{name} {value}" for name, value in unlike_the_recipe.items())
+    words = ", ".join(f"{name} {_told(value)}" for name, value in unlike_the_recipe.items())
     return f" but {words}" if words else ""
+
+
+def _told(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _rows(path):

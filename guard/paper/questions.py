@@ -13,7 +13,6 @@ from guard.paper.arms import (
     DC_OF_100,
     FRONTIER,
     IMAGE_METHODS,
-    LABEL_BYTES,
     METHODS,
     REAL,
     RESNET18,
@@ -29,6 +28,7 @@ OF_ALL_IMAGES = {
 BATCH = "curvature-batch"  # in place of the image method, which is random
 ADVERSARIAL = "nfgsm"
 ADVERSARIAL_VIEWS = "adversarial"
+HARD = "labels-hard-of-10-real"  # the images of random/TEACHER
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def running_beside(arm):
 
 def views_beside(arm):
     """The arm whose student sees plain views where that of this one sees adversarial ones, or None."""
-    of_views = {*FRONTIER, *REAL, *LABEL_BYTES}
+    of_views = {*FRONTIER, *REAL, f"{HARD}/{ADVERSARIAL_VIEWS}"}
     return _another(arm, _plain_views(arm)) if arm in of_views else None
 
 
@@ -112,7 +112,7 @@ def hard_beside(arm):
     if arm in REAL:
         return _another(arm, f"random-hard{views}")
     method, _, *rest = _parts(arm)
-    return f"labels-hard-of-10-real{views}" if method == "random" and "paper" not in rest else None
+    return f"{HARD}{views}" if method == "random" and "paper" not in rest else None
 
 
 def by_both_recipes():
@@ -175,7 +175,7 @@ QUESTIONS = (
     Question(
         "Do labels of a teacher beat hard ones?",
         "students of random real images with the labels of a teacher",
-        "those of the same images and views with hard labels, whom no teacher helps,",
+        "those of the same images and views with hard labels, whom no teacher helps",
         hard_beside,
     ),
 )

@@ -4,6 +4,7 @@ attacks; and where the settings of two runs differ.
 
 from guard.earlier import TOLD_ALONE
 from guard.paper import groups as gathered
+from guard.paper import stored
 from guard.paper.markdown import size_text
 from guard.paper.published import place
 from guard.paper.records import STAGES
@@ -27,6 +28,8 @@ def described(record):
         f" {images}, batch {pretrain['batch_size']}, learning rate {pretrain['learning_rate']:.4g} by"
         f" {pretrain['schedule']}"
     )
+    if stored.without_teacher(record):
+        teacher = "no teacher"
     recovery = (
         f"{recover['iterations']} iterations of recovery with r_bn {recover['r_bn']:.4g} and step size"
         f" {recover['step_size']:.4g}"
@@ -43,7 +46,9 @@ def described(record):
 def _learned_by(train):
     """What the student's loss is made of, and whether its views are adversarial."""
     loss = train.get("loss", "kl")
-    told = ["hard labels" if loss == "cross-entropy" else "mean squared error of logits"]
+    told = ["mean squared error of logits" if loss == "mse" else f"loss {loss}"]
+    if stored.of_hard_labels(loss):
+        told = ["hard labels"]
     if loss.startswith("kl"):
         told = [f"temperature {train['temperature']:.4g}"]
         told += ["with cross-entropy"] if loss == "kl+cross-entropy" else []
@@ -128,7 +133,7 @@ def lines(groups):
     settings, added = {}, {}
     for group in groups:
         settings.setdefault(described(group.records[0]), []).append(group)
-        if not group.swapped:
+        if not group.swapped and not stored.without_teacher(group.records[0]):
             added.setdefault(f"{group.arm}: {regularized(group.records[0])}", None)
     told = []
     for text, held in settings.items():

@@ -2,10 +2,25 @@
 
 from dataclasses import fields
 
+from guard.registry import STUDENT_LOSSES
+
 
 def hard_labels(record):
     """Whether the student of a run saw hard labels alone."""
-    return record["train"]["settings"]["loss"] == "cross-entropy"
+    train = record["train"]["settings"]
+    against_teacher = train.get("adversarial_share") and train.get("views_against") == "teacher"
+    hears_teacher = train.get("gradient_weight") or against_teacher
+    return not hears_teacher and of_hard_labels(train.get("loss", "kl"))
+
+
+def of_hard_labels(loss):
+    """Whether a student's loss is of hard labels alone, by its name; of an unknown name it is not."""
+    return loss in STUDENT_LOSSES and not STUDENT_LOSSES[loss].reads_teacher
+
+
+def without_teacher(record):
+    """Whether no teacher had a part in a run's images and labels, though one was trained beside it."""
+    return hard_labels(record) and record["recover"]["settings"].get("method") == "random"
 
 
 def label_bytes(record):

@@ -132,6 +132,20 @@ def test_hard_labels_alone_need_no_teacher_for_adversarial_views(network, batch)
     assert expected > torch.nn.functional.cross_entropy(model(pixels), labels).item()
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"loss": "cross-entropy", "adversarial_share": 0.5}, {"view_target": "hard labels"}),
+        ({"loss": "cross-entropy", "adversarial_share": 0.5, "views_against": "teacher"}, {}),
+        ({"loss": "cross-entropy"}, {}),
+        ({"adversarial_share": 0.5}, {}),
+    ],
+)
+def test_what_adversarial_views_are_against_is_part_of_a_student(settings, told):
+    """So one of hard labels whose views were against a teacher's logits does not pass for it."""
+    assert student._against_labels(Train(**settings)) == told
+
+
 def test_the_average_of_weights_is_the_recursion(network):
     model = pixel_model(network)
     averaged, expected = student.Averaged(model, 0.9), copy.deepcopy(list(model.parameters()))

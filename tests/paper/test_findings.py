@@ -148,7 +148,8 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.views_beside, "goal-epochs-600", None),
         (questions.views_beside, "random+nfgsm+adversarial", "random+nfgsm"),
         (questions.views_beside, "random-hard+adversarial", "random-hard"),
-        (questions.views_beside, "labels-hard-of-37-real/adversarial", "labels-hard-of-37-real"),
+        (questions.views_beside, "labels-hard-of-10-real/adversarial", "labels-hard-of-10-real"),
+        (questions.views_beside, "labels-hard-of-37-real/adversarial", None),  # whose size is no table's
         (questions.views_beside, "labels-int8", None),
         (questions.hard_beside, "random+guard", "random-hard"),
         (questions.hard_beside, "random+nfgsm+adversarial", "random-hard+adversarial"),
@@ -163,6 +164,15 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
 )
 def test_each_question_compares_what_differs_in_one_thing(beside, arm, other):
     assert beside(arm) == other
+
+
+def test_each_answer_is_a_sentence(results):
+    size = {"scale": "full-cpu", "dataset": "cifar10", "size": 10, "table": "frontier"}
+    for arm in ("random/plain", "labels-hard-of-10-real", "random/guard", "random/nfgsm"):
+        add(results, run({"clean": 50.0, "pgd100": 40.0}), arm=arm, **size)
+    told = "\n".join(findings.section(gathered(results)))
+    assert told.count("no teacher helps, students of random real images with") == 1
+    assert told.count("Against ") == 3 and ",," not in told and ", ," not in told
 
 
 def test_each_question_has_a_table_of_its_own(results):

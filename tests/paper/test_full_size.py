@@ -21,6 +21,7 @@ from guard.paper import (
     settings,
     stored,
 )
+from guard.registry import STUDENT_LOSSES, StudentLoss
 from guard.settings import Pretrain, Relabel, as_dict
 
 
@@ -51,7 +52,10 @@ def test_label_bytes_are_those_of_the_arrays_that_are_stored(relabel):
         found += len(label_format.packed(rows, recipe, 32).tobytes())
     assert stored.label_bytes(record) == found
     assert stored.image_bytes(record) == 20 * 3 * 32 * 32
-    assert stored.label_bytes(whole({}, loss="cross-entropy")) == 20
+    hard = whole({}, loss="cross-entropy", **relabel)
+    assert stored.label_bytes(hard) == 20
+    hard["train"]["settings"] |= {"adversarial_share": 1.0, "views_against": "teacher"}
+    assert stored.label_bytes(hard) == found  # whose gradients the labels have
     record["relabel"]["settings"]["of a later version"] = True
     assert stored.label_bytes(record) == found
 
@@ -350,6 +354,25 @@ def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results)
     add(results, run_on("one GPU"), scale="full-cpu", arm="rded/plain", seed=1)
     told = f"Computed on a CPU and one GPU: random/plain / rded/plain {size}."
     assert told in text_of(results)
+
+
+def test_hard_labels_of_random_images_have_no_teacher(results, monkeypatch):
+    """Though one was trained beside them; of labels that it made, or of its views, it is told."""
+    monkeypatch.setitem(STUDENT_LOSSES, "own", StudentLoss("some:thing", reads_teacher=False))
+    shown = {arms.BEST: "kl", "labels-hard-of-10-real": "cross-entropy", "labels-hard-of-105-real": "own"}
+    for arm, loss in shown.items():
+        record = whole({"clean": 60.0, "pgd100": 50.0}, loss=loss)
+        record["recover"]["settings"]["method"] = "random"
+        add(results, record, scale="full-cpu", arm=arm)
+    text = text_of(results).split("### label-bytes")[1].split("###")[0]
+    assert (
+        len([line for line in text.splitlines() if line.startswith("| labels-hard") and "| - |" in line]) == 2
+    )
+    assert text.count("; no teacher; images by random; student ") == 1  # of two that are alike
+    assert "recovery: rded/nfgsm/adversarial: nothing added." in text
+    against = {"adversarial_share": 1.0, "view_epsilon": 2 / 255, "views_against": "teacher"}
+    record["train"]["settings"] |= against
+    assert not stored.without_teacher(record)
 
 
 @pytest.mark.parametrize("table, size", [("goal-50", 50), ("goal-1", 1)])

@@ -539,6 +539,19 @@ def test_a_finished_table_is_not_called_not_run(results):
     assert rows(text.split("the recipe's size: digits")[1], "10", "guard")[0] == ["1", "40.00 ± 4.90"]
 
 
+def test_a_teacher_of_several_arms_has_one_row(results):
+    """That of the arm with the most runs; one whose students have real images alone has its row, too."""
+    at = {"scale": "recipe", "dataset": "digits", "table": "digits"}
+    add(results, run({"clean": 40.0}), arm="sre2l", **at)
+    for seed in range(2):
+        add(results, run({"clean": 40.0}), arm="random", seed=seed, **at)
+        add(results, run({"clean": 40.0}), arm="random-hard", seed=seed, **at)
+    add(results, run({"clean": 40.0}), arm="random+guard", **at)
+    text = text_of(results).split("The teachers:")[1].split("Setting")[0]
+    shown = [line.split(" | ")[1:3] for line in text.splitlines() if line.startswith("| 10 |")]
+    assert shown == [["random", "2"], ["random+guard", "1"]]
+
+
 def test_a_run_by_other_settings_than_the_plans_is_still_to_do(results, monkeypatch):
     add(results, run({"clean": 40.0}), scale="recipe", dataset="digits", arm="nfgsm", table="digits")
     with monkeypatch.context() as patched:
