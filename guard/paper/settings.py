@@ -12,6 +12,7 @@ from guard.report.statistics import standard_error
 
 # settings that name what a run was made from, not how: they differ between seeds as they must
 OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
+OF_THE_RUN |= {"train view_target"}  # which follows from the loss
 OF_THE_RUN |= {f"{stage} {name}" for stage in ("pretrain", "train") for name in TOLD_ALONE}
 
 
