@@ -193,6 +193,9 @@ def _answer(question, groups):
             compared.append(Compared(_where(size), who, within, under_attack, further, clean))
     if not compared:
         return []
+    if all(one.seeds == 1 for one in compared):
+        told = f"Single runs of {question.students} beside {question.others}, without a verdict.\n"
+        return [heading(3, question.title), told, *_comparisons(compared, "students")]
     of_twice = [one.further for one in compared if one.further]
     further = f"; within twice that epsilon {_count(of_twice, 'more', 'less')}" if of_twice else ""
     answer = (

@@ -71,13 +71,7 @@ def label_bytes(groups, title, path, _):
                 look = {"color": colour, "marker": mark, "capsize": 3, "alpha": _opacity(group)}
                 look |= {"zorder": 3, "markersize": 8} if mark != "o" else {}
                 axes.errorbar([size], [found[0]], yerr=error, **look)
-    for group in groups:
-        place = _kilobytes(group), _accuracy(group, "clean")[0]
-        words = group.arm.removeprefix("labels-") if group.arm != arms.BEST else "fp16"
-        at = {"rotation": 45, "xytext": (-4, 16)}
-        if _bytes_mark(group) != "o":  # which stands below another of as many bytes
-            at = {"xytext": (-8, -3), "ha": "right"}
-        axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
+    _name_by_bytes(axes, groups, curves)
     for name, colour in curves.items():
         axes.plot([], [], color=colour, marker="o", label=name if name == "clean" else f"PGD100, {name}")
     drawn = {_bytes_mark(group) for group in groups}
@@ -87,6 +81,7 @@ def label_bytes(groups, title, path, _):
     _explain_pale(axes, groups)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.4)
+    axes.set_ylim(bottom=0)
     left, right = axes.get_xlim()
     ticks = [size for size in TICKS if left <= size <= right]
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
@@ -97,6 +92,22 @@ def label_bytes(groups, title, path, _):
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     axes.set_title(title, fontsize=12)
     plots.save(figure, path)
+
+
+def _name_by_bytes(axes, groups, curves):
+    """Names soft labels above what is highest, and hard ones, whose views share it, below what is lowest."""
+    found = {}
+    for group in groups:
+        soft, arm = _bytes_mark(group) == "o", group.arm.partition("/adversarial")[0]
+        words = (
+            "fp16" if group.arm == arms.BEST else arm.removeprefix("labels-hard-of-").removeprefix("labels-")
+        )
+        heights = [accuracy[0] for name in curves if (accuracy := _accuracy(group, name))]
+        found.setdefault((_kilobytes(group), words, soft), []).extend(heights)
+    for (kilobytes, words, soft), heights in found.items():
+        at = {"rotation": 45, "xytext": (-4, 16)} if soft else {"xytext": (0, -20), "ha": "center"}
+        place = kilobytes, max(heights) if soft else min(heights)
+        axes.annotate(words, place, fontsize=8, textcoords="offset points", **at)
 
 
 def _bytes_mark(group):

@@ -171,6 +171,11 @@ def test_each_answer_is_a_sentence(results):
     for arm in ("random/plain", "labels-hard-of-10-real", "random/guard", "random/nfgsm"):
         add(results, run({"clean": 50.0, "pgd100": 40.0}), arm=arm, **size)
     told = "\n".join(findings.section(gathered(results)))
+    assert told.count("no teacher helps, without a verdict.") == 1
+    assert told.count("Single runs of ") == 3 and "Against " not in told
+    for arm in ("random/plain", "labels-hard-of-10-real", "random/guard", "random/nfgsm"):
+        add(results, run({"clean": 51.0, "pgd100": 42.0}), arm=arm, seed=1, **size)
+    told = "\n".join(findings.section(gathered(results)))
     assert told.count("no teacher helps, students of random real images with") == 1
     assert told.count("Against ") == 3 and ",," not in told and ", ," not in told
 
