@@ -154,6 +154,7 @@ LABEL_BYTES = {
         for views, flags in (("", ""), ("/adversarial", " --adversarial-share 1"))
     },
 }
+HARD = "labels-hard-of-10-real"  # of the images of random/TEACHER
 ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best

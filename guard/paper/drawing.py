@@ -27,15 +27,16 @@ STYLES = {
     "nfgsm": ("#08519c", "o"),
     "cda": ("#74c476", "h"),
     "cda+guard": ("#006d2c", "*"),
-    # random real images: their teacher's colour, and brown without one
+    # random real images: their teacher's colour, and orange without one
     "random": ("black", "^"),
     "random+guard": ("#d62728", "^"),
     "random+guard-batch": ("#f768a1", "^"),
     "random+nfgsm": ("#08519c", "^"),
     "random+nfgsm+adversarial": ("#08519c", "v"),
-    "random-hard": ("#8c564b", "x"),
-    "random-hard+adversarial": ("#8c564b", "*"),
+    "random-hard": ("#ff7f0e", "x"),
+    "random-hard+adversarial": ("#ff7f0e", "*"),
 }
+NO_TEACHER = "none, hard labels"
 # Of IMAGES/TEACHER, IMAGES/TEACHER/adversarial and IMAGES/TEACHER/paper: the teacher's colour.
 TEACHERS = {
     "plain": "black",
@@ -45,6 +46,7 @@ TEACHERS = {
     "nfgsm+guard": "#2ca02c",
     "guard, batch statistics": "#f768a1",
     "nfgsm+guard, batch statistics": "#17becf",
+    NO_TEACHER: "#ff7f0e",
 }
 OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
 PANEL = 4.2  # inches

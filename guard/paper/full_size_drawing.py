@@ -9,7 +9,7 @@ import itertools
 
 from guard.paper import arms, full_size, stored
 from guard.paper import groups as gathered
-from guard.paper.drawing import TEACHERS, colour_of
+from guard.paper.drawing import NO_TEACHER, TEACHERS, colour_of
 from guard.report import plots
 
 MARKS = {"random": "o", "rded": "s", "sre2l": "^"}
@@ -24,13 +24,16 @@ TICKS = (200, 300, 500, 700, 1000, 2000, 3000, 5000, 7000)  # kB
 
 
 def of_the_frontier(groups, _):
-    """The groups that the frontier's figure can show: its table's, and by the mini-batch's statistics."""
-    of_batches = [
+    """The groups that the frontier's figure can show: its table's, those by the mini-batch's statistics, and
+    those of the same random images with hard labels.
+    """
+    others = [
         group
-        for group in full_size.of_tables(["curvature"], groups)
-        if group.arm in arms.CURVATURE and _shown(group)
+        for group in full_size.of_tables(["curvature", "label-bytes"], groups)
+        if group.arm in {*arms.CURVATURE, *arms.LABEL_BYTES} and _shown(group)
     ]
-    return full_size.of_tables(["frontier"], groups) + of_batches
+    found = full_size.of_tables(["frontier"], groups)
+    return found + others if found else []
 
 
 def of_label_bytes(groups, _):
@@ -177,7 +180,10 @@ def _accuracy(group, name):
 
 
 def _shown(group):
-    """As full_size.parts_of, and of curvature by the mini-batch's statistics; None of its other settings."""
+    """As full_size.parts_of, and of what else the frontier's figure shows; None of other arms."""
+    if group.arm in arms.LABEL_BYTES:
+        hard, _, adversarial = group.arm.partition("/")
+        return ("random", NO_TEACHER, bool(adversarial)) if hard == arms.HARD else None
     if group.arm in arms.CURVATURE:
         first, teacher = group.arm.split("/")
         teacher += ", batch statistics"

@@ -12,6 +12,7 @@ from guard.paper.arms import (
     DC,
     DC_OF_100,
     FRONTIER,
+    HARD,
     IMAGE_METHODS,
     METHODS,
     REAL,
@@ -28,7 +29,6 @@ OF_ALL_IMAGES = {
 BATCH = "curvature-batch"  # in place of the image method, which is random
 ADVERSARIAL = "nfgsm"
 ADVERSARIAL_VIEWS = "adversarial"
-HARD = "labels-hard-of-10-real"  # the images of random/TEACHER
 
 
 @dataclass(frozen=True)

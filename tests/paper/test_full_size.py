@@ -219,6 +219,12 @@ def test_marks_tell_hard_labels_and_adversarial_views_in_the_figure_of_bytes(res
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() in "ox*"]
     found = {line.get_ydata()[0]: line.get_marker() for line in lines}
     assert [found[60.0 - number] for number in range(3)] == ["o", "x", "*"]
+    first, _ = getattr(
+        drawn, "frontier-full-cpu-cifar10"
+    ).axes  # has them, too, but not other numbers of images
+    add(results, record, scale="full-cpu", arm="labels-hard-of-105-real", curve=curve)
+    assert [group.arm for group in full_size_drawing.of_the_frontier(gathered(results), None)] == [*shown]
+    assert "teacher: none, hard labels" in {line.get_label() for line in first.get_lines()}
 
 
 @pytest.mark.parametrize(
