@@ -44,13 +44,8 @@ def _curved(groups, _):
 
 
 def _with_curvature(groups, attack):
-    return [
-        group for group in _measured(groups, attack) if drawing.gradient_change(group) and _has_teacher(group)
-    ]
-
-
-def _has_teacher(group):
-    return not stored.hard_labels(group.records[0])
+    shown = [group for group in groups if drawing.accuracy(group, attack) and drawing.gradient_change(group)]
+    return [group for group in shown if not stored.hard_labels(group.records[0])]  # that heard of no teacher
 
 
 KINDS = {

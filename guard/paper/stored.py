@@ -1,4 +1,4 @@
-"""Bytes that a run's labels and images take, from its record."""
+"""Whether a run's student heard of a teacher, and the bytes of its labels and images, from its record."""
 
 from dataclasses import fields
 

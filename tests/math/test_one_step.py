@@ -117,7 +117,7 @@ def test_the_students_loss_mixes_clean_and_adversarial_views_in_their_shares(net
 
 
 def test_hard_labels_alone_need_no_teacher_for_adversarial_views(network, batch):
-    """Neither the step nor the loss reads its logits; of other losses both do."""
+    """Neither the step nor the loss reads its logits."""
     model, (pixels, labels) = pixel_model(network), batch
     targets = torch.nn.functional.one_hot(labels, 3).double()
     noise = torch.rand(pixels.shape, generator=generator("noise"), dtype=torch.float64)

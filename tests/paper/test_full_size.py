@@ -219,9 +219,7 @@ def test_marks_tell_hard_labels_and_adversarial_views_in_the_figure_of_bytes(res
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() in "ox*"]
     found = {line.get_ydata()[0]: line.get_marker() for line in lines}
     assert [found[60.0 - number] for number in range(3)] == ["o", "x", "*"]
-    first, _ = getattr(
-        drawn, "frontier-full-cpu-cifar10"
-    ).axes  # has them, too, but not other numbers of images
+    first, _ = getattr(drawn, "frontier-full-cpu-cifar10").axes
     add(results, record, scale="full-cpu", arm="labels-hard-of-105-real", curve=curve)
     assert [group.arm for group in full_size_drawing.of_the_frontier(gathered(results), None)] == [*shown]
     assert "teacher: none, hard labels" in {line.get_label() for line in first.get_lines()}
@@ -371,9 +369,8 @@ def test_hard_labels_of_random_images_have_no_teacher(results, monkeypatch):
         record["recover"]["settings"]["method"] = "random"
         add(results, record, scale="full-cpu", arm=arm)
     text = text_of(results).split("### label-bytes")[1].split("###")[0]
-    assert (
-        len([line for line in text.splitlines() if line.startswith("| labels-hard") and "| - |" in line]) == 2
-    )
+    of_hard = [line for line in text.splitlines() if line.startswith("| labels-hard")]
+    assert len(of_hard) == 2 and all(line.endswith("| - |") for line in of_hard)
     assert text.count("; no teacher; images by random; student ") == 1  # of two that are alike
     assert "recovery: rded/nfgsm/adversarial: nothing added." in text
     against = {"adversarial_share": 1.0, "view_epsilon": 2 / 255, "views_against": "teacher"}

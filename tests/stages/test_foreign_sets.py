@@ -357,6 +357,10 @@ def test_what_is_bad_is_named_in_one_line(case, digits, tmp_path, monkeypatch, r
             "--dsa shows what the teacher has not seen",
         ),
         (["--labels", "hard", "--recipe", "mtt", "--adversarial-share", 1], "--dsa leaves [0,1]"),
+        (
+            ["--labels", "x", "--teacher", "t.pt", "--recipe", "mtt", "--adversarial-share", 1],
+            "--dsa leaves [0,1]",
+        ),
         (["--labels", "hard", "--views-against", "teacher"], "--views-against goes with soft labels"),
     ],
 )
@@ -421,9 +425,10 @@ def test_a_student_of_hard_labels_is_more_robust_by_adversarial_views(judged):
     words = ["--epochs", 60, "--images", 5, "--epsilon", "12/255"]
     plain = judged("plain", *words)
     adversarial = judged("adversarial", *words, "--adversarial-share", 1, "--view-epsilon", "12/255")
-    found = [records.read(each / "log.json")["evaluate student"]["attacks"] for each in (plain, adversarial)]
-    before, after = (each["pgd20"]["accuracy"] for each in found)
+    found = [records.read(each / "log.json") for each in (plain, adversarial)]
+    before, after = (each["evaluate student"]["attacks"]["pgd20"]["accuracy"] for each in found)
     assert after > before + 30
+    assert [each["train"]["settings"].get("view_target") for each in found] == [None, "hard labels"]
 
 
 def test_soft_labels_are_what_is_learnt(digits, tmp_path, refused, capsys):
