@@ -44,23 +44,47 @@ BY_TEACHER = {
 }
 ARMS = {**BY_TEACHER}  # all of them, by name
 
-# The digits' baselines: random real images with the labels of a teacher, and with hard ones, without any.
-# Adversarial views are within the epsilon of their attacks.
-_VIEWS = "train --adversarial-share 1 --view-epsilon 12/255"
+# The digits' students: where images come from, whose labels, what the student sees. Hard labels come from no
+# teacher; adversarial views are within the epsilon of the attacks.
+HARD_LABELS = "hard"
 
 
-def _of_real(arm, stages=""):
-    return Arm(arm.teacher, f"-I random {arm.flags}".strip(), f"{arm.stages} {stages}".strip())
+@dataclass(frozen=True)
+class OfDigits:
+    """images: sre2l or random; labels: hard, or the teacher's name; adversarial: what the student sees."""
+
+    images: str
+    labels: str
+    adversarial: bool
+
+    @property
+    def arm(self):
+        """Its name: that of the teacher where images are recovered and views plain."""
+        recovered = self.images == "sre2l"
+        by_labels = {"plain": self.images, HARD_LABELS: f"{self.images}-{HARD_LABELS}"}
+        name = by_labels.get(self.labels, self.labels if recovered else f"{self.images}+{self.labels}")
+        return f"{name}+adversarial" if self.adversarial else name
 
 
-REAL = {
-    "random": _of_real(BY_TEACHER["sre2l"]),
-    **{f"random+{name}": _of_real(BY_TEACHER[name]) for name in ("guard", "guard-batch", "nfgsm")},
-    "random+nfgsm+adversarial": _of_real(BY_TEACHER["nfgsm"], _VIEWS),
-    "random-hard": _of_real(BY_TEACHER["sre2l"], "train --loss cross-entropy"),
-    "random-hard+adversarial": _of_real(BY_TEACHER["sre2l"], f"{_VIEWS} --loss cross-entropy"),
-}
-ARMS |= REAL
+def _arm_of_digits(of):
+    """The Arm of an OfDigits."""
+    of_teacher = BY_TEACHER["sre2l" if of.labels in ("plain", HARD_LABELS) else of.labels]
+    images = "-I random" if of.images == "random" else ""
+    views = "train --adversarial-share 1 --view-epsilon 12/255" if of.adversarial else ""
+    loss = "train --loss cross-entropy" if of.labels == HARD_LABELS else ""
+    stages = (of_teacher.stages, views, loss)
+    return Arm(of_teacher.teacher, f"{images} {of_teacher.flags}".strip(), " ".join(filter(None, stages)))
+
+
+_DIGITS = [
+    OfDigits(images, labels, adversarial)
+    for images in ("sre2l", "random")
+    for adversarial in (False, True)
+    for labels in ("plain", "guard", "guard-batch", "nfgsm", HARD_LABELS)
+    if not (adversarial and labels == "guard-batch")
+]
+DIGITS = {of.arm: of for of in _DIGITS}
+ARMS |= {name: _arm_of_digits(of) for name, of in DIGITS.items()}
 
 # GUARD with one setting changed, of the teacher or of a later stage
 VARIATIONS = {

@@ -4,7 +4,7 @@ Each function takes groups, a title, the path of the PNG file and the attack tha
 """
 
 from guard.paper import groups as gathered
-from guard.paper.arms import rank
+from guard.paper.arms import DIGITS, HARD_LABELS, OfDigits, rank
 from guard.paper.markdown import size_text
 from guard.report import plots
 
@@ -27,15 +27,15 @@ STYLES = {
     "nfgsm": ("#08519c", "o"),
     "cda": ("#74c476", "h"),
     "cda+guard": ("#006d2c", "*"),
-    # random real images: their teacher's colour, and orange without one
-    "random": ("black", "^"),
-    "random+guard": ("#d62728", "^"),
-    "random+guard-batch": ("#f768a1", "^"),
-    "random+nfgsm": ("#08519c", "^"),
-    "random+nfgsm+adversarial": ("#08519c", "v"),
-    "random-hard": ("#ff7f0e", "x"),
-    "random-hard+adversarial": ("#ff7f0e", "*"),
 }
+# The digits' other students have the colour of their labels' teacher, orange where these are hard, and a mark
+# for images and views.
+_HARD = "#ff7f0e"
+_MARKS = {("sre2l", False): "o", ("sre2l", True): "P", ("random", False): "^", ("random", True): "v"}
+for _arm, _of in DIGITS.items():
+    _teacher = OfDigits("sre2l", _of.labels, False).arm
+    _colour = _HARD if _of.labels == HARD_LABELS else STYLES[_teacher][0]
+    STYLES.setdefault(_arm, (_colour, _MARKS[_of.images, _of.adversarial]))
 NO_TEACHER = "none, hard labels"
 # Of IMAGES/TEACHER, IMAGES/TEACHER/adversarial and IMAGES/TEACHER/paper: the teacher's colour.
 TEACHERS = {
@@ -46,7 +46,7 @@ TEACHERS = {
     "nfgsm+guard": "#2ca02c",
     "guard, batch statistics": "#f768a1",
     "nfgsm+guard, batch statistics": "#17becf",
-    NO_TEACHER: "#ff7f0e",
+    NO_TEACHER: _HARD,
 }
 OTHER = ("#7f7f7f", ".")  # an arm without a style of its own
 PANEL = 4.2  # inches

@@ -3,7 +3,7 @@ Only the names of arms are read here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.paper.arms import (
     BY_RECIPE,
@@ -11,11 +11,12 @@ from guard.paper.arms import (
     CURVATURE,
     DC,
     DC_OF_100,
+    DIGITS,
     FRONTIER,
     HARD,
+    HARD_LABELS,
     IMAGE_METHODS,
     METHODS,
-    REAL,
     RESNET18,
 )
 from guard.paper.groups import PLAIN, ROBUST
@@ -51,8 +52,8 @@ def plain_beside(arm):
         return _another(arm, arm.replace("+guard", "").replace(ROBUST, PLAIN))
     if arm in BY_TEACHER:
         return _another(arm, "cda" if arm.startswith("cda") else PLAIN)
-    if arm in REAL:
-        return None if "hard" in arm or ADVERSARIAL_VIEWS in arm else _another(arm, "random")
+    if arm in DIGITS:
+        return None if DIGITS[arm].labels == HARD_LABELS else _of_digits(arm, labels="plain")
     method, _, *rest = _parts(arm)
     return _another(arm, "/".join([method, "plain", *rest])) if method else None
 
@@ -67,9 +68,8 @@ def random_beside(arm):
         if method.endswith("-resnet18"):
             return f"random{guard}-resnet18/{recipe}"
         return f"random-{'in' if method.startswith('dc') else '20'}{guard}/{recipe}"
-    if arm in BY_TEACHER:
-        beside = "random" if arm == PLAIN else f"random+{arm}"
-        return beside if beside in REAL else None
+    if arm in DIGITS:
+        return _of_digits(arm, images="random")
     if arm not in {*FRONTIER, *BY_RECIPE}:
         return None
     return _another(arm, "/".join(["random", *arm.split("/")[1:]]))
@@ -80,8 +80,8 @@ def adversarial_beside(arm):
     if arm in BY_TEACHER:
         of_regularizers = arm.startswith((ROBUST, "gr-"))
         return ADVERSARIAL if of_regularizers else None
-    if arm in REAL:
-        return f"random+{ADVERSARIAL}" if ROBUST in arm else None
+    if arm in DIGITS:
+        return _of_digits(arm, labels=ADVERSARIAL) if DIGITS[arm].labels.startswith(ROBUST) else None
     method, teacher, *rest = _parts(arm)
     if not method or teacher == "plain":
         return None
@@ -92,7 +92,7 @@ def running_beside(arm):
     """The arm whose penalty is taken by running statistics where that of this one is by the mini-batch's, or
     None.
     """
-    if arm in {*BY_TEACHER, *REAL}:
+    if arm in {*BY_TEACHER, *DIGITS}:
         return _another(arm, arm.removesuffix("-batch"))
     first, _, teacher = arm.partition("/")
     return f"random/{teacher}" if first == BATCH else None
@@ -100,7 +100,7 @@ def running_beside(arm):
 
 def views_beside(arm):
     """The arm whose student sees plain views where that of this one sees adversarial ones, or None."""
-    of_views = {*FRONTIER, *REAL, f"{HARD}/{ADVERSARIAL_VIEWS}"}
+    of_views = {*FRONTIER, *DIGITS, f"{HARD}/{ADVERSARIAL_VIEWS}"}
     return _another(arm, _plain_views(arm)) if arm in of_views else None
 
 
@@ -109,8 +109,8 @@ def hard_beside(arm):
     None.
     """
     views = arm.removeprefix(_plain_views(arm))
-    if arm in REAL:
-        return _another(arm, f"random-hard{views}")
+    if arm in DIGITS:
+        return _of_digits(arm, labels=HARD_LABELS) if DIGITS[arm].images == "random" else None
     method, _, *rest = _parts(arm)
     return f"{HARD}{views}" if method == "random" and "paper" not in rest else None
 
@@ -130,6 +130,11 @@ def _parts(arm):
     if first == BATCH:
         return "random", teacher, *rest
     return (first, teacher, *rest) if first in IMAGE_METHODS else (None, None)
+
+
+def _of_digits(arm, **changed):
+    """The name of the digits' arm that differs from `arm` in what is given; None where that is this one."""
+    return _another(arm, replace(DIGITS[arm], **changed).arm)
 
 
 def _plain_views(arm):

@@ -98,8 +98,11 @@ def test_an_arm_has_one_colour_in_figures_and_pages():
     assert drawing.colour_of("random/guard/paper") == drawing.TEACHERS["guard"]
     assert drawing.colour_of("guard-resnet18/paper") == drawing.STYLES["guard"][0]
     assert drawing.colour_of("random/plain") == drawing.TEACHERS["plain"]
-    for arm in arms.FRONTIER:
+    for arm in (*arms.FRONTIER, *arms.DIGITS):
         assert drawing.colour_of(arm) != drawing.OTHER[0], arm
+    of_digits = [drawing.STYLES[arm] for arm in arms.DIGITS]
+    assert len(set(of_digits)) == len(of_digits)  # colour and mark tell one from the other
+    assert drawing.colour_of("random+guard+adversarial") == drawing.STYLES["guard"][0]
     assert drawing.colour_of(None) == drawing.colour_of("goal") == drawing.OTHER[0]
 
 

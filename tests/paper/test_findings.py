@@ -88,8 +88,11 @@ def test_runs_of_all_of_cifar10_stand_before_those_at_cpu_size(results):
         ("adv-t", "sre2l"),
         ("random", None),
         ("random+guard-batch", "random"),
-        ("random+nfgsm+adversarial", None),  # whose views are others, too
+        ("random+nfgsm+adversarial", "random+adversarial"),
+        ("random+adversarial", None),
         ("random-hard+adversarial", None),
+        ("guard+adversarial", "sre2l+adversarial"),
+        ("sre2l-hard", None),
         ("cda+guard", "cda"),
         ("guard/paper", "sre2l/paper"),
         ("cda+guard/modern", "cda/modern"),
@@ -121,6 +124,9 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.random_beside, "guard-batch", "random+guard-batch"),
         (questions.random_beside, "cda", None),
         (questions.random_beside, "random+guard", None),
+        (questions.random_beside, "sre2l+adversarial", "random+adversarial"),
+        (questions.random_beside, "nfgsm+adversarial", "random+nfgsm+adversarial"),
+        (questions.random_beside, "sre2l-hard+adversarial", "random-hard+adversarial"),
         (questions.adversarial_beside, "sre2l/guard/adversarial", "sre2l/nfgsm/adversarial"),
         (questions.adversarial_beside, "random/nfgsm+guard", "random/nfgsm"),
         (questions.adversarial_beside, "random/gr/paper", None),  # which is no arm
@@ -134,6 +140,8 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.adversarial_beside, "gr-30", "nfgsm"),
         (questions.adversarial_beside, "random+guard-batch", "random+nfgsm"),
         (questions.adversarial_beside, "random+nfgsm+adversarial", None),
+        (questions.adversarial_beside, "guard+adversarial", "nfgsm+adversarial"),
+        (questions.adversarial_beside, "sre2l-hard+adversarial", None),
         (questions.adversarial_beside, "adv-t", None),
         (questions.adversarial_beside, "cda+guard", None),
         (questions.adversarial_beside, "sre2l", None),
@@ -148,6 +156,8 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.views_beside, "goal-epochs-600", None),
         (questions.views_beside, "random+nfgsm+adversarial", "random+nfgsm"),
         (questions.views_beside, "random-hard+adversarial", "random-hard"),
+        (questions.views_beside, "guard+adversarial", "guard"),
+        (questions.views_beside, "sre2l-hard+adversarial", "sre2l-hard"),
         (questions.views_beside, "labels-hard-of-10-real/adversarial", "labels-hard-of-10-real"),
         (questions.views_beside, "labels-hard-of-37-real/adversarial", None),  # whose size is no table's
         (questions.views_beside, "labels-int8", None),
@@ -155,6 +165,7 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.hard_beside, "random+nfgsm+adversarial", "random-hard+adversarial"),
         (questions.hard_beside, "random-hard+adversarial", None),
         (questions.hard_beside, "sre2l", None),
+        (questions.hard_beside, "guard+adversarial", None),  # whose images are others, too
         (questions.hard_beside, "random/gr", "labels-hard-of-10-real"),
         (questions.hard_beside, "random/nfgsm/adversarial", "labels-hard-of-10-real/adversarial"),
         (questions.hard_beside, "curvature-batch/guard", "labels-hard-of-10-real"),

@@ -337,6 +337,9 @@ def test_the_committed_runs_are_whole_and_attack_enough_images():
     of_digits = [each for each in held if each.scale == "recipe"]
     of_all_seeds = dict.fromkeys(plan.TABLES["digits"]["digits"][1], 5)
     of_fewer = {"random+guard": 1, "random+guard-batch": 1, "random+nfgsm": 4, "random+nfgsm+adversarial": 4}
+    of_fewer |= dict.fromkeys(("sre2l-hard", "sre2l-hard+adversarial", "sre2l+adversarial"), 0)
+    of_fewer |= dict.fromkeys(("guard+adversarial", "nfgsm+adversarial"), 0)
+    of_fewer |= dict.fromkeys(("random+adversarial", "random+guard+adversarial"), 0)
     assert {(each.arm, each.seed) for each in of_digits} == {
         (arm, seed) for arm, runs in (of_all_seeds | of_fewer).items() for seed in range(runs)
     }
