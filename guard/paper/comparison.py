@@ -197,7 +197,7 @@ def _changes(rows, attacks):
     for row in rows[1:]:
         found = [groups.change(row, rows[0], attack, on_any_device=True) for attack in attacks]
         pairs = found[0][1] if found[0] else 0
-        shown = [number(each[0], "+.2f") if each else number(None) for each in found]
+        shown = [number(each[0], "+") if each else number(None) for each in found]
         lines.append([row.name, str(pairs), *shown])
     return lines
 

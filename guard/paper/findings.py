@@ -12,7 +12,7 @@ from guard.paper import groups as gathered
 from guard.paper import published, swap, variations
 from guard.paper.arms import VARIATIONS
 from guard.paper.groups import ROBUST
-from guard.paper.markdown import MISSING, heading, scale_text, table
+from guard.paper.markdown import MISSING, heading, points, scale_text, table
 from guard.paper.questions import QUESTIONS, by_both_recipes, plain_beside
 from guard.report.statistics import average
 
@@ -29,7 +29,7 @@ has been met where students were also measured against epsilon. Clean accuracy i
 images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
-QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 NORMAL_QUANTILE = 1.96
 ROUNDING = 1e-9  # points by which differences that are the same may differ
 
@@ -61,7 +61,8 @@ class Change:
         low, high = self.mean - self.half_width, self.mean + self.half_width
         shows_zero = min(abs(low), abs(high)) < 0.05  # which no bound of a clear change is
         places = 2 if self.clear and shows_zero else 1
-        return f"{self.mean:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+        mean, low, high = (points(each, places, "+") for each in (self.mean, low, high))
+        return f"{mean} [{low}, {high}]"
 
 
 def changed(found, seeds):

@@ -8,7 +8,7 @@ from math import isclose
 
 from guard.paper import arms, not_run, our_tables, plan, published, settings, stored
 from guard.paper import groups as gathered
-from guard.paper.markdown import MISSING, heading, number, table
+from guard.paper.markdown import MISSING, heading, measure, number, table
 
 SCALE = "full-cpu"
 TITLE = "All of CIFAR-10"
@@ -238,7 +238,7 @@ def _less(group, first):
     found = [gathered.change(group, first, what) for what in measured]
     if group is first or not any(found) or not all(map(gathered.as_planned, (group, first))):
         return [MISSING] * len(LESS)
-    cells = [number(each[0], "+.2f") if each else MISSING for each in found]
+    cells = [number(each[0], "+") if each else MISSING for each in found]
     return [*cells, str(next(each[1] for each in found if each))]
 
 
@@ -293,7 +293,7 @@ def _published_name(method):
 def _curvature(groups):
     rows = []
     for group in groups:
-        bent = number(gathered.curvatures(group.records, "gradient_change"), ".2e")
+        bent = measure(gathered.curvatures(group.records, "gradient_change"), ".2e")
         row = [group.arm, str(len(group.runs)), *_student(group), _trained(group)]
         rows.append([*row, bent, *_of_teacher(group), _labels(group)])
     after = ("teacher: trained", "teacher: curvature", *OF_TEACHER, "labels")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from guard.paper import arms, not_run, plan, published, settings
 from guard.paper import groups as gathered
-from guard.paper.markdown import heading, number, scale_text, table
+from guard.paper.markdown import heading, measure, number, scale_text, table
 from guard.report.statistics import average
 
 TITLE = "Images from one teacher, labels from another"
@@ -144,14 +144,14 @@ def _teacher(group, shown):
     """Accuracy and curvature of the teacher, from the runs whose images and labels are both its own."""
     records = group.records if group else []
     accuracies = [number(gathered.accuracies(records, "teacher", attack)) for attack in shown]
-    return accuracies + [number(gathered.curvatures(records, name), ".3g") for name in CURVATURE]
+    return accuracies + [measure(gathered.curvatures(records, name), ".3g") for name in CURVATURE]
 
 
 def _effects(square, names):
     rows = []
     for what, name in zip(square.shown, names):
         images, labels, seeds = square.effects(what) or (None, None, number(None))
-        rows.append([name, number(images, "+.2f"), number(labels, "+.2f"), str(seeds)])
+        rows.append([name, number(images, "+"), number(labels, "+"), str(seeds)])
     of_arm = [f"{part} from {square.arm}" for part in ("images", "labels")]
     header = ["change of the student, points", *of_arm, "seeds"]
     return table(header, rows, left=1)

@@ -4,7 +4,7 @@ from guard.paper import groups as gathered
 from guard.paper import not_run, plan, published, settings
 from guard.paper.arms import VARIATIONS
 from guard.paper.groups import PLAIN, ROBUST
-from guard.paper.markdown import MISSING, heading, number, scale_text, table
+from guard.paper.markdown import MISSING, heading, measure, number, scale_text, table
 
 TITLE = "Which setting matters"
 INTRODUCTION = """\
@@ -58,11 +58,11 @@ def _table(groups):
 def _row(group, robust, shown):
     """robust: guard as it stands, or None."""
     teacher = [number(gathered.accuracies(group.records, "teacher", attack)) for attack in shown]
-    curvature = number(gathered.curvatures(group.records, "gradient_change"), ".3g")
+    curvature = measure(gathered.curvatures(group.records, "gradient_change"), ".3g")
     student = [number(gathered.accuracies(group.records, "student", attack)) for attack in shown]
     changes, different = [MISSING for _ in shown], MISSING
     if robust is not None and group is not robust:
         found = [gathered.change(group, robust, attack) for attack in shown]
-        changes = [number(one and one[0], "+.2f") for one in found]
+        changes = [number(one and one[0], "+") for one in found]
         different = "; ".join(settings.differences([robust.records[0], group.records[0]]))
     return [group.arm, str(len(group.runs)), *teacher, curvature, *student, *changes, different]

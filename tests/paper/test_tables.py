@@ -12,7 +12,7 @@ from conftest import command
 from recorded import RESULTS, add, empty, gathered, rows, run, text_of
 
 from guard.errors import UserError
-from guard.paper import arms, figures, groups, judged, not_run, plan, published, swap, tables
+from guard.paper import arms, figures, groups, judged, markdown, not_run, plan, published, swap, tables
 from guard.run import storage
 
 COLUMNS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")
@@ -634,3 +634,15 @@ def test_records_of_another_folder_have_tables_there(tmp_path, capsys, refused):
     assert f"| {main['sre2l']['clean']:.2f} |" in text and list((own / "figures").glob("*.png"))
     assert f"reproduce.sh digits --seeds 0,1,2 --results {own}`" in text
     assert "beside" in refused("guard.report", "--results", own, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [((64.3, 62.6), "63.5"), ((61.0, 62.3), "61.7"), ((-1.2, -0.7), "-1.0"), ((-0.5, 0.4), "-0.1")],
+)
+def test_what_lies_halfway_is_rounded_away_from_zero(values, shown):
+    """As by hand; floats of such means lie now above and now below, and their format rounds to even."""
+    mean = sum(values) / 2
+    assert markdown.points(mean, 1) == shown
+    assert markdown.number((mean / 10, None)) == f"{float(shown) / 10:.2f}"
+    assert markdown.points(abs(mean), 1, "+") == f"+{shown.lstrip('-')}"
