@@ -159,6 +159,7 @@ ARMS |= STUDENT_SETTINGS
 
 # Few bytes: the best arm's labels, from fewer epochs that are gone through again, and in small formats
 _AGAIN = "train --epochs 600 --reuse-labels"
+_SEEN = (("", ""), ("/adversarial", " --adversarial-share 1"))
 LABEL_BYTES = {
     "labels-int8": _of_the_best(stages="relabel --label-format int8"),
     "labels-int8-top-3": _of_the_best(stages="relabel --label-format int8 --top-classes 3"),
@@ -175,10 +176,16 @@ LABEL_BYTES = {
             "nfgsm", f"-I random -v n -c {count} -z {epochs}", f"train --loss cross-entropy{flags}"
         )
         for count, epochs in (("105", "57"), ("37", "150"), ("10", "600"))
-        for views, flags in (("", ""), ("/adversarial", " --adversarial-share 1"))
+        for views, flags in _SEEN
+    },
+    # what recovered images are worth without their labels
+    **{
+        f"labels-hard-of-10-recovered{views}": Arm("nfgsm", "-v n", f"train --loss cross-entropy{flags}")
+        for views, flags in _SEEN
     },
 }
 HARD = "labels-hard-of-10-real"  # of the images of random/TEACHER
+HARD_RECOVERED = "labels-hard-of-10-recovered"  # of those of sre2l/nfgsm
 ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best

@@ -37,10 +37,11 @@ runs of the same seeds, which are as many as "pairs" says; none where other thin
 """
 OF_LABEL_BYTES = """\
 The same arm from labels in fewer bytes: int8, the largest logits alone, fewer epochs that are gone through
-again. The rows "hard" are of real images with hard labels, as many per class as fit in the bytes of images
-and labels of the first row (105) and of int8 (37), and as many as it has (10): no teacher is in them. Their
-adversarial views are one step up the student's cross-entropy with the hard labels. An image counts as its
-3,072 values of one byte. "Less the first": as in the table before.
+again. The rows "hard" are of images with hard labels, real ones, as many per class as fit in the bytes of
+images and labels of the first row (105) and of int8 (37), and as many as it has (10), in which no teacher
+is, and ten that SRe2L recovered from an N-FGSM teacher. Their adversarial views are one step up the student's
+cross-entropy with the hard labels. An image counts as its 3,072 values of one byte. "Less the first": as in
+the table before.
 """
 OF_GOALS = """\
 As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The goals are this project's

@@ -15,6 +15,7 @@ from guard.paper.arms import (
     FRONTIER,
     HARD,
     HARD_LABELS,
+    HARD_RECOVERED,
     IMAGE_METHODS,
     METHODS,
     RESNET18,
@@ -59,7 +60,7 @@ def plain_beside(arm):
 
 
 def random_beside(arm):
-    """The arm of random real images with the same labels, or None."""
+    """The arm of random real images with the same kind of labels, or None."""
     if arm in OF_PUBLISHED_METHODS:
         method, recipe = arm.split("/")
         guard = "+guard" if ROBUST in method and recipe != "dc" else ""  # recipe dc has hard labels
@@ -70,6 +71,8 @@ def random_beside(arm):
         return f"random-{'in' if method.startswith('dc') else '20'}{guard}/{recipe}"
     if arm in DIGITS:
         return _of_digits(arm, images="random")
+    if _plain_views(arm) == HARD_RECOVERED:
+        return arm.replace(HARD_RECOVERED, HARD)
     if arm not in {*FRONTIER, *BY_RECIPE}:
         return None
     return _another(arm, "/".join(["random", *arm.split("/")[1:]]))
@@ -100,7 +103,7 @@ def running_beside(arm):
 
 def views_beside(arm):
     """The arm whose student sees plain views where that of this one sees adversarial ones, or None."""
-    of_views = {*FRONTIER, *DIGITS, f"{HARD}/{ADVERSARIAL_VIEWS}"}
+    of_views = {*FRONTIER, *DIGITS, *(f"{hard}/{ADVERSARIAL_VIEWS}" for hard in (HARD, HARD_RECOVERED))}
     return _another(arm, _plain_views(arm)) if arm in of_views else None
 
 
@@ -156,7 +159,7 @@ QUESTIONS = (
     Question(
         "Are recovered or chosen images better than random ones?",
         "students of recovered or chosen images",
-        "those of random real images with labels of the same kind of teacher",
+        "those of random real images with labels of the same kind, hard or of a teacher",
         random_beside,
     ),
     Question(

@@ -159,6 +159,13 @@ def test_a_student_stands_beside_that_of_a_plain_teacher_which_differs_in_nothin
         (questions.views_beside, "guard+adversarial", "guard"),
         (questions.views_beside, "sre2l-hard+adversarial", "sre2l-hard"),
         (questions.views_beside, "labels-hard-of-10-real/adversarial", "labels-hard-of-10-real"),
+        (
+            questions.random_beside,
+            "labels-hard-of-10-recovered/adversarial",
+            "labels-hard-of-10-real/adversarial",
+        ),
+        (questions.random_beside, "labels-hard-of-10-real", None),
+        (questions.views_beside, "labels-hard-of-10-recovered/adversarial", "labels-hard-of-10-recovered"),
         (questions.views_beside, "labels-hard-of-37-real/adversarial", None),  # whose size is no table's
         (questions.views_beside, "labels-int8", None),
         (questions.hard_beside, "random+guard", "random-hard"),
