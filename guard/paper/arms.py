@@ -134,6 +134,9 @@ def _of_the_best(flags="", stages=""):
     return Arm(best.teacher, f"{best.flags} {flags}".strip(), f"{best.stages} {stages}".strip())
 
 
+# input gradients of the teacher matched, beside adversarial views
+_GRADIENTS = "relabel --input-gradients values train --gradient-weight 1000"
+
 STUDENT_SETTINGS = {
     "student-rslad-share": _of_the_best(stages="train --adversarial-share 5/6"),
     "student-against-teacher": _of_the_best(
@@ -143,6 +146,7 @@ STUDENT_SETTINGS = {
         stages="relabel --input-gradients values"
         " train --adversarial-share 0 --loss kl+cross-entropy --gradient-weight 1000"
     ),
+    "student-gradients": _of_the_best(stages=_GRADIENTS),
     "student-mse": _of_the_best(stages="train --loss mse"),
     "student-temperature-1": _of_the_best(stages="train --temperature 1"),
     "student-zeta-2": _of_the_best(stages="train --zeta 2"),
@@ -190,7 +194,8 @@ ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
 # arm and of random images; then by a teacher of more steps, and of 50 images per class a student of more,
-# too; by a teacher of less curvature; then from labels in int8 of fewer epochs that are gone through again
+# too; with the teacher's input gradients matched; by a teacher of less curvature; then from labels in int8 of
+# fewer epochs that are gone through again
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
@@ -206,6 +211,14 @@ GOALS = {
             "nfgsm-40", f"{_RANDOM.flags} -z {epochs}", f"{_LONG} pretrain --epochs 40"
         )
         for epochs in ("2400", "3000", "6000")
+    },
+    **{
+        f"goal-random{teacher}-gradients-epochs-{epochs}": Arm(
+            f"nfgsm{teacher.removeprefix('-teacher')}",
+            f"{_RANDOM.flags} -z {epochs}",
+            f"{_LONG} {_GRADIENTS}{stages}",
+        )
+        for teacher, stages, epochs in (("", "", "3000"), ("-teacher-40", " pretrain --epochs 40", "2400"))
     },
     **{
         f"goal-random-nfgsm+guard-batch-epochs-{epochs}": Arm(

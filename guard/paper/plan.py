@@ -130,7 +130,7 @@ TABLES = {
             (10,),
             _goals(
                 "epochs-3000 random-epochs-3000 random-teacher-40-epochs-3000"
-                " random-nfgsm+guard-batch-epochs-3000"
+                " random-gradients-epochs-3000 random-nfgsm+guard-batch-epochs-3000"
                 " random-labels-600-epochs-3000 random-labels-200-epochs-3000"
             ),
         )
@@ -140,7 +140,7 @@ TABLES = {
             (50,),
             _goals(
                 "epochs-600 random-epochs-600 random-teacher-40-epochs-2400"
-                " random-nfgsm+guard-batch-epochs-2400"
+                " random-teacher-40-gradients-epochs-2400 random-nfgsm+guard-batch-epochs-2400"
             ),
         )
     },
