@@ -48,9 +48,9 @@ As good as it gets here: some 6,000 steps, of RDED's images and of random ones. 
 own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
 AutoAttack, version standard, whose accuracy is no higher than the lower of them; where some runs of a row
 have not met it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times
-its steps. "labels-600", "labels-200": in int8, of as many epochs, gone through again. The last rows were
-published at these sizes, for a ConvNet-3 unless they say otherwise; their numbers below pgd100 are by
-attacks of their own.
+its steps. "gradients": the teacher's input gradients are matched, too. "labels-600", "labels-200": in int8,
+of as many epochs, gone through again. The last rows were published at these sizes, for a ConvNet-3 unless
+they say otherwise; their numbers below pgd100 are by attacks of their own.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, and random real images, whose students learn by the
