@@ -4,7 +4,7 @@ standard library.
 A new arm is one row of ARMS. Flags are written as one would type them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
 # arm and of random images; then by a teacher of more steps, and of 50 images per class a student of more,
-# too; with the teacher's input gradients matched; by a teacher of less curvature; then from labels in int8 of
-# fewer epochs that are gone through again
+# too; by a teacher of less curvature; then from labels in int8 of fewer epochs that are gone through again;
+# then with the teacher's input gradients matched
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
@@ -213,14 +213,6 @@ GOALS = {
         for epochs in ("2400", "3000", "6000")
     },
     **{
-        f"goal-random{teacher}-gradients-epochs-{epochs}": Arm(
-            f"nfgsm{teacher.removeprefix('-teacher')}",
-            f"{_RANDOM.flags} -z {epochs}",
-            f"{_LONG} {_GRADIENTS}{stages}",
-        )
-        for teacher, stages, epochs in (("", "", "3000"), ("-teacher-40", " pretrain --epochs 40", "2400"))
-    },
-    **{
         f"goal-random-nfgsm+guard-batch-epochs-{epochs}": Arm(
             "nfgsm-guard-batch", f"{_RANDOM.flags} -C -z {epochs}", f"{_LONG} {_BATCH}"
         )
@@ -234,6 +226,11 @@ GOALS = {
         )
         for epochs in ("600", "200")
     },
+}
+GOALS |= {
+    f"goal-{teacher}-gradients-epochs-{epochs}": replace(arm, stages=f"{arm.stages} {_GRADIENTS}")
+    for teacher, epochs in (("random", "3000"), ("random-teacher-40", "2400"))
+    for arm in [GOALS[f"goal-{teacher}-epochs-{epochs}"]]
 }
 ARMS |= GOALS
 

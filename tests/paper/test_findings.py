@@ -6,7 +6,7 @@ import re
 import pytest
 from recorded import add, contents, empty, gathered, rows, run, text_of
 
-from guard.paper import findings, questions, records
+from guard.paper import arms, findings, questions, records
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_single_run_is_shown_apart_and_not_counted(results):
 
 
 def test_runs_of_all_of_cifar10_stand_before_those_at_cpu_size(results):
-    for size, arms in (("cpu", ("sre2l", "guard")), ("full-cpu", ("sre2l/plain", "sre2l/guard"))):
-        for seed, arm in itertools.product(range(3), arms):
+    for size, of_size in (("cpu", ("sre2l", "guard")), ("full-cpu", ("sre2l/plain", "sre2l/guard"))):
+        for seed, arm in itertools.product(range(3), of_size):
             record = run({"clean": 50.0, "pgd100": 20.0}, seed=seed)
             add(results, record, scale=size, dataset="cifar10", size=10, arm=arm, seed=seed)
     told = re.findall(r"^\| cifar10, 10 images per class, (.*?) \|", found_in(results), re.MULTILINE)
@@ -379,3 +379,25 @@ def test_nothing_is_found_where_nothing_was_run(results):
 def test_a_bound_that_is_not_zero_does_not_show_as_zero():
     assert str(findings.Change(5.4, 5.37, 3)) == "+5.40 [+0.03, +10.77]"
     assert str(findings.Change(5.4, 5.43, 3)) == "+5.4 [-0.0, +10.8]"
+
+
+def test_an_arm_of_the_digits_differs_from_another_by_the_flags_of_what_its_name_says():
+    views, hard = "train --adversarial-share 1 --view-epsilon 12/255", "train --loss cross-entropy"
+    for arm, expected in {
+        "sre2l": ("plain", "", ""),
+        "sre2l-hard+adversarial": ("plain", "", f"{views} {hard}"),
+        "guard+adversarial": ("guard", "-C", views),
+        "random+nfgsm+adversarial": ("nfgsm", "-I random -v n", f"pretrain --epsilon 12/255 {views}"),
+        "random-hard": ("plain", "-I random", hard),
+    }.items():
+        assert arms.ARMS[arm] == arms.Arm(*expected), arm
+    recovered = [arm for arm in arms.BY_TEACHER if arm in arms.DIGITS]
+    assert all(arms.ARMS[arm] == arms.BY_TEACHER[arm] for arm in recovered) and len(recovered) == 4
+
+
+def test_arms_of_matched_gradients_differ_in_these_alone():
+    matched = "relabel --input-gradients values train --gradient-weight 1000"
+    for arm, epochs in (("goal-random", "3000"), ("goal-random-teacher-40", "2400")):
+        without = arms.ARMS[f"{arm}-epochs-{epochs}"]
+        of_gradients = arms.Arm(without.teacher, without.flags, f"{without.stages} {matched}")
+        assert arms.ARMS[f"{arm}-gradients-epochs-{epochs}"] == of_gradients
