@@ -215,7 +215,11 @@ for word in "$@"; do
             'train --labels=hard') fail "$hard" ;;
             'pretrain --image-size='* | 'pretrain --stem='*) models+=("$word") ;;
             'pretrain --weights='* | 'train --labels='*) word=${word%%=*}=$(if_there "${word#*=}") ;;
-            *' --help' | *' -h') "$light" -m "$stage" --dataset "$dataset" --help; exit 0 ;;
+            *' --help' | *' -h')
+                declare -n extra=$stage
+                "$light" -m "$stage" --dataset "$dataset" "${extra[@]}" --help
+                exit 0
+                ;;
             *' --check') fail "run.sh checks all flags itself, with -n as well" ;;
         esac
         case "$stage $previous" in

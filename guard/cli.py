@@ -24,25 +24,29 @@ class Parser(argparse.ArgumentParser):
         ending.end(2, printable(f"error: {message}; see {self.prog} --help"))
 
 
-def stage_parser(stage, description, *stage_recipes, argv):
+def stage_parser(stage, description, *stage_recipes, argv, hidden=()):
     """A Parser with the flags of recipes `stage_recipes` (names in STAGES) and those common to
     all stages.
 
-    Defaults are left to `resolve`; in the help stand those of the data set that argv names with
-    --dataset, else of each family.
+    Defaults are left to `resolve`; in the help stand those of the data set and the recipe that argv names
+    with --dataset and --recipe, or of each family. hidden: flags that the help leaves out.
     """
     parser = Parser(prog=f"python -m {stage}", description=description)
     parser.settings = {}  # flag -> the first of the recipes that has it; it sets all of them
-    dataset = _named_dataset(argv)
+    of_students = {"relabel", "train"} & {*stage_recipes}
+    dataset, student_recipe = _named(argv, "--dataset", "-d"), _named(argv, "--recipe")
+    if not of_students or student_recipe not in recipes.STUDENT_RECIPES:
+        student_recipe = None
+    whose = ", ".join(filter(None, (dataset, student_recipe and f"recipe {student_recipe}")))
+    defaults = f" (defaults of {whose})" if whose else ""
     for name in stage_recipes:
-        group = parser.add_argument_group(
-            f"settings of {name}" + (f" (defaults of {dataset})" if dataset else "")
-        )
+        group = parser.add_argument_group(f"settings of {name}{defaults}")
         for row in fields(STAGES[name]):
             if _flag(row) not in parser.settings:
-                _add_setting(group, name, row, dataset)
+                default = _default_text(name, row, dataset, student_recipe or "paper")
+                _add_setting(group, row, default, hidden=_flag(row) in hidden)
                 parser.settings[_flag(row)] = name
-    if {"relabel", "train"} & set(stage_recipes):
+    if of_students:
         parser.add_argument(
             "--recipe",
             choices=recipes.STUDENT_RECIPES,
@@ -201,12 +205,10 @@ def _flag(row):
     return row.metadata["flag"] or "--" + row.name.replace("_", "-")
 
 
-def _add_setting(group, stage, row, dataset):
+def _add_setting(group, row, default, hidden):
     limits = row.metadata
-    text = (
-        f"{limits['text']}{', ' + limits['unit'] if limits['unit'] else ''}"
-        f" [{_default_text(stage, row, dataset)}]".replace("%", "%%")
-    )
+    unit, choices = ", " + limits["unit"] if limits["unit"] else "", _choices_text(limits["choices"])
+    text = argparse.SUPPRESS if hidden else f"{limits['text']}{unit} [{default}]{choices}".replace("%", "%%")
     if row.type is bool:
         group.add_argument(
             _flag(row), dest=row.name, action=argparse.BooleanOptionalAction, default=None, help=text
@@ -218,7 +220,7 @@ def _add_setting(group, stage, row, dataset):
             type=_some_of(*limits["names"]) if limits["names"] else str,
             choices=limits["choices"],
             metavar="NAME",
-            help=text + _choices_text(limits["choices"]),
+            help=text,
         )
     else:
         kind = number(row.type, *(limits[name] for name in ("low", "high", "above", "below")))
@@ -244,14 +246,9 @@ def _choices_text(choices):
     return f" ({', '.join(choices)})" if choices else ""
 
 
-def _default_text(stage, row, dataset):
+def _default_text(stage, row, dataset, student_recipe):
     def shown(name):
-        value = getattr(getattr(recipes.recipe(name), stage), row.name)
-        if isinstance(value, bool):
-            return "on" if value else "off"
-        if isinstance(value, float):
-            return f"{value * 255:.6g}/255" if row.name == "epsilon" else f"{value:.6g}"
-        return str(value)
+        return recipes.text_of(row, getattr(recipes.resolve(name, stage, {}, student_recipe), row.name))
 
     if dataset:
         return shown(dataset)
@@ -260,11 +257,12 @@ def _default_text(stage, row, dataset):
     return "; ".join([usual, *others])
 
 
-def _named_dataset(argv):
+def _named(argv, *flags):
+    """The value that argv gives to one of some flags, or None."""
     for position, word in enumerate(argv):
-        if word in ("--dataset", "-d") and position + 1 < len(argv):
+        if word in flags and position + 1 < len(argv):
             return argv[position + 1]
-        if word.startswith("--dataset="):
+        if word.startswith("--") and word.split("=", 1)[0] in flags and "=" in word:
             return word.split("=", 1)[1]
     return None
 

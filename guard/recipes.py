@@ -2,6 +2,7 @@
 
 python -m guard.recipes cifar10                    all defaults of a data set
 python -m guard.recipes cifar10 pretrain model     one of them
+python -m guard.recipes cifar10 --recipe modern    with a named recipe of labels and student
 """
 
 import sys
@@ -157,29 +158,48 @@ def relabel_batch_size(batch_size, images_per_class):
     return batch_size or min(100, 10 * images_per_class)
 
 
-USAGE = "python -m guard.recipes DATASET [STAGE [NAME]]"
+def text_of(row, value):
+    """A setting's value as one would type it. row: its field in guard.settings."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value * 255:.6g}/255" if row.metadata["unit"] == "[0,1] pixels" else f"{value:.6g}"
+    return str(value)
 
 
-def _print(dataset=None, stage=None, name=None, *more):
-    if dataset in ("--help", "-h"):
+USAGE = "python -m guard.recipes DATASET [STAGE [NAME]] [--recipe NAME]"
+
+
+def _without_recipe(words):
+    """(the words but for --recipe NAME, NAME)."""
+    if "--recipe" not in words:
+        return words, "paper"
+    place = words.index("--recipe")
+    return words[:place] + words[place + 2 :], "".join(words[place + 1 : place + 2])
+
+
+def _print(*words):
+    if {"--help", "-h"} & {*words}:
         print(f"usage: {USAGE}\nprints the defaults of a data set: {', '.join(RECIPES)}, or any other name")
+        print(f"by a recipe of labels and student: {', '.join(STUDENT_RECIPES)} [paper]")
         return
-    chosen = recipe(dataset)
+    words, student_recipe = _without_recipe(words)
+    dataset, stage, name, *more = *words, *[None] * (3 - len(words))
     known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
     if name:  # as it is printed below, or as the setting is called
         name = next((each for each in known if each.rstrip("_") == name.replace("-", "_").rstrip("_")), name)
-    if not dataset or more or (stage and not known) or (name and name not in known):
+    unknown = (stage and not known) or (name and name not in known) or student_recipe not in STUDENT_RECIPES
+    if not dataset or more or unknown:
         raise UserError(f"no such default; usage: {USAGE}")
     if name:
-        print(getattr(getattr(chosen, stage), name))
+        print(getattr(resolve(dataset, stage, {}, student_recipe), name))
         return
     for shown in [stage] if stage else STAGES:
         print(f"{shown} ({dataset}{'' if dataset in RECIPES else ': of any folder of images'})")
         for row in fields(STAGES[shown]):
             unit = f" [{row.metadata['unit']}]" if row.metadata["unit"] else ""
-            value = getattr(getattr(chosen, shown), row.name)
-            value = f"{value * 255:.6g}/255" if row.name == "epsilon" else value
-            print(f"  {row.name.rstrip('_').replace('_', '-'):24} {value!s:14} {row.metadata['text']}{unit}")
+            value = text_of(row, getattr(resolve(dataset, shown, {}, student_recipe), row.name))
+            print(f"  {row.name.rstrip('_').replace('_', '-'):24} {value:14} {row.metadata['text']}{unit}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ writes  OUTPUT/SET/VIEWS/RUN/   each student with its record and report; an inte
 
 
 def _parser(argv):
-    parser = cli.stage_parser("train.judge", DESCRIPTION, "train", "evaluate", "relabel", argv=argv)
+    stages = "train", "evaluate", "relabel"
+    refused = {"--model", *hard_labels.OF_SOFT_LABELS}
+    parser = cli.stage_parser("train.judge", DESCRIPTION, *stages, argv=argv, hidden=refused)
     cli.add_data(parser)
     cli.add_workers(parser)
     parser.add_argument(

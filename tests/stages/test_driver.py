@@ -344,6 +344,11 @@ def test_a_stages_help_is_all_that_is_done(tmp_path):
     assert "== " not in done.stdout and not (tmp_path / "out").exists()
 
 
+def test_a_stages_help_has_the_recipes_defaults():
+    shown = run_sh("-d", "cifar10", "-R", "modern", "--", "relabel", "--help").stdout
+    assert "settings of relabel (defaults of cifar10, recipe modern)" in shown
+
+
 # A python that does nothing: it notes the stages that it is asked for, and one of them begins its work and is
 # interrupted as WITH says, "STAGE STATUS FILE": what it then ends with, and what it wrote in its output.
 IDLE = """#!/usr/bin/env bash

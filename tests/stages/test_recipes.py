@@ -1,11 +1,16 @@
 """The defaults against the published recipes, as literals."""
 
+import re
+
 import pytest
 from conftest import command
 
+import train.__main__
+from guard.errors import UserError
 from guard.recipes import _print, recipe, relabel_batch_size, resolve
 from guard.registry import ATTACKS, PROTOCOLS
 from guard.settings import as_dict
+from train import hard_labels, judge
 
 IMAGENET_FAMILY = {
     "pretrain": {
@@ -235,3 +240,39 @@ def test_the_printed_defaults_say_whose_they_are(capsys):
     _print("digits", "evaluate")
     printed = capsys.readouterr().out
     assert "evaluate (digits)" in printed and " 12/255 " in printed
+
+
+def test_the_defaults_of_a_named_recipe_are_printed(capsys):
+    _print("cifar10", "--recipe", "modern", "train", "learning-rate")
+    assert capsys.readouterr().out == "0.002\n"
+    _print("cifar10", "train", "--recipe", "modern")
+    printed = capsys.readouterr().out
+    assert re.search(r"temperature +4 ", printed) and re.search(r"view-epsilon +2/255 ", printed)
+    _print("cifar10", "train", "temperature")
+    assert capsys.readouterr().out == "30.0\n"
+    for words in (("cifar10", "--recipe", "modrn"), ("cifar10", "--recipe"), ("--recipe", "modern")):
+        with pytest.raises(UserError, match="no such default"):
+            _print(*words)
+
+
+@pytest.mark.parametrize("module", [train.__main__, judge])
+def test_help_has_the_defaults_of_the_named_recipe(module, capsys):
+    def help_of(*words):
+        with pytest.raises(SystemExit):
+            module.main([*words, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    modern = help_of("--dataset", "cifar10", "--recipe", "modern")
+    assert "settings of train (defaults of cifar10, recipe modern)" in modern
+    assert "optimizer's learning rate [0.002]" in modern and "own views, epochs [600]" in modern
+    assert "[2/255]" in modern and "0.0078" not in modern
+    assert "optimizer's learning rate [0.001]" in help_of("-d", "cifar10")
+    assert "(defaults of recipe modern)" in help_of("--recipe=modern")
+    assert "defaults of" not in help_of("--recipe", "modrn")
+
+
+def test_a_judges_help_leaves_out_what_it_refuses(capsys):
+    with pytest.raises(SystemExit):
+        judge.main(["--help"])
+    shown = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    assert not shown & hard_labels.OF_SOFT_LABELS and "--networks" in shown
