@@ -83,12 +83,30 @@ def weighed_by(coefficient):
     return " and ".join(name for name, row in REGULARIZERS.items() if row.coefficient == coefficient)
 
 
-# name -> function(model, pixels, labels, *, settings, draws) -> (loss, logits of the images it is a loss of)
+class AdversarialTeacher(NamedTuple):
+    """function(model, pixels, labels, *, settings, draws) -> (loss, logits of the images it is a loss of).
+
+    text: for `--help`. one_step: whether it may overfit to its own attack, for which it is then watched.
+    """
+
+    function: str
+    text: str
+    one_step: bool = False
+
+
 ADVERSARIAL_TEACHERS = {
-    "t": "guard.method.adversarial:trades",
-    "f": "guard.method.adversarial:sign_steps_loss",
-    "n": "guard.method.one_step:noisy_step_loss",
+    "t": AdversarialTeacher("guard.method.adversarial:trades", "TRADES style"),
+    "f": AdversarialTeacher("guard.method.adversarial:sign_steps_loss", "ten sign steps"),
+    "n": AdversarialTeacher(
+        "guard.method.one_step:noisy_step_loss", "N-FGSM, one step from noise", one_step=True
+    ),
 }
+
+
+def told(rows):
+    """What each of some rows is, as `--help` lists it."""
+    return "; ".join(f"{name}: {row.text}" for name, row in rows.items())
+
 
 # ---- distilled images ----------------------------------------------------------------------------
 
@@ -151,20 +169,28 @@ class StudentLoss(NamedTuple):
     """function(student_logits, teacher_logits, targets, temperature) -> mean loss of the mini-batch.
 
     All (N, classes); targets: the share of each class in each image, as hard labels mixed like the images.
-    takes_squared: whether it takes `squared`, too: to multiply by temperature^2, for --squared-temperature.
-    reads_teacher: whether it reads teacher_logits; where not, adversarial views are against the targets.
+    text: for `--help`. takes_squared: whether it takes `squared`, too: to multiply by temperature^2, for
+    --squared-temperature. reads_teacher: whether it reads teacher_logits; where not, adversarial views are
+    against the targets.
     """
 
     function: str
+    text: str
     takes_squared: bool = False
     reads_teacher: bool = True
 
 
 STUDENT_LOSSES = {
-    "kl": StudentLoss("guard.method.losses:kullback_leibler", takes_squared=True),
-    "mse": StudentLoss("guard.method.losses:squared_error"),
-    "cross-entropy": StudentLoss("guard.method.losses:hard_cross_entropy", reads_teacher=False),
-    "kl+cross-entropy": StudentLoss("guard.method.losses:half_cross_entropy", takes_squared=True),
+    "kl": StudentLoss(
+        "guard.method.losses:kullback_leibler", "divergence from the teacher's softmax", takes_squared=True
+    ),
+    "mse": StudentLoss("guard.method.losses:squared_error", "squared error of the logits"),
+    "cross-entropy": StudentLoss(
+        "guard.method.losses:hard_cross_entropy", "hard labels alone", reads_teacher=False
+    ),
+    "kl+cross-entropy": StudentLoss(
+        "guard.method.losses:half_cross_entropy", "half of kl and half of cross-entropy", takes_squared=True
+    ),
 }
 
 # ---- attacks -------------------------------------------------------------------------------------

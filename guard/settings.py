@@ -74,7 +74,7 @@ class Pretrain:
     gradient_beta: float = setting(1e-4, "coefficient of gradient regularization", low=0.0)
     adversarial: str = setting(
         "none",
-        "adversarial training: t (TRADES style), f (ten sign steps), n (N-FGSM, one step from noise)",
+        f"adversarial training; {registry.told(registry.ADVERSARIAL_TEACHERS)}",
         choices=("none", *registry.ADVERSARIAL_TEACHERS),
     )
     epsilon: float = setting(
@@ -100,8 +100,7 @@ class Recover:
 
     method: str = setting(
         "sre2l",
-        "where the images come from: "
-        + "; ".join(f"{name}: {row.text}" for name, row in registry.IMAGE_METHODS.items()),
+        f"where the images come from; {registry.told(registry.IMAGE_METHODS)}",
         choices=tuple(registry.IMAGE_METHODS),
     )
     images_per_class: int = setting(10, "distilled images of each class", unit="images", low=1)
@@ -252,8 +251,7 @@ class Train:
     model: str = setting("resnet18", "network of the student; one of ours or any classifier of torchvision")
     loss: str = setting(
         "kl",
-        "kl: divergence from the teacher's softmax; mse: squared error of the logits; cross-entropy: hard"
-        " labels alone; kl+cross-entropy: half of each",
+        registry.told(registry.STUDENT_LOSSES),
         choices=tuple(registry.STUDENT_LOSSES),
     )
     temperature: float = setting(20.0, "temperature of both softmaxes of kl", above=0.0)

@@ -27,7 +27,6 @@ from guard.settings import as_dict
 CHECKED_IMAGES = 200  # validation images on which a teacher's health is looked at
 MANY_SILENT = 0.25  # share of a layer's channels that a healthy network does not lose
 SMALLER_STEPS = "lower --lambda or --learning-rate, or set --clip-grad-norm"
-ONE_STEP_KINDS = ("n",)  # of adversarial training, that may overfit to their own attack
 
 # ---- setup ---------------------------------------------------------------------------------------
 
@@ -137,7 +136,7 @@ def teacher_loss(settings, model, pixels, labels, *, batch_size, step, draws):
         logits = devices.widened(model.network(x))
         loss = F.cross_entropy(logits, labels)
     else:
-        adversarial_loss = function_of(ADVERSARIAL_TEACHERS[settings.adversarial])
+        adversarial_loss = function_of(ADVERSARIAL_TEACHERS[settings.adversarial].function)
         loss, logits = adversarial_loss(model, pixels, labels, settings=settings, draws=draws)
         x = model.normalize(pixels)
     regularized = settings.curvature or settings.gradient_regularization
@@ -169,11 +168,12 @@ def _train(settings, data, seed, key, training):
     done, history = training.restore(model, optimizer)
     steps = len(batch_ranges(len(data.train), settings.batch_size))
     about = f"{settings.model}, {settings.epochs} epochs of {len(data.train)} images{_additions(settings)}"
+    watched = settings.adversarial != "none" and ADVERSARIAL_TEACHERS[settings.adversarial].one_step
     with Progress("teacher", settings.epochs * steps, "step", done * steps, about=about) as progress:
         for epoch in range(done, settings.epochs):
             row = _epoch(settings, model, optimizer, data, seed, epoch, progress)
             row["val accuracy"] = data.accuracy(model, settings.precision)
-            if settings.adversarial in ONE_STEP_KINDS:
+            if watched:
                 row["pgd10 accuracy"] = data.pgd10_accuracy(model, settings.epsilon)
                 _warn_of_overfitting(history, row["pgd10 accuracy"], epoch + 1)
             history.append({"epoch": epoch + 1, **row})

@@ -35,13 +35,13 @@ class Condensation:
     """What is the same for all networks.
 
     of_class: for each class the indices of its training images. labels: (N,) of the distilled images, which
-    are sorted by class. penalty: settings.Pretrain, of which the regularizers count.
+    are sorted by class. of_teacher: settings.Pretrain, of which the regularizers count.
     """
 
     request: object
     of_class: list
     labels: torch.Tensor
-    penalty: Pretrain
+    of_teacher: Pretrain
 
     def training_batch(self, label, count, draws):
         """(pixels (B, 3, S, S) in [0,1], labels (B,)): up to `count` training images of a class, drawn."""
@@ -101,15 +101,15 @@ def loops(settings):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-def real_gradients(model, pixels, labels, penalty):
+def real_gradients(model, pixels, labels, of_teacher):
     """Gradients of the matched weights on training images, of the cross-entropy's mean and the regularizers.
 
-    pixels: (B, 3, S, S) in [0,1]. penalty: settings.Pretrain.
+    pixels: (B, 3, S, S) in [0,1]. of_teacher: settings.Pretrain.
     """
     x = model.normalize(pixels)
     loss = F.cross_entropy(devices.widened(model.network(x)), labels)
-    if penalty.curvature or penalty.gradient_regularization:
-        loss = loss + regularizers.penalty(penalty, model.network, x, labels)
+    if of_teacher.curvature or of_teacher.gradient_regularization:
+        loss = loss + regularizers.penalty(of_teacher, model.network, x, labels)
     return torch.autograd.grad(loss, matched_weights(model.network))
 
 
@@ -134,10 +134,11 @@ def _match_all(held, model, x, draws):
     x.grad = torch.zeros_like(x)
     for label in range(len(held.of_class)):
         pixels, labels = held.training_batch(label, settings.real_batch, draws)
-        real = real_gradients(model, pixels, labels, held.penalty)
+        real = real_gradients(model, pixels, labels, held.of_teacher)
         mine = held.images_of(label)
-        of_class, x.grad[mine] = matched(model.network, x[mine], held.labels[mine], real)
-        found.append(of_class)
+        apart, gradient = matched(model.network, x[mine], held.labels[mine], real)
+        x.grad[mine] = gradient
+        found.append(apart)
     return torch.stack(found)
 
 

@@ -18,6 +18,7 @@ from guard.run import devices, graphs, seeds
 from recover.recovery import Made, Part, Plan
 from recover.start import Start
 
+TERMS = ("cross-entropy", "batch-norm loss")  # of the objective
 AHEAD = 16  # iterations whose views are made ready together
 AHEAD_ENTRIES = 2**24  # numbers that their matrices may have
 
@@ -75,7 +76,7 @@ def plan(request):
     parts, fitting = [], {}
     for pack in packs_of(problems, settings.pack_images):
         parts.append(Part(_images_of(pack), functools.partial(_make, request, pack, start, fitting)))
-    return Plan(parts, columns=("cross-entropy", "batch-norm loss"), steps=settings.iterations)
+    return Plan(parts, columns=TERMS, steps=settings.iterations)
 
 
 def _images_of(pack):
@@ -153,9 +154,10 @@ def draw_views(settings, problem, seed, size):
 
 
 class Objective:
-    """CE(f(view(x)), y) + r_bn * (batch-norm loss) of a pack (Yin et al. 2023, equations 4 to 6).
+    """The terms of CE(f(view(x)), y) + r_bn * (batch-norm loss) of a pack (Yin et al. 2023, eq. 4 to 6).
 
-    There is one number for each of the P problems. x: normalized images (P * C, 3, S, S), the C images of a
+    Of each term, TERMS, there is one number for each of the P problems. weights: 1 and r_bn, as (P,) each, by
+    which autograd adds the terms' gradients up. x: normalized images (P * C, 3, S, S), the C images of a
     problem after those of the problem before.
     """
 
@@ -165,6 +167,8 @@ class Objective:
         labels = [label for problem in pack for label in problem.classes]
         self.labels = torch.tensor(labels, device=device)
         self.statistics = BatchStatistics(network, self.problems, settings.first_layer_weight)
+        weights = torch.tensor([1.0, settings.r_bn], device=device, dtype=dtype)
+        self.weights = weights.view(-1, 1).expand(-1, self.problems).unbind()
         drawn = [draw_views(settings, problem, seed, size) for problem in pack]
         # Of iteration t: boxes[t] (P, 4), flips[t] (P,), rolls[t] (P, 2).
         self.boxes = torch.stack([views.boxes for views, _ in drawn], 1)
@@ -195,7 +199,7 @@ class Objective:
         self.ahead = range(iteration, iteration + len(self.rows))
 
     def __call__(self, x, rows, columns):
-        """(cross-entropy, batch-norm loss), each (P,), to be differentiated by x.
+        """(cross-entropy, batch-norm loss), each (P,), not weighted, to be differentiated by x.
 
         rows, columns: of `view`, each problem's own crop, flip and roll.
         """
@@ -226,13 +230,11 @@ def recover_pack(settings, model, pack, seed, device, progress=None, start=None)
     objective = Objective(settings, model.network, pack, seed, model.image_size, device, model.mean.dtype)
     betas = settings.beta1, settings.beta2
     optimizer = torch.optim.Adam([x], settings.step_size, betas=betas, eps=1e-8)
-    weights = torch.tensor([1.0, settings.r_bn], device=device, dtype=x.dtype)
-    weights = weights.view(2, 1).expand(2, objective.problems).unbind()
 
     def body(rows, columns):
         with devices.computing(settings.precision, device):
             losses = objective(x, rows, columns)
-            (x.grad,) = torch.autograd.grad(losses, x, weights)
+            (x.grad,) = torch.autograd.grad(losses, x, objective.weights)
         optimizer.step()
         with torch.no_grad():  # pixels stay within [0,1]
             x.clamp_(lowest, highest)

@@ -1,11 +1,19 @@
 """What a method starts from where it is not noise: the images that another image method makes."""
 
-from types import SimpleNamespace
-
 import torch
 
 from guard.data.augment import as_bytes, as_float
 from guard.registry import IMAGE_METHODS, function_of
+
+
+class Unseen:
+    """The guard.run.progress.Progress of images that are only a start, which nobody sees."""
+
+    def step(self, count=1, **values):
+        """Nothing."""
+
+    def line(self, text):
+        """Nothing."""
 
 
 class Start:
@@ -23,11 +31,11 @@ class Start:
     def _of_class(self, label):
         if label not in self.made:
             part = self.part_of[label]
-            made = part.make(SimpleNamespace(step=lambda **_: None))
+            made = part.make(Unseen())
             pixels = as_bytes(made.pixels.cpu())
-            for each in {each for each, _ in part.images}:
-                mine = [place for place, (own, _) in enumerate(part.images) if own == each]
-                self.made[each] = made._replace(pixels=pixels[mine])
+            for own in {each for each, _ in part.images}:
+                mine = [place for place, (each, _) in enumerate(part.images) if each == own]
+                self.made[own] = made._replace(pixels=pixels[mine])
         return self.made[label]
 
     def images(self, named):

@@ -7,7 +7,6 @@ import math
 from dataclasses import asdict, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from guard import recipes
@@ -54,8 +53,8 @@ def train(settings, inputs, work, *, seed, workers):
         "teacher": inputs.teacher and inputs.teacher.fingerprint,
         "labels": asdict(labels.recipe),
         **as_dict(settings),
-        **_against_labels(settings),
-        **_own_stem(inputs),
+        **_key_of_hard_targets(settings),
+        **_key_of_stem(inputs),
     }
     if not work.finished_or_begin(training, key):
         device = work.device
@@ -67,13 +66,17 @@ def train(settings, inputs, work, *, seed, workers):
     return training.path
 
 
-def _against_labels(settings):
+# What follows joins a student's key only where it tells it from another: elsewhere it would change the key of
+# students that are made already.
+
+
+def _key_of_hard_targets(settings):
     """{'view_target': 'hard labels'} of a student whose adversarial views are against these; else {}."""
-    teachers = STUDENT_LOSSES[settings.loss].reads_teacher or settings.views_against == "teacher"
-    return {} if teachers or not settings.adversarial_share else {"view_target": "hard labels"}
+    of_teacher = STUDENT_LOSSES[settings.loss].reads_teacher or settings.views_against == "teacher"
+    return {} if of_teacher or not settings.adversarial_share else {"view_target": "hard labels"}
 
 
-def _own_stem(inputs):
+def _key_of_stem(inputs):
     """{'stem': that of a student without a teacher, whose fingerprint would tell it}; {} where it is the
     recipe's.
     """
@@ -190,16 +193,17 @@ def _check_finite(student, val, size, device):
 
 
 def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gradient=None, noise=None):
-    """(1 - a) * loss(views) + a * loss(adversarial views), a settings.adversarial_share: a scalar.
+    """(1 - a) * loss(views) + a * loss(adversarial views) + w * distance(input gradients): a scalar.
 
-    With settings.gradient_weight the distance of the input gradients at the views is added, times it. pixels:
+    a is settings.adversarial_share, w settings.gradient_weight; the gradients are those at the views. pixels:
     (N, 3, S, S) in [0,1]. teacher_logits: (N, classes), of the clean views, which are the target of the
     adversarial ones as well. targets: (N, classes), mixed hard labels; the adversarial step is against these
     where the loss reads no logits. Where the settings need them, teacher_gradient: (N, 3, S, S) of its
     cross-entropy at the views, or its signs; noise: (N, 3, S, S) uniform in [0,1), with which the adversarial
     step begins.
     """
-    share, weight, total, extra = settings.adversarial_share, settings.gradient_weight, 0.0, 0.0
+    share, weight = settings.adversarial_share, settings.gradient_weight
+    of_views = of_adversarial = of_gradients = 0.0
     row = STUDENT_LOSSES[settings.loss]
     loss_of = function_of(row.function)
     if settings.squared_temperature and row.takes_squared:
@@ -208,19 +212,19 @@ def student_loss(settings, model, pixels, teacher_logits, targets, *, teacher_gr
         seen = pixels.detach().requires_grad_(weight > 0)
         with twice_differentiable(model) if weight else contextlib.nullcontext():
             student_logits = devices.widened(model(seen))
-        total = loss_of(student_logits, teacher_logits, targets, settings.temperature)
+        if share < 1:
+            of_views = loss_of(student_logits, teacher_logits, targets, settings.temperature)
         if weight:
-            extra = weight * gradient_distance(seen, student_logits, teacher_gradient, targets)
+            of_gradients = gradient_distance(seen, student_logits, teacher_gradient, targets)
     if share > 0:
         if settings.views_against == "teacher":
             moved = views_against_teacher(pixels, teacher_gradient, epsilon=settings.view_epsilon)
-        else:
-            wanted = F.log_softmax(teacher_logits, 1).exp() if row.reads_teacher else targets
+        else:  # at temperature 1, as RSLAD's step; the loss of what it finds has the settings'
+            wanted = teacher_logits.softmax(1) if row.reads_teacher else targets
             moved = adversarial_views(model, pixels, wanted, epsilon=settings.view_epsilon, noise=noise)
         student_logits = devices.widened(model(moved))
-        adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
-        total = (1 - share) * total + share * adversarial
-    return total + extra
+        of_adversarial = loss_of(student_logits, teacher_logits, targets, settings.temperature)
+    return (1 - share) * of_views + share * of_adversarial + weight * of_gradients
 
 
 def training_step(settings, model, optimizer, device, averaged=None):
@@ -231,14 +235,14 @@ def training_step(settings, model, optimizer, device, averaged=None):
     the number of images of the whole mini-batch. Results: the loss, times the share's images.
     """
 
-    def body(pixels, logits, targets, gradient, noise, whole):
+    def body(pixels, logits, targets, gradient, noise, batch_size):
         optimizer.zero_grad()
         of_share = torch.zeros((), device=device)
         if len(pixels) or settings.sync_batch_norm:
             beside = {"teacher_gradient": gradient, "noise": noise}
             with devices.computing(settings.precision, device):
                 loss = student_loss(settings, model, pixels, logits, targets, **beside)
-                processes.share_of(loss, len(pixels), whole).backward()
+                processes.share_of(loss, len(pixels), batch_size).backward()
             if len(pixels):  # of none it is not a number
                 of_share = loss.detach() * len(pixels)
         elif settings.gradient_weight:  # the others add up inside the loss, and would wait for ever
@@ -272,10 +276,10 @@ def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device
         numbers = None
         if settings.dsa:
             kind, numbers = siamese.draw(seeds.generator(*seed_key, number, "dsa"), len(batch))
-        *whole, numbers = look_beside(distilled, batch, logits, targets, gradient, numbers)
+        pixels, *beside, numbers = look_beside(distilled, batch, logits, targets, gradient, numbers)
         if settings.dsa:
-            whole[0] = model.denormalize(siamese.apply(model.normalize(whole[0]), kind, numbers))
-        share = [each if each is None else each.tensor_split(size)[rank] for each in whole]
+            pixels = model.denormalize(siamese.apply(model.normalize(pixels), kind, numbers))
+        share = [each if each is None else each.tensor_split(size)[rank] for each in (pixels, *beside)]
         noise = None
         if noisy:
             there = seeds.on_device(draws, device)

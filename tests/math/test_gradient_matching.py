@@ -256,7 +256,7 @@ def test_batch_norm_sees_training_images_and_no_single_class():
         seen = model.network[0](model.normalize(request.training_images.pixels / 255))
     torch.testing.assert_close(norm.running_mean, 0.1 * seen.mean((0, 2, 3)))  # once, with momentum 0.1
     before = norm.running_var.clone()
-    dc.real_gradients(model, *held.training_batch(1, 4, torch.Generator().manual_seed(0)), held.penalty)
+    dc.real_gradients(model, *held.training_batch(1, 4, torch.Generator().manual_seed(0)), held.of_teacher)
     assert not norm.training and torch.equal(norm.running_var, before)
     assert make(request).pixels.isfinite().all()
 

@@ -143,7 +143,7 @@ def test_hard_labels_alone_need_no_teacher_for_adversarial_views(network, batch)
 )
 def test_what_adversarial_views_are_against_is_part_of_a_student(settings, told):
     """So one of hard labels whose views were against a teacher's logits does not pass for it."""
-    assert student._against_labels(Train(**settings)) == told
+    assert student._key_of_hard_targets(Train(**settings)) == told
 
 
 def test_the_average_of_weights_is_the_recursion(network):

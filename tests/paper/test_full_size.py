@@ -362,7 +362,7 @@ def test_a_table_whose_rows_were_computed_on_several_devices_names_them(results)
 
 def test_hard_labels_of_random_images_have_no_teacher(results, monkeypatch):
     """Though one was trained beside them; of labels that it made, or of its views, it is told."""
-    monkeypatch.setitem(STUDENT_LOSSES, "own", StudentLoss("some:thing", reads_teacher=False))
+    monkeypatch.setitem(STUDENT_LOSSES, "own", StudentLoss("some:thing", "own", reads_teacher=False))
     shown = {arms.BEST: "kl", "labels-hard-of-10-real": "cross-entropy", "labels-hard-of-105-real": "own"}
     for arm, loss in shown.items():
         record = whole({"clean": 60.0, "pgd100": 50.0}, loss=loss)
