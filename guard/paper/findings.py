@@ -22,11 +22,12 @@ students of the same seed, and its 95 % confidence interval (Student's t). A cha
 interval excludes zero. With three seeds an interval is wide, so "not clear" does not mean "no change"; of
 twenty changes that are none, one looks clear; and two seeds may agree by chance, more closely than the
 error of the test images. Where there is a single run the interval is that of its images alone; it says
-nothing of other seeds, so it has no verdict, and stands below the table where students are compared. Nor
-has a change a verdict where few seeds differ by the very same. The students of a pair, and their teachers,
-come from one kind of device: a run of another has no part in it. The same attack within twice the epsilon
-has been met where students were also measured against epsilon. Clean accuracy is that on all validation
-images, also where attacks met a part.
+nothing of other seeds, so it has no verdict, and stands below the table where students are compared. Nor is
+there a verdict where the few seeds all differ by exactly the same. The students of a pair, and their
+teachers, come from one kind of device: a run of another has no part in it; but two teachers of the same
+settings and seed may be of different commits, and then of other weights. The same attack within twice the
+epsilon has been met where students were also measured against epsilon. Clean accuracy is that on all
+validation images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)

@@ -37,20 +37,20 @@ runs of the same seeds, which are as many as "pairs" says; none where other thin
 """
 OF_LABEL_BYTES = """\
 The same arm from labels in fewer bytes: int8, the largest logits alone, fewer epochs that are gone through
-again. The rows "hard" are of images with hard labels, real ones, as many per class as fit in the bytes of
-images and labels of the first row (105) and of int8 (37), and as many as it has (10), in which no teacher
-is, and ten that SRe2L recovered from an N-FGSM teacher. Their adversarial views are one step up the student's
-cross-entropy with the hard labels. An image counts as its 3,072 values of one byte. "Less the first": as in
-the table before.
+again. The rows "hard" have no teacher: real images with hard labels, as many per class as fit in the bytes of
+images and labels of the first row (105), or of int8 (37), or as many as it has (10). Their adversarial views
+are one step up the student's cross-entropy with these labels. An image counts as its 3,072 values of one
+byte. "Less the first": as in the table before.
 """
 OF_GOALS = """\
-As good as it gets here: some 6,000 steps, of RDED's images and of random ones. The goals are this project's
-own. The attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of
-AutoAttack, version standard, whose accuracy is no higher than the lower of them; where some runs of a row
-have not met it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times
-its steps. "gradients": the teacher's input gradients are matched, too. "labels-600", "labels-200": in int8,
-of as many epochs, gone through again. The last rows were published at these sizes, for a ConvNet-3 unless
-they say otherwise; their numbers below pgd100 are by attacks of their own.
+As good as it gets here: 6,000 steps, or 24,000 where an arm of 50 images per class ends in epochs-2400, of
+RDED's images and of random ones. The goals are this project's own. The attacks are at 2/255 on 630 test
+images; APGD-CE and APGD-DLR are two of the four parts of AutoAttack, version standard, whose accuracy is no
+higher than the lower of them; where some runs of a row have not met it, it says how many have. Zeta: the
+cosine of the student's learning rate ends after zeta times its steps. "gradients": the teacher's input
+gradients are matched, too. "labels-600", "labels-200": in int8, of as many epochs, gone through again. The
+last rows were published at these sizes, for a ConvNet-3 unless they say otherwise; their numbers below
+pgd100 are by attacks of their own.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, and random real images, whose students learn by the
@@ -65,7 +65,7 @@ OF_CURVATURE = """\
 Settings of the curvature regularizer, alone and beside N-FGSM, behind random real images; "curvature" is the
 change of the teacher's gradient, per squared normalized-image unit. The first rows have no regularizer, or
 the recipe's. "batch": by the mini-batch's statistics in place of the running ones (`--curvature-statistics
-batch`), for gradient regularization (gr) as well.
+batch`).
 """
 CLEAN = (gathered.ALL_CLEAN, "clean")  # on all test images, and on those that are attacked
 OF_TEACHER = (*(f"teacher: {name}" for name in CLEAN), "teacher: PGD 1/255")
