@@ -135,7 +135,7 @@ done
 
 dataset=digits root=data/raw experiment=24 teacher=1 labeller='' output=runs device='' model='' method=sre2l
 adversarial='' step_length=''
-teacher_flags='' train_teacher=no only_print=no debug=no force=no
+teacher_flags='' relabel_flags='' train_teacher=no only_print=no debug=no force=no
 common=() models=() pretrain=() recover=() relabel=() train=()
 while getopts ':d:r:x:y:Y:pm:e:c:Cl:h:GB:v:b:a:i:AI:R:z:u:s:o:gnf' flag; do
     [ -n "${OPTARG-none}" ] || fail "-$flag needs a value"
@@ -230,6 +230,7 @@ for word in "$@"; do
         declare -n extra=$stage
         extra+=("$word")
         [[ $stage != pretrain || $word != --* ]] || teacher_flags+=" $word"
+        [[ $stage != relabel || $word != --* ]] || relabel_flags+=" $word"
     fi
     previous=$word
 done
@@ -243,6 +244,11 @@ done
 if [[ ${train[*]} == *--epochs* && ${relabel[*]} != *--epochs* &&
     ! ${train[*]} =~ --(labels|reuse-labels) ]]; then
     fail "labels and student have the same epochs; give -z, or relabel --epochs as well"
+fi
+
+if [[ ${train[*]} == *--labels* && -n $relabel_flags ]]; then
+    online="with --labels online give it to train"
+    fail "with train --labels there is no stage relabel to take$relabel_flags; $online"
 fi
 
 stages=()

@@ -64,11 +64,21 @@ def _regularized(found):
     return found.get("curvature") or found.get("gradient_regularization")
 
 
+def _sees_crops(found):
+    return found.get("crop") or found.get("cda")
+
+
 def _takes_squared(loss):
     return loss in registry.STUDENT_LOSSES and registry.STUDENT_LOSSES[loss].takes_squared
 
 
 _COEFFICIENTS = sorted({row.coefficient.rstrip("_") for row in registry.REGULARIZERS.values()})
+
+
+def _cropped_with_flips(found):
+    return found.get("augmentation") in ("resized-crop", "pad-crop")
+
+
 # What the settings of a stage must be for another of them to be read at all.
 READ_WITH = {
     "pretrain": {
@@ -80,14 +90,17 @@ READ_WITH = {
         "curvature_statistics": _regularized,
         "epsilon": lambda found: found.get("adversarial") in ("f", "n"),
         "trades_beta": lambda found: found.get("adversarial") == "t",
+        "flip": _cropped_with_flips,
     },
     "recover": {
-        "crop_scale": lambda found: found.get("crop") or found.get("cda"),
+        "crop_scale": _sees_crops,
+        "flip": _sees_crops,
         "cda_schedule": lambda found: found.get("cda"),
         "cda_milestone": lambda found: found.get("cda"),
     },
     "relabel": {
         "crop_scale": lambda found: found.get("augmentation") == "resized-crop",
+        "flip": _cropped_with_flips,
         "mix_alpha": lambda found: found.get("mix") != "none",
     },
     "train": {
@@ -95,6 +108,7 @@ READ_WITH = {
         "squared_temperature": lambda found: _takes_squared(found.get("loss")),
         "views_against": lambda found: found.get("adversarial_share"),
         "view_epsilon": lambda found: found.get("adversarial_share"),
+        "flip": lambda found: found.get("dsa"),
         "momentum": lambda found: found.get("optimizer") == "sgd",
         "zeta": lambda found: found.get("schedule") == "cosine",
     },

@@ -56,6 +56,7 @@ DIGITS = Recipe(
         image_size=16,
         stem="cifar",
         augmentation="shift",
+        flip=False,
         epochs=30,
         batch_size=64,
         learning_rate=0.05,
@@ -69,15 +70,22 @@ DIGITS = Recipe(
         r_bn=0.1,
         crop=False,
         crop_scale=0.4,
+        flip=False,
         roll=2,
         stitch=1,
         crop_area=0.5,
         precision="fp32",
     ),
     relabel=Relabel(
-        epochs=1000, batch_size=25, augmentation="shift", mix="mixup", mix_alpha=0.8, precision="fp32"
+        epochs=1000,
+        batch_size=25,
+        augmentation="shift",
+        flip=False,
+        mix="mixup",
+        mix_alpha=0.8,
+        precision="fp32",
     ),
-    train=Train(model="convnet-32", learning_rate=3e-3, precision="fp32"),
+    train=Train(model="convnet-32", learning_rate=3e-3, flip=False, precision="fp32"),
     evaluate=Evaluate(protocol="both", epsilon=12 / 255, images=10),
 )
 

@@ -67,6 +67,15 @@ def val_images():
     )
 
 
+def flip():
+    """The setting of the stages that look at views: pretrain, recover by crops, relabel, and train by DSA."""
+    return setting(
+        True,
+        "mirror half of the images where crops or --dsa do so; off for what a mirror makes another thing of,"
+        " such as a digit",
+    )
+
+
 def channels_last():
     return setting(
         False,

@@ -10,7 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from guard import registry
-from guard.setting_fields import channels_last, compiled, graphs, precision, setting, synced_norm, val_images
+from guard import setting_fields as shared
+from guard.setting_fields import setting
 
 AUGMENTATIONS = ("resized-crop", "pad-crop", "shift", "none")
 STEMS = ("standard", "tiny", "cifar")
@@ -72,6 +73,7 @@ class Pretrain:
         False, "add the mean norm of the input gradient, times its beta, to the loss"
     )
     gradient_beta: float = setting(1e-4, "coefficient of gradient regularization", low=0.0)
+    flip: bool = shared.flip()
     adversarial: str = setting(
         "none",
         f"adversarial training; {registry.told(registry.ADVERSARIAL_TEACHERS)}",
@@ -81,11 +83,11 @@ class Pretrain:
         2 / 255, "epsilon of adversarial training f and n", unit="[0,1] pixels", above=0.0, high=255.0
     )
     trades_beta: float = setting(1e-4, "coefficient of TRADES' divergence in adversarial training t", low=0.0)
-    precision: str = precision()
-    channels_last: bool = channels_last()
-    compile: bool = compiled()
-    sync_batch_norm: bool = synced_norm()
-    val_images: int = val_images()
+    precision: str = shared.precision()
+    channels_last: bool = shared.channels_last()
+    compile: bool = shared.compiled()
+    sync_batch_norm: bool = shared.synced_norm()
+    val_images: int = shared.val_images()
     curvature_images: int = setting(
         256,
         "validation images for the teacher's curvature at the end, by the recipe's h; 0 for none",
@@ -127,9 +129,7 @@ class Recover:
         10.0, "weight of the first batch-norm layer; the others have 1", low=0.0, of="sre2l"
     )
     crop: bool = setting(
-        True,
-        "look at a random resized crop, perhaps flipped, in each iteration (--cda does so always)",
-        of="sre2l",
+        True, "look at a random resized crop in each iteration (--cda does so always)", of="sre2l"
     )
     crop_scale: float = setting(
         0.08,
@@ -138,6 +138,7 @@ class Recover:
         high=1.0,
         of="sre2l",
     )
+    flip: bool = shared.flip()
     roll: int = setting(32, "largest roll along each axis", unit="pixels", low=0, high=4096, of="sre2l")
     cda: bool = setting(False, "CDA: the smallest crop falls from all of it to the crop scale", of="sre2l")
     cda_schedule: str = setting(
@@ -156,9 +157,9 @@ class Recover:
         unit="images",
         low=0,
     )
-    precision: str = precision()
-    channels_last: bool = channels_last()
-    graphs: str = graphs()
+    precision: str = shared.precision()
+    channels_last: bool = shared.channels_last()
+    graphs: str = shared.graphs()
     candidates: int = setting(300, "rded: training images of each class that are looked at", low=1, of="rded")
     crops: int = setting(
         5, "rded: random crops of each of them, of which the best-scored counts", low=1, of="rded"
@@ -211,15 +212,16 @@ class Relabel:
         "views of the images: resized-crop and pad-crop with flips, shift is a pad-crop without",
         choices=AUGMENTATIONS,
     )
+    flip: bool = shared.flip()
     mix: str = setting("cutmix", "how the images of a batch are mixed", choices=("cutmix", "mixup", "none"))
     crop_scale: float = setting(
         0.08, "smallest share of the area that a resized crop keeps", above=0.0, high=1.0
     )
     mix_alpha: float = setting(1.0, "both parameters of the mixing weight's Beta distribution", above=0.0)
-    precision: str = precision()
-    channels_last: bool = channels_last()
-    compile: bool = compiled()
-    graphs: str = graphs()
+    precision: str = shared.precision()
+    channels_last: bool = shared.channels_last()
+    compile: bool = shared.compiled()
+    graphs: str = shared.graphs()
     teacher_mode: str = setting(
         "eval",
         "train makes the labels with each batch's own statistics (the original's way on CIFAR)",
@@ -284,6 +286,7 @@ class Train:
     dsa: bool = setting(
         False, "a kind of differentiable siamese augmentation for each mini-batch (DSA, MTT); for hard labels"
     )
+    flip: bool = shared.flip()
     optimizer: str = setting(
         "adamw", "adamw; or sgd, by which DC and MTT judge images", choices=("adamw", "sgd")
     )
@@ -306,17 +309,14 @@ class Train:
     weight_decay: float = setting(
         0.01, "weight decay: AdamW's on weights with more than one dimension, SGD's on all", low=0.0
     )
-    precision: str = precision()
-    channels_last: bool = channels_last()
-    compile: bool = compiled()
-    graphs: str = graphs()
-    sync_batch_norm: bool = synced_norm()
-    val_images: int = val_images()
+    precision: str = shared.precision()
+    channels_last: bool = shared.channels_last()
+    compile: bool = shared.compiled()
+    graphs: str = shared.graphs()
+    sync_batch_norm: bool = shared.synced_norm()
+    val_images: int = shared.val_images()
     evaluate_every: int = setting(
-        0,
-        "epochs between measurements of the accuracy on val, which change nothing; 0 for ten in all",
-        unit="epochs",
-        low=0,
+        0, "epochs between measurements on val, which change nothing; 0 for ten in all", unit="epochs", low=0
     )
 
 

@@ -231,6 +231,7 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
     mini_batches = loading.TrainingEpoch(
         data.train,
         augmentation=settings.augmentation,
+        flip=settings.flip,
         size=settings.image_size,
         batch_size=settings.batch_size,
         seed=seed,
@@ -238,7 +239,7 @@ def _epoch(settings, model, optimizer, data, seed, epoch, progress):
         share=(processes.rank(), processes.world_size()),
     )
     draws = seeds.generator(seed, "teacher noise", epoch, processes.rank())
-    seeds.seed_everything(seed, "teacher", epoch, processes.rank())  # dropout, where the network has it
+    seeds.seed_everything(seed, "teacher dropout", epoch, processes.rank())  # where the network has it
     model.train()
     total = torch.zeros(2, device=data.device, dtype=torch.float64)  # loss, correct predictions
     images = 0

@@ -147,7 +147,7 @@ def draw_views(settings, problem, seed, size):
         scales = [crop_scale_at(iteration, count, **curriculum) for iteration in range(count)]
         smallest = torch.tensor(scales, dtype=torch.float64)
     boxes = resized_crops(draws, sides, sides, smallest)
-    return Views(boxes, torch.rand(count, generator=draws) < 0.5), rolls
+    return Views(boxes, torch.rand(count, generator=draws) < (0.5 if settings.flip else 0.0)), rolls
 
 
 # ---- loss ----------------------------------------------------------------------------------------

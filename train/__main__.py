@@ -81,7 +81,7 @@ def _inputs(options, settings, label_settings):
     return found
 
 
-VIEWS = ("augmentation", "crop_scale", "mix", "mix_alpha")
+VIEWS = ("augmentation", "crop_scale", "flip", "mix", "mix_alpha")
 
 
 def _tell_other_recipe(options, label_recipe):

@@ -275,7 +275,8 @@ def epoch_of(settings, model, step, *, rows, recipe, distilled, seed_key, device
         targets, gradient = targets_of(distilled, batch), gradient_of(batch, distilled.pixels.shape[2])
         numbers = None
         if settings.dsa:
-            kind, numbers = siamese.draw(seeds.generator(*seed_key, number, "dsa"), len(batch))
+            draws_of_dsa = seeds.generator(*seed_key, number, "dsa")
+            kind, numbers = siamese.draw(draws_of_dsa, len(batch), flip=settings.flip)
         pixels, *beside, numbers = look_beside(distilled, batch, logits, targets, gradient, numbers)
         if settings.dsa:
             pixels = model.denormalize(siamese.apply(model.normalize(pixels), kind, numbers))

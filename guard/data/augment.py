@@ -79,12 +79,12 @@ def _centred_boxes(heights, widths):
     return torch.cat([top, left, height, width], 1)
 
 
-def draw_views(generator, augmentation, heights, widths, smallest=0.08):
+def draw_views(generator, augmentation, heights, widths, smallest=0.08, *, flip=True):
     """Views of N images of the given heights and widths (N,), by the name of the augmentation.
 
-    'resized-crop': random resized crop and flip, `smallest` as in `resized_crops`. 'pad-crop': the image,
-    padded by PAD, cropped to its own size at random, and flip. 'shift': the same without the flip. 'none':
-    the image as it is.
+    'resized-crop': random resized crop, `smallest` as in `resized_crops`. 'pad-crop': the image, padded by
+    PAD, cropped to its own size at random. Both mirror half of the images, unless `flip` is false. 'shift':
+    pad-crop that mirrors none. 'none': the image as it is.
     """
     count, zeros = len(heights), torch.zeros_like(heights)
     whole = torch.stack([zeros, zeros, heights, widths], 1).long()
@@ -95,8 +95,8 @@ def draw_views(generator, augmentation, heights, widths, smallest=0.08):
     else:
         boxes = whole
         boxes[:, :2] = torch.randint(-PAD, PAD + 1, (count, 2), generator=generator)
-    chance_of_a_flip = 0.0 if augmentation == "shift" else 0.5
-    return Views(boxes, torch.rand(count, generator=generator) < chance_of_a_flip)
+    chance = 0.0 if augmentation == "shift" or not flip else 0.5
+    return Views(boxes, torch.rand(count, generator=generator) < chance)
 
 
 def draw_mix(generator, kind, count, size, alpha):

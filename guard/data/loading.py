@@ -27,12 +27,12 @@ class TrainingEpoch(Dataset):
     """One pass over the images: item b is (pixels, labels) of mini-batch b.
 
     Pixels are (B, 3, size, size), uint8 or float32 in [0,1]; labels are (B,). Order and views depend on
-    (seed, epoch, b) alone. images: of guard.data.images. augmentation: a name of augment.draw_views. share:
+    (seed, epoch, b) alone. images: of guard.data.images. augmentation, flip: of augment.draw_views. share:
     (rank, processes) for the part of every mini-batch that falls to one process of a group.
     """
 
-    def __init__(self, images, *, augmentation, batch_size, size, seed, epoch, share=(0, 1)):
-        self.images, self.augmentation, self.size = images, augmentation, size
+    def __init__(self, images, *, augmentation, batch_size, size, seed, epoch, flip=True, share=(0, 1)):
+        self.images, self.augmentation, self.flip, self.size = images, augmentation, flip, size
         self.key, (self.rank, self.processes) = (seed, "teacher", epoch), share
         order = torch.randperm(len(images), generator=generator(*self.key))
         self.batches = [order[start:stop] for start, stop in batch_ranges(len(images), batch_size)]
@@ -49,7 +49,7 @@ class TrainingEpoch(Dataset):
             return torch.zeros(0, 3, self.size, self.size), self.images.labels[mine]
 
         def draw(heights, widths):
-            return augment.draw_views(draws, self.augmentation, heights, widths)
+            return augment.draw_views(draws, self.augmentation, heights, widths, flip=self.flip)
 
         return tuple(self.images.labelled_views(mine, draw, self.size))
 

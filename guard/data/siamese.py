@@ -21,11 +21,12 @@ DEGREES = 15.0
 MOST_NUMBERS = 3  # that any kind needs for an image
 
 
-def draw(generator, count):
+def draw(generator, count, *, flip=True):
     """What is done to a mini-batch of N = `count` images: (kind, a key of KINDS; numbers, (N, MOST_NUMBERS)
-    uniform in [0,1), on the CPU).
+    uniform in [0,1), on the CPU). flip: whether it may be the kind 'flip'.
     """
-    kind = list(KINDS)[int(torch.randint(len(KINDS), (1,), generator=generator))]
+    kinds = [kind for kind in KINDS if flip or kind != "flip"]
+    kind = kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
     return kind, torch.rand(count, MOST_NUMBERS, generator=generator)
 
 

@@ -105,7 +105,9 @@ def draw_epoch(recipe, count, size, classes, epoch):
     for number, batch in enumerate(batches_of(rows, recipe.batch_size)):
         draws = generator(recipe.seed, "labels", epoch, number)
         sides = torch.full((len(batch),), size)
-        views = augment.draw_views(draws, recipe.augmentation, sides, sides, recipe.crop_scale)
+        views = augment.draw_views(
+            draws, recipe.augmentation, sides, sides, recipe.crop_scale, flip=recipe.flip
+        )
         mix = augment.draw_mix(draws, recipe.mix, len(batch), size, recipe.mix_alpha)
         batch["box"], batch["flip"] = views.boxes.numpy(), views.flips.numpy()
         batch["partner"], batch["share"], batch["mix_box"] = mix.partner.numpy(), mix.share, mix.box

@@ -37,8 +37,9 @@ def kept_per_image(model, size):
     def as_it_is(tensor):
         return tensor
 
-    weights = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
-    like = next(model.parameters())
+    tensors = (*model.parameters(), *model.buffers())
+    weights = {each.untyped_storage().data_ptr() for each in tensors}
+    like = next((each for each in tensors if each.is_floating_point()), torch.zeros(()))
     images = torch.zeros(2, 3, size, size, device=like.device, dtype=like.dtype, requires_grad=True)
     with frozen_eval(model), torch.autograd.graph.saved_tensors_hooks(note, as_it_is):
         graph = model(images)  # held on to, so that no storage is freed and its place taken by another

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, pixel_model, write_folder
 from torch import nn
 
+import guard
 from guard import attacks
 from guard.attacks import robustness
 from guard.data import find, images
@@ -32,6 +33,27 @@ def test_what_a_backward_keeps_is_counted():
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and model.training
     wide = nn.Sequential(nn.Conv2d(3, 400, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(400 * 64, 2))
     assert memory.kept_per_image(wide, 8) - memory.kept_per_image(model, 8) == (400 - 4) * 64 * 4
+
+
+class OfBuffers(nn.Module):
+    """A network whose weights are fixed numbers, or that has none at all."""
+
+    def __init__(self, *weights):
+        super().__init__()
+        for weight in weights:
+            self.register_buffer("weight", weight)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight if hasattr(self, "weight") else x.mean((2, 3))
+
+
+@pytest.mark.parametrize("weights", [[], [torch.randn(192, 3, dtype=torch.float64)]])
+def test_a_network_without_parameters_can_be_attacked(weights):
+    model = OfBuffers(*weights).eval()
+    pixels = torch.rand(4, 3, 8, 8, dtype=weights[0].dtype if weights else torch.float32)
+    labels = model(pixels).argmax(1)
+    found = guard.evaluate(model, pixels, labels, attacks="pgd20", epsilon=8 / 255)
+    assert found["clean"] == 100 and 0 <= found["pgd20"] <= 100
 
 
 def test_the_batch_is_what_the_memory_holds(network, monkeypatch):

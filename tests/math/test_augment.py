@@ -43,6 +43,14 @@ def test_pad_crops_copy_pixels_and_pad_with_black(augmentation):
     assert views.flips.any() == (augmentation == "pad-crop")
 
 
+@pytest.mark.parametrize("augmentation", ["pad-crop", "resized-crop"])
+def test_without_flips_views_are_the_same_crops_unmirrored(augmentation):
+    size = torch.full((64,), 32)
+    mirrored = augment.draw_views(generator("f"), augmentation, size, size)
+    views = augment.draw_views(generator("f"), augmentation, size, size, flip=False)
+    assert mirrored.flips.any() and not views.flips.any() and torch.equal(views.boxes, mirrored.boxes)
+
+
 def correlation(one, other):
     return abs(torch.corrcoef(torch.stack([one, other]).double())[0, 1].item())
 

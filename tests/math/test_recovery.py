@@ -172,6 +172,8 @@ def test_views_are_drawn_as_the_settings_say():
     assert 0.45 < views.flips.double().mean() < 0.55
     areas = views.boxes[:, 2] * views.boxes[:, 3] / 64**2
     assert 0.28 < areas.min() < 0.34 and areas.max() > 0.96
+    unmirrored = sre2l.draw_views(dataclasses.replace(settings, flip=False), sre2l.Problem(0, (0,)), 7, 64)[0]
+    assert not unmirrored.flips.any() and torch.equal(unmirrored.boxes, views.boxes)
     curriculum = dataclasses.replace(settings, cda=True, cda_milestone=0.5, cda_schedule="step")
     boxes = sre2l.draw_views(curriculum, sre2l.Problem(0, (0,)), 7, 64)[0].boxes
     areas = boxes[:, 2] * boxes[:, 3] / 64**2

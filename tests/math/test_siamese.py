@@ -118,6 +118,11 @@ def test_each_kind_is_its_definition(kind, size):
     torch.testing.assert_close(in_fp32.double(), found, rtol=1e-4, atol=1e-4)
 
 
+def test_what_may_not_be_mirrored_meets_every_other_kind():
+    kinds = {siamese.draw(generator("draws", number), 2, flip=False)[0] for number in range(200)}
+    assert kinds == {*DEFINITIONS} - {"flip"}
+
+
 def test_kinds_are_all_as_likely_and_numbers_are_uniform():
     drawn = [siamese.draw(generator("draws", number), 50) for number in range(1200)]
     counts = Counter(kind for kind, _ in drawn)

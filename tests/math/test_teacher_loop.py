@@ -98,6 +98,23 @@ def test_a_teachers_training_is_a_plain_loop(seed):
 # ---- what it is shown ----------------------------------------------------------------------------
 
 
+def test_each_random_draw_of_a_teacher_has_a_stream_of_its_own(monkeypatch):
+    """Dropout, noise, order, and the views of each mini-batch: two by one key would be the same numbers."""
+    keys, plainly = [], seeds.generator
+
+    def noted(*key):
+        keys.append(key)
+        return plainly(*key)
+
+    monkeypatch.setattr(seeds, "generator", noted)
+    monkeypatch.setattr(loading, "generator", noted)
+    held = noise_images()
+    idle = SimpleNamespace(restore=lambda *_: (0, []), save_if_due=lambda *_: None)
+    teacher._train(LOOP, teacher.Data("digits", held, held, 0, CPU), 5, {}, idle)
+    own = [key for key in keys if key[0] == 5]
+    assert len(own) > 8 and len({*own}) == len(own), own
+
+
 def test_each_mini_batch_of_each_epoch_and_seed_has_views_of_its_own():
     """Of images that are all the same, so that only the views can differ."""
     ramp = torch.arange(1, 9, dtype=torch.uint8) + 16 * torch.arange(8, dtype=torch.uint8).view(8, 1)

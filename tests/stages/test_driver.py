@@ -236,6 +236,7 @@ WRONG = {
     "-p -- train --gradient-weight 1000": "--gradient-weight needs labels with the teacher's input gradients",
     "-p -- train --adversarial-share 1 --views-against teacher": "make them with --input-gradients signs",
     "-p -- train --labels hard": "-R dc",
+    "-p -- relabel --mix none train --labels online": "no stage relabel to take --mix; with --labels online",
     "-p -- train --labels=hard": "-R dc",
     "-p -- train --epochs 3": "the same epochs",
     "-p -e alexnet -- pretrain --image-size 24": "does not take images of 24 pixels",

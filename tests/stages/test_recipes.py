@@ -1,15 +1,18 @@
 """The defaults against the published recipes, as literals."""
 
+import dataclasses
 import re
 
 import pytest
 from conftest import command
 
 import train.__main__
+from guard.distilled.soft_labels import LabelRecipe, draw_epoch
 from guard.errors import UserError
-from guard.recipes import _print, recipe, relabel_batch_size, resolve
+from guard.recipes import STUDENT_RECIPES, _print, recipe, relabel_batch_size, resolve
 from guard.registry import ATTACKS, PROTOCOLS
 from guard.settings import as_dict
+from recover import sre2l
 from train import hard_labels, judge
 
 IMAGENET_FAMILY = {
@@ -240,6 +243,18 @@ def test_the_printed_defaults_say_whose_they_are(capsys):
     _print("digits", "evaluate")
     printed = capsys.readouterr().out
     assert "evaluate (digits)" in printed and " 12/255 " in printed
+
+
+@pytest.mark.parametrize("name", STUDENT_RECIPES)
+def test_digits_are_never_mirrored(name):
+    """A mirrored 3 is none, whatever recipe, curriculum or augmentation of the student is asked for."""
+    images = resolve("digits", "recover", {"cda": True, "iterations": 50})
+    assert not sre2l.draw_views(images, sre2l.Problem(0, (0,)), 0, 16)[0].flips.any()
+    labels = resolve("digits", "relabel", {"batch_size": 10}, name)
+    rows = draw_epoch(LabelRecipe(**dataclasses.asdict(labels)), 100, 16, 10, 0)
+    assert not rows["flip"].any()
+    for stage in ("pretrain", "train"):
+        assert not resolve("digits", stage, {}, name).flip and resolve("cifar10", stage, {}, name).flip
 
 
 def test_the_defaults_of_a_named_recipe_are_printed(capsys):
