@@ -11,6 +11,8 @@ from guard import earlier, ending, recipes, torchrun
 from guard.errors import printable
 from guard.settings import STAGES, as_dict
 
+PATHS = ("DIR", "FILE", "PATH")  # metavars of flags that take one
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, that takes no abbreviations, and that has the flags
@@ -22,6 +24,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         ending.end(2, printable(f"error: {message}; see {self.prog} --help"))
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As of any parser, but for a path that is empty, as an unset variable of the shell leaves it."""
+        found, others = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            given = getattr(found, action.dest, None)
+            if action.metavar in PATHS and "" in (given if isinstance(given, list) else [given]):
+                self.error(f"argument {'/'.join(action.option_strings)}: needs a value")
+        return found, others
 
 
 def stage_parser(stage, description, *stage_recipes, argv, hidden=()):

@@ -135,7 +135,7 @@ def evaluate(
     found = robustness.evaluate(
         model.to(place),
         _Pixels(pixels, labels),
-        size=pixels.shape[-1],
+        size=tuple(pixels.shape[-2:]),
         names=names,
         epsilon=epsilon,
         attack_batch=0,

@@ -196,8 +196,8 @@ def _print(*words):
     known = {row.name for row in fields(STAGES[stage])} if stage in STAGES else set()
     if name:  # as it is printed below, or as the setting is called
         name = next((each for each in known if each.rstrip("_") == name.replace("-", "_").rstrip("_")), name)
-    unknown = (stage and not known) or (name and name not in known) or student_recipe not in STUDENT_RECIPES
-    if not dataset or more or unknown:
+    known_words = (not stage or known) and (not name or name in known) and student_recipe in STUDENT_RECIPES
+    if not dataset or "/" in dataset or more or not known_words:
         raise UserError(f"no such default; usage: {USAGE}")
     if name:
         print(getattr(resolve(dataset, stage, {}, student_recipe), name))

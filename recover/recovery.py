@@ -223,10 +223,14 @@ def _make_parts(work, plan, files, request):
 
 def _finish(work, plan, files, request, teacher):
     processes.barrier()
-    results, count = {}, sum(map(len, files.values()))
+    results, count, fingerprint = {}, sum(map(len, files.values())), None
+    if processes.rank() == 0:  # the record tells of which images it speaks
+        fingerprint = image_folder.fingerprint_of(work.output, request.classes)
     if processes.rank() == 0 and plan.columns:
         rows = [row for part in work.ledger.kept_values("losses", files).values() for row in part]
         means = [sum(column) / len(column) for column in zip(*rows)]
         results = dict(zip(plan.columns, means))
     entry = {"settings": as_dict(request.settings), "seed": request.seed, "teacher": teacher.fingerprint}
-    work.finish(files, said=f"{count} images", **entry, images=count, results=results)
+    work.finish(
+        files, said=f"{count} images", **entry, images=count, fingerprint=fingerprint, results=results
+    )

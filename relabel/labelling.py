@@ -2,9 +2,8 @@
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 
-from guard.distilled import shared_set
+from guard.distilled import image_folder, shared_set
 from guard.distilled.label_store import LabelStore
 from guard.distilled.soft_labels import check_classes, label_recipe, labelling_step, make_epoch
 from guard.errors import UserError
@@ -20,8 +19,7 @@ def relabel(settings, teacher, *, distilled, output, log, seed, device_name, for
     teacher: Checkpoint. Epochs that are there are not made again. Raises UserError for images that do not fit
     the teacher, and for a folder of other labels, unless `force`.
     """
-    if Path(distilled).resolve() in (Path(output).resolve(), *Path(output).resolve().parents):
-        raise UserError(f"{output} is in the folder of the images, {distilled}; choose another --output")
+    image_folder.check_apart(output, distilled)
     work = Stage("relabel", output, log=log, force=force)
     with work.entered(device_name) as device:
         images = shared_set.load(distilled).in_order_of(teacher.classes)

@@ -122,8 +122,10 @@ def main(argv):
         settings = hard_labels.as_settings(settings)
 
     def work():
+        from guard.distilled import image_folder
         from train import experiment
 
+        image_folder.check_apart(options.output, options.distilled)
         for stage, chosen in (("train", settings), ("relabel", label_settings)):
             cli.tell_unread(parser, options, stage, chosen, "in training this student")
         where = cli.run_of(options)

@@ -3,12 +3,14 @@
 import functools
 import itertools
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from guard.attacks import PROTOCOLS, checks, metrics, robustness
 from guard.data import find
+from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import models
 from guard.paper import judged
@@ -90,7 +92,7 @@ def judge(request):
         told |= {"rows": rows, "environment": records.environment(ready(request.where["device_name"]))}
         storage.write_sealed(told, request.output / "judge.json")
         with storage.replacing(request.output / "judge.md") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of any bytes
     return text
 
 
@@ -107,13 +109,13 @@ def _sets(request):
     """
     classes, found = find.find(request.dataset, request.root, "val").classes, {}
     for name, path in judged_sets.find([Path(path) for path in request.paths], classes).items():
-        if _place(request, name).resolve() == path.resolve():
-            raise UserError(f"{_place(request, name)} is the set itself; name another --output")
+        if path.is_dir():
+            image_folder.check_apart(_place(request, name), path)
         given = _inputs(request, request.settings["relabel"], path, request.seeds[0])
         images = given.distilled
         for network in request.networks:
             models.build_like(given.shape, network)
-        counts = Counter(images.labels.tolist()).values()
+        counts = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
         if request.random and len({*counts}) > 1:
             raise UserError(
                 f"{path} has from {min(counts)} to {max(counts)} images of a class, and random ones as many"
@@ -124,6 +126,10 @@ def _sets(request):
         for count in sorted({per_class for _, per_class, _ in found.values()}):
             drawn = _inputs(request, request.settings["relabel"], count, request.seeds[0]).distilled
             found[RANDOM.format(count)] = count, count, drawn.fingerprint
+    places = {}
+    for name in found:
+        if (other := places.setdefault(_place(request, name), name)) != name:
+            raise UserError(f"students of '{name}' and of '{other}' would share a folder; rename the set")
     return found
 
 

@@ -54,18 +54,21 @@ def check_inputs(model, images, labels, epsilon, norm="L-inf"):
         )
     if len(labels) and labels.min() < 0:
         raise UserError(f"labels reach down to {labels.min()}; they have to be class numbers from 0")
-    if images.dtype != torch.float32 and len(images):
+    if len(images):
         _check_taken(model, images[:1])
 
 
 def _check_taken(model, images):
-    """Raises UserError for a type of images that the model does not compute with."""
+    """Raises UserError for images of a type or size that the model, wherever it is, does not compute with."""
+    place = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
     try:
         with torch.no_grad():
-            model(images)
+            model(images.to(place))
     except RuntimeError as problem:
         raise UserError(
-            f"the model does not take images in {images.dtype} ({first_line(problem)}); give images.float()"
+            f"the model does not take images {tuple(images.shape[1:])} in {images.dtype}"
+            f" ({first_line(problem)}); give it those that it takes, and both the same type, such as"
+            " model.float() and images.float()"
         ) from None
 
 

@@ -7,7 +7,7 @@ from torch.fx.experimental.optimization import fuse
 TOLERANCE = 1e-3  # by which the copy's logits and gradients may differ, relative to their spread
 SEEN = 8  # images on which the copy is compared with the model
 # What tracing raises for a model that it does not understand.
-TRACING = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+TRACING = (RuntimeError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError)
 
 
 def prepared(model, images):

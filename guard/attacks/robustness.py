@@ -69,13 +69,14 @@ class _Measurement:
     """What is attacked and how, whatever the attack.
 
     model: in eval mode, on `device`. images: Packed, Mapped or Streamed of guard.data.images. size: of their
-    validation view, in pixels. epsilon: in [0,1] pixels. attack_batch: images that an attack works on at a
-    time, 0 for as many as fit. workers: processes that decode files.
+    validation view, in pixels, or (height, width) of images that have one view alone. epsilon: in [0,1]
+    pixels. attack_batch: images that an attack works on at a time, 0 for as many as fit. workers: processes
+    that decode files.
     """
 
     model: torch.nn.Module
     images: object
-    size: int
+    size: int | tuple
     epsilon: float
     attack_batch: int
     seed: int

@@ -61,8 +61,11 @@ def _files_below(folder):
 def find(name, root, split):
     """The Source of split 'train' or 'val' of data set `name` under ROOT/name.
 
-    Raises UserError when it isn't there or is empty, and for a split that there is not.
+    Raises UserError when it isn't there or is empty, for a split that there is not, and for a name with a
+    slash, by which no recipe would know it.
     """
+    if "/" in name:
+        raise UserError(f"'{name}' is no data set's name; name its folder, and give where it lies as root")
     if split not in SPLITS:
         raise UserError(f"there is no split '{split}'; there are {' and '.join(SPLITS)}")
     look = registry.function_of(registry.DATA_SETS.get(name, _folders))

@@ -49,6 +49,15 @@ def write_image(pixels, path):
         image.save(temporary, format="PNG" if path.suffix == ".png" else "JPEG")
 
 
+def check_apart(output, distilled):
+    """Raises UserError for an output folder that is the folder of images, or lies in it, where what is
+    written would be taken for images.
+    """
+    output, distilled = Path(output), Path(distilled)
+    if distilled.resolve() in (output.resolve(), *output.resolve().parents):
+        raise UserError(f"{output} is in the folder of the images, {distilled}; choose another --output")
+
+
 # ---- reading -------------------------------------------------------------------------------------
 
 
@@ -67,16 +76,31 @@ def load_distilled(folder):
     ours = (folder / FILE).exists()
     manifest = ledger(folder).read_complete() if ours else {}  # before a class that has no images yet is told
     source = find.scan(folder.name, folder, "train")
-    classes, labels = source.classes, source.labels
     if ours:
         _check_files(folder, manifest, source.files)
-        if sorted(manifest.get("classes", ())) == list(classes):  # whose order need not be the folders'
-            classes = tuple(manifest["classes"])
-            labels = [classes.index(source.classes[label]) for label in source.labels]
-    images = pack(source.files, labels, classes, "reading distilled images")
+    images = _packed(source, manifest.get("classes", ()))
     if images.pixels.shape[2] != images.pixels.shape[3]:
         raise UserError(f"{source.files[0]} is not square; distilled images have to be")
     return images
+
+
+def fingerprint_of(folder, classes):
+    """That which `load_distilled` will give the images of a folder of ours, before its manifest is complete.
+
+    classes: their names in label order.
+    """
+    return _packed(find.scan(Path(folder).name, Path(folder), "train"), classes).fingerprint
+
+
+def _packed(source, order):
+    """The images of a find.Source as Packed. order: names of its classes in label order, which need not be
+    that of the folders; where they are other names the folders' order counts.
+    """
+    classes, labels = source.classes, source.labels
+    if sorted(order) == list(classes):
+        classes = tuple(order)
+        labels = [classes.index(source.classes[label]) for label in source.labels]
+    return pack(source.files, labels, classes, "reading distilled images")
 
 
 def _check_files(folder, manifest, files):

@@ -41,7 +41,7 @@ def read(path, classes, *, mean, std, clamp=False, soft_labels=False):
     if shared_set.is_shared(contents):
         if soft_labels:
             raise UserError(f"{path} has labels for each view, not for each image; leave --soft-labels out")
-        return shared_set.images_of(path, contents)
+        return shared_set.images_of(path, contents).in_order_of(classes)
     images, labels, path_of_labels = _tensors_in(path, contents)
     _check_images(path, images)
     if path.name.startswith(UNWHITENED):
@@ -107,7 +107,7 @@ def _tensors_in(path, contents):
             raise UserError(
                 f"{path} is ZCA-whitened; name {named}{', '.join(map(str, found))} beside it, which is not"
             )
-        beside = path.with_name(path.name.replace(UNWHITENED, "images_").replace("images", "labels"))
+        beside = path.with_name(path.name.replace(UNWHITENED, "images_", 1).replace("images", "labels", 1))
         if beside == path or not beside.is_file():
             raise UserError(
                 f"{path} holds images alone, and no file beside it their labels; name them as MTT does,"

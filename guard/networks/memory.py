@@ -4,6 +4,7 @@ import os
 import sys
 
 import torch
+from torch.nn.modules.utils import _pair
 
 from guard.errors import out_of_memory
 from guard.networks.models import frozen_eval
@@ -25,7 +26,8 @@ def of_device(device):
 def kept_per_image(model, size):
     """Bytes that a backward pass to the pixels keeps of each image of `size` pixels, the image included.
 
-    model: pixels or normalized images (N, 3, size, size) to logits.
+    model: pixels or normalized images (N, 3, size, size) to logits. size: the side of a square, or (height,
+    width).
     """
     kept = {}  # place of a storage in memory -> its bytes
 
@@ -40,7 +42,7 @@ def kept_per_image(model, size):
     tensors = (*model.parameters(), *model.buffers())
     weights = {each.untyped_storage().data_ptr() for each in tensors}
     like = next((each for each in tensors if each.is_floating_point()), torch.zeros(()))
-    images = torch.zeros(2, 3, size, size, device=like.device, dtype=like.dtype, requires_grad=True)
+    images = torch.zeros(2, 3, *_pair(size), device=like.device, dtype=like.dtype, requires_grad=True)
     with frozen_eval(model), torch.autograd.graph.saved_tensors_hooks(note, as_it_is):
         graph = model(images)  # held on to, so that no storage is freed and its place taken by another
         del graph

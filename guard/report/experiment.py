@@ -1,5 +1,6 @@
 """An experiment's report."""
 
+import sys
 from pathlib import Path
 
 from guard import earlier
@@ -14,11 +15,16 @@ PICTURES = {"distilled images": "images.png", "training": "curves.png", "robustn
 
 
 def read(log):
-    """(all entries of a record, its finished evaluations: 'teacher' or 'student' -> evaluation).
+    """(the entries of a record that belong to its student, its finished evaluations: 'teacher' or 'student'
+    -> evaluation).
 
-    Raises UserError where there is none yet.
+    A note tells of entries of other images, or of an earlier student of that place, which are left out.
+    Raises UserError where there is no evaluation yet.
     """
     entries = records.read(log)
+    for name, whose in _of_others(entries).items():
+        print(f"note: {log}: its entry '{name}' is of {whose}, and left out", file=sys.stderr, flush=True)
+        del entries[name]
     found = {name: entries.get(f"evaluate {name}", {}) for name in ("teacher", "student")}
     results = {name: result for name, result in found.items() if result.get("complete")}
     if not results and "evaluate network" in entries:
@@ -26,6 +32,22 @@ def read(log):
     if not results:
         raise UserError(f"{log} has no evaluation yet; run python -m train first")
     return entries, results
+
+
+def _of_others(entries):
+    """{name of an entry: what it is of} of those that do not belong to the student of a record.
+
+    A stage that was done again, by --force, leaves the entries of the stages after it until these are, too.
+    """
+    student = entries.get("train", {})
+    images, network = student.get("settings", {}).get("images"), student.get("fingerprint")
+    key = entries.get("evaluate student", {}).get("key", {})
+    found = {
+        "recover": (entries.get("recover", {}).get("fingerprint"), images, "other images than the student's"),
+        "relabel": (entries.get("relabel", {}).get("images"), images, "other images than the student's"),
+        "evaluate student": (key.get("fingerprint"), network, "an earlier student"),
+    }
+    return {name: whose for name, (own, wanted, whose) in found.items() if own and wanted and own != wanted}
 
 
 def images_of(folder):

@@ -123,7 +123,7 @@ def _opened(folder):
             if isinstance(problem, FileNotFoundError) and tries_left:
                 continue
             raise UserError(
-                f"cannot write {folder} ({problem.strerror}); choose another output folder"
+                f"cannot write {folder} ({problem.strerror}); choose another folder, by --output or --record"
             ) from None
 
 

@@ -168,6 +168,32 @@ def test_the_labels_that_a_student_learnt_from_count_whatever_else_was_recorded(
     assert "relabel mix none instead of" in compare(folders[:2])
 
 
+def test_images_that_were_recovered_again_are_not_told_as_the_students(folders, capsys):
+    """As after recover --force alone: the record has the new images beside the student of the old ones."""
+    for folder in folders[:2]:
+        settings = records.read(folder / "log.json")["train"]["settings"]
+        change(folder, "train", settings=settings | {"images": "old"})
+        change(folder, "recover", fingerprint="old")
+    of_new = records.read(folders[1] / "log.json")["recover"]["settings"] | {"iterations": 40}
+    change(folders[1], "recover", fingerprint="new", settings=of_new)
+    told = compare(folders[:2])
+    assert told.endswith("unlike plain-0: recover is not recorded."), told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its entry 'recover' is of other images than the student's, and left out" in line
+
+
+def test_an_evaluation_of_an_earlier_student_is_none(folders, capsys):
+    """As after a stop between train --force and its attacks."""
+    evaluation = records.read(folders[0] / "log.json")["evaluate student"]
+    change(folders[0], "evaluate student", key=evaluation["key"] | {"fingerprint": "earlier"})
+    change(folders[0], "train", fingerprint="earlier")
+    assert "| plain | student | 2 |" in compare(folders[:2])
+    change(folders[0], "train", fingerprint="later")
+    with pytest.raises(UserError, match="no evaluated student yet"):
+        compare(folders[:2])
+    assert "'evaluate student' is of an earlier student" in capsys.readouterr().err
+
+
 def test_a_teacher_of_two_students_has_the_error_of_its_images(folders):
     """Several students, one teacher: no deviation over seeds stands beside that."""
     for folder in folders[:3]:

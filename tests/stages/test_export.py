@@ -179,6 +179,8 @@ def test_the_judge_goes_by_what_the_file_says_of_itself(toy, file, tmp_path, ref
     """Its normalization, and its classes, whose order is that of the labels."""
     found = tensor_set.read(file, ["one", "other"], mean=[0.1] * 3, std=[0.9] * 3)
     assert torch.equal(found.pixels, image_folder.load_distilled(toy / "images").pixels)
+    turned = tensor_set.read(file, found.classes[::-1], mean=[0.1] * 3, std=[0.9] * 3)
+    assert turned.classes == found.classes[::-1] and torch.equal(turned.labels, 1 - found.labels)
     classes = loaded(file)["classes"]
     shutil.copytree(toy / "toy", root := tmp_path / "root" / "toy")
     for split in ("train", "val"):

@@ -14,7 +14,7 @@ from guard import ending, recipes, settings
 from guard.distilled import image_folder
 from guard.errors import UserError
 from guard.networks import checkpoint
-from guard.run import storage
+from guard.run import records, storage
 from guard.run.stage import differences
 
 
@@ -72,6 +72,21 @@ def test_labels_lie_outside_the_folder_of_images(output, toy, tmp_path, refused)
     said = refused(*relabel(toy, tmp_path / output, "--force", images=tmp_path / "images"))
     assert f"{tmp_path / output} is in the folder of the images" in said
     assert sorted((tmp_path / "images").rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", ["images", "images/new"])
+def test_a_student_lies_outside_the_folder_of_images(output, toy, tmp_path, refused):
+    shutil.copytree(toy / "images", tmp_path / "images")
+    before = sorted((tmp_path / "images").rglob("*"))
+    words = ["--dataset", "toy", "--root", toy, "--labels", "hard", "--distilled", tmp_path / "images"]
+    said = refused("train", *words, "--output", tmp_path / output, *TOY["train"])
+    assert f"{tmp_path / output} is in the folder of the images" in said
+    assert sorted((tmp_path / "images").rglob("*")) == before
+
+
+def test_the_record_says_which_images_it_is_of(toy):
+    told = records.read(toy / "images" / "log.json")["recover"]["fingerprint"]
+    assert told == image_folder.load_distilled(toy / "images").fingerprint
 
 
 def test_what_mends_a_folder_of_images_is_what_it_says(toy, tmp_path, refused):

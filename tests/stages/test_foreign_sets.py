@@ -89,7 +89,7 @@ def test_accuracies_as_numbers_of_numpy_stand_beside_the_images_of_dc(
     check_same(read(path), original)
 
 
-@pytest.mark.parametrize("name", ["best", "5000"])
+@pytest.mark.parametrize("name", ["best", "5000", "my-images"])
 def test_two_files_of_mtt_hold_the_pixels_and_labels_that_were_saved(name, original, tmp_path):
     pixels, labels = original
     check_same(read(mtt(tmp_path, normalized(pixels), labels, name)), original)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -185,7 +186,9 @@ def test_a_set_goes_by_its_folders_name_also_where_it_is_named_from_within(sets,
 def test_students_do_not_come_into_the_folder_of_the_set(sets, tmp_path, refused):
     shutil.copytree(sets / "ours", tmp_path / "mine")
     words = ["train.judge", *FLAGS, "--distilled", tmp_path / "mine", "--output", tmp_path]
-    assert "mine is the set itself; name another --output" in refused(*words)
+    assert "mine is in the folder of the images" in refused(*words)
+    words[-1] = tmp_path / "mine" / "judged"
+    assert "mine/judged/mine is in the folder of the images" in refused(*words)
     assert len(list((tmp_path / "mine").iterdir())) == 10
 
 
@@ -275,6 +278,28 @@ def test_random_images_stand_beside_sets_of_equal_classes_alone(sets, tmp_path, 
     torch.save({"data": [[images[:-1], labels[:-1]]]}, tmp_path / "unequal.pt")
     words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled", tmp_path / "unequal.pt"]
     assert "from 1 to 2 images of a class" in refused(*words, "--random")
+
+
+def test_a_class_that_is_the_largest_of_no_label_counts_as_unequal(sets, tmp_path, refused):
+    images, labels = torch.load(sets / "res_DC.pt")["data"][0]
+    shares = torch.eye(10)[labels.clamp(min=1)]
+    torch.save({"data": [[images, shares]]}, tmp_path / "soft.pt")
+    words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled", tmp_path / "soft.pt"]
+    assert "from 0 to 4 images of a class" in refused(*words, "--random", "--soft-labels")
+
+
+def test_a_set_that_is_called_as_random_images_are_is_refused(sets, tmp_path, refused):
+    shutil.copy(sets / "res_DC.pt", tmp_path / "random-training-images-2-per-class.pt")
+    words = ["train.judge", "--output", tmp_path / "out", *FLAGS, "--distilled", tmp_path, "--random"]
+    assert "would share a folder; rename the set" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sets_name_may_be_of_any_bytes(sets, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9s.pt")
+    shutil.copy(sets / "res_DC.pt", path)
+    assert judge(path, tmp_path / "out", "--networks", "convnet-32") == 0
+    assert "| r\\udce9s |" in (tmp_path / "out" / "judge.md").read_text(encoding="utf-8")
 
 
 def test_flags_that_nothing_reads_are_told(sets, tmp_path, capsys):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, TOY, command
+from torch import nn
 
 import guard
 from guard import command as console
@@ -54,12 +55,19 @@ def test_evaluate_agrees_with_the_stage(toy, tmp_path):
     assert ours == {name: result["accuracy"] for name, result in found["attacks"].items()}
 
 
+def linear():
+    """A network of images of 16 pixels."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).eval()
+
+
 REFUSED = {
     "fewer labels": ({"labels": torch.zeros(2, dtype=torch.int64)}, "expected"),
     "labels of another type": ({"labels": torch.zeros(3, dtype=torch.int32)}, "int64"),
     "labels in a list": ({"labels": [0, 1, 0]}, "int64"),
     "one-hot labels": ({"labels": torch.eye(3).long()}, "expected"),
-    "in float64": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.float64)}, "give images.float()"),
+    "in float64": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.float64)}, r"images\.float\(\)"),
+    "for a network in float64": ({"model": linear().double()}, "give it those that it takes"),
+    "of another size": ({"model": linear(), "pixels": torch.zeros(3, 3, 16, 24)}, "does not take images"),
     "bytes": ({"pixels": torch.zeros(3, 3, 16, 16, dtype=torch.uint8)}, "floating-point"),
     "an array": ({"pixels": torch.zeros(3, 3, 16, 16).numpy()}, "floating-point"),
     "one channel": ({"pixels": torch.zeros(3, 1, 16, 16)}, "expected"),
@@ -81,6 +89,31 @@ def test_what_no_attack_can_work_on_is_one_line(call, case, toy):
             guard.attack("fgsm", *inputs, **given)
         else:
             guard.evaluate(*inputs, **given, attacks="fgsm")
+
+
+class InAList(nn.Module):
+    """A network that keeps another one where torch does not see it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.held = [network]
+
+    def forward(self, pixels):
+        return self.held[0](pixels)
+
+
+def test_images_need_not_be_square_nor_networks_traceable():
+    torch.manual_seed(0)
+    pixels = torch.rand(6, 3, 8, 16)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(84, 3)).eval()
+    labels = network(pixels).argmax(1)
+    found = {
+        name: guard.evaluate(model, pixels, labels, attacks="pgd20", epsilon=16 / 255)
+        for name, model in (("itself", network), ("in a list", InAList(network).eval()))
+    }
+    assert found["itself"] == found["in a list"] and found["itself"]["clean"] == 100
+    moved = guard.attack("pgd20", InAList(network).eval(), pixels, labels, epsilon=16 / 255)
+    assert moved.shape == pixels.shape and not torch.equal(moved, pixels)
 
 
 def test_an_epsilon_in_l2_may_be_above_one(toy):
@@ -129,7 +162,9 @@ def test_evaluate_computes_where_the_model_is_or_where_it_is_told(own, device, a
         raise UserError("seen enough")
 
     monkeypatch.setattr(guard.library.devices, "ready", note)
-    model = (torch.nn.Linear(1, 1, device=own) if own else torch.nn.Identity()).eval()
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 1, device=own)) if own else torch.nn.Identity()
+    ).eval()
     pixels, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(UserError, match="seen enough"):
         guard.evaluate(model, pixels, labels, protocol="quick", device=device)

@@ -257,6 +257,22 @@ def test_digits_are_never_mirrored(name):
         assert not resolve("digits", stage, {}, name).flip and resolve("cifar10", stage, {}, name).flip
 
 
+@pytest.mark.parametrize("name", ["cifar10/", "./cifar10"])
+def test_a_name_with_a_slash_is_no_data_sets(name, refused, tmp_path):
+    """Else its folder is found and its recipe is not: 32 pixels would be seen as 224."""
+    assert "is no data set's name" in refused("pretrain", "--dataset", name, "--output", tmp_path / "t")
+    with pytest.raises(UserError, match="no such default"):
+        _print(name)
+
+
+def test_a_path_that_is_empty_needs_a_value(refused):
+    """As an unset variable of the shell leaves it; Path("") is the folder where one is."""
+    assert "--checkpoint: needs a value" in refused("train.evaluate", "--checkpoint", "", "-d", "digits")
+    assert "--output: needs a value" in refused("pretrain", "--dataset", "digits", "--output=")
+    judged = ["train.judge", "-d", "digits", "--output", "x", "--distilled", "a", ""]
+    assert "--distilled: needs a value" in refused(*judged)
+
+
 def test_the_defaults_of_a_named_recipe_are_printed(capsys):
     _print("cifar10", "--recipe", "modern", "train", "learning-rate")
     assert capsys.readouterr().out == "0.002\n"
