@@ -189,7 +189,7 @@ def test_an_evaluation_of_an_earlier_student_is_none(folders, capsys):
     change(folders[0], "train", fingerprint="earlier")
     assert "| plain | student | 2 |" in compare(folders[:2])
     change(folders[0], "train", fingerprint="later")
-    with pytest.raises(UserError, match="no evaluated student yet"):
+    with pytest.raises(UserError, match="plain-0/log.json has no evaluat"):
         compare(folders[:2])
     assert "'evaluate student' is of an earlier student" in capsys.readouterr().err
 
