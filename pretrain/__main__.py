@@ -2,7 +2,7 @@
 
 import sys
 
-from guard import cli, ending
+from guard import cli, ending, torchrun
 
 DESCRIPTION = """Trains a teacher, or makes one of a state_dict at hand.
 
@@ -40,6 +40,12 @@ def main(argv):
         return
 
     data = {"dataset": options.dataset, "root": options.root, "workers": options.workers}
+    if settings.adversarial == "f" and settings.epsilon > 1 and torchrun.is_first():
+        told = (
+            f"note: --epsilon {settings.epsilon:g} (-h of run.sh): the ten sign steps may change each pixel"
+            " into any other, as in the published code; 2/255 is a bound"
+        )
+        print(told, file=sys.stderr, flush=True)
 
     def work():
         if options.weights:

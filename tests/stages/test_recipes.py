@@ -216,9 +216,22 @@ def test_numbers_that_cannot_be_meant_are_refused(words, expected, refused):
     assert expected in refused(stage, *NEEDED[stage], *flags, "--check")
 
 
-def test_ten_sign_steps_take_the_published_epsilon():
-    """run.sh's -h, 3, which is the whole range of pixels."""
+def test_ten_sign_steps_take_the_published_epsilon(tmp_path, capsys):
+    """run.sh's -h, 3, which is the whole range of pixels; a note says so."""
     assert command("pretrain", *NEEDED["pretrain"], "--adversarial", "f", "--epsilon", 3, "--check") == 0
+    for epsilon, told in ((3, True), ("8/255", False)):
+        words = [
+            "--dataset",
+            "nosuch",
+            "--output",
+            tmp_path / "t",
+            "--adversarial",
+            "f",
+            "--epsilon",
+            epsilon,
+        ]
+        assert command("pretrain", *words) == 2  # there are no images
+        assert ("note: --epsilon 3 (-h of run.sh)" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize("name", ["dc", "mtt"])
