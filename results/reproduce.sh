@@ -5,7 +5,7 @@
 set -euo pipefail
 unset CDPATH # with it cd may go elsewhere, and prints where it went
 caller=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 source guard/environment.sh
 module=guard.paper.reproduce
 if [ "${1-}" = judge ]; then  # of others' distilled sets, which no plan knows
@@ -20,4 +20,4 @@ set_up requirements.txt
 [[ $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 cd "$caller"
-exec "$PYTHON" -m "$module" "$@"
+exec "$PYTHON" -P -m "$module" "$@" # -P: not the caller's own train.py

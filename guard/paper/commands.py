@@ -1,9 +1,11 @@
 """The run.sh command of a planned run, and when two commands ask for the same. Only the standard library."""
 
 import shlex
+from pathlib import Path
 
 from guard.paper.arms import ARMS
 from guard.paper.plan import SCALES, attacks_of
+from guard.recipes import recipe
 from guard.settings import STAGES
 
 OF_THE_MACHINE = ("-r", "-o", "-u")  # folders and device: flags of run.sh that differ between machines
@@ -90,6 +92,13 @@ def as_planned(run):
 def attacked_as_planned(run, table):
     """Whether a recorded run was asked for all that the plan asks of it for a table, attacks and all."""
     return same(run.command, of_table(run, table, run.scale, root="", output=""))
+
+
+def teacher_at(words, flag):
+    """Path of the checkpoint of the teacher that a command names by -y or -Y."""
+    dataset = last(words, "-d")
+    model = last(words, "-m") if "-m" in words else recipe(dataset).pretrain.model
+    return Path(last(words, "-o")) / "teachers" / dataset / model / last(words, flag) / "checkpoint.pt"
 
 
 def last(words, flag):

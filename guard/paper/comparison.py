@@ -14,7 +14,7 @@ from guard.paper.markdown import number, table
 from guard.report import experiment
 
 # of a stage's settings: no choice of anybody's, or nothing that a network comes from
-DRAWN = ("seed", "pack_images", "data", *earlier.TOLD_ALONE)
+DRAWN = ("seed", "pack_images", *earlier.TOLD_ALONE)
 NETWORKS = ("student", "teacher")
 
 

@@ -24,10 +24,10 @@ twenty changes that are none, one looks clear; and two seeds may agree by chance
 error of the test images. Where there is a single run the interval is that of its images alone; it says
 nothing of other seeds, so it has no verdict, and stands below the table where students are compared. Nor is
 there a verdict where the few seeds all differ by exactly the same. The students of a pair, and their
-teachers, come from one kind of device: a run of another has no part in it; but two teachers of the same
-settings and seed may be of different commits, and then of other weights. The same attack within twice the
-epsilon has been met where students were also measured against epsilon. Clean accuracy is that on all
-validation images, also where attacks met a part.
+teachers, come from one kind of device, the same training and the same attacked images: a run of others has
+no part in it; but two teachers of the same settings and seed may be of different commits, and then of other
+weights. The same attack within twice the epsilon has been met where students were also measured against
+epsilon. Clean accuracy is that on all validation images, also where attacks met a part.
 """
 # 97.5 % quantile of Student's t distribution for 1, 2, ... degrees of freedom
 QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -248,7 +248,7 @@ def _images_or_labels(groups):
     rows, of_images, of_labels = [], [], []
     for square in swap.squares(groups):
         found = square.effects(square.attack)
-        if found is None:
+        if found is None or not square.as_planned:
             continue
         images, labels = _of_both(found)
         of_images.append(images)
@@ -284,9 +284,11 @@ def _which_setting(groups):
     rows, unclear = [], []
     for size, here in variations.varied(groups).items():
         robust = gathered.of_arm(here, ROBUST)
+        planned = robust and gathered.as_planned(robust)
         clear, rest, attack = [], [], gathered.robust_attack(here)
         for group in here:
-            found = gathered.change(group, robust, attack) if robust and group.arm in VARIATIONS else None
+            of_one_setting = group.arm in VARIATIONS and gathered.as_planned(group)
+            found = gathered.change(group, robust, attack) if planned and of_one_setting else None
             if found:
                 under_attack = changed(*found)
                 several = under_attack.seeds > 1  # a single pair says nothing of other seeds

@@ -4,9 +4,10 @@ student, labels in few bytes, and the goals.
 A student is attacked within two epsilons: the second is a point of its accuracy against epsilon.
 """
 
+import textwrap
 from math import isclose
 
-from guard.paper import arms, not_run, our_tables, plan, published, settings, stored
+from guard.paper import arms, environment, not_run, our_tables, plan, published, settings, stored
 from guard.paper import groups as gathered
 from guard.paper.markdown import MISSING, heading, measure, number, table
 
@@ -17,11 +18,12 @@ INTRODUCTION = """\
 Teachers of all 50,000 training images and students of few, ConvNet-3 where a row does not say otherwise.
 Images come from three methods, real ones drawn at random among them. Students learn by the recipe `modern`;
 "adversarial views" says that the student is trained adversarially, by one step against itself; "labels" are
-the bytes of the stored soft labels, or one for each image where they are hard. PGD is PGD100 on 1,000 test
-images, 100 of each class, "clean" the accuracy on these, and "clean, all" that on all 10,000. All come from a
-JPEG copy of the data set. The published points come from the original and from other recipes of the student:
-much of what lies between them and ours is the recipe.
+the bytes of the stored soft labels, or one for each image where they are hard. PGD is PGD100 on {images} test
+images, "clean" the accuracy on these, and "clean, all" that on all 10,000.{copy} The published points come
+from the original and from other recipes of the student: much of what lies between them and ours is the
+recipe.
 """
+COPY = " All come from a JPEG copy of the data set."
 OF_THE_FRONTIER = """\
 Where images come from, times the teacher of images and labels, times what the student sees. The last rows
 were published at this size, for a ConvNet-3 unless they say otherwise.
@@ -72,10 +74,22 @@ OF_TEACHER = (*(f"teacher: {name}" for name in CLEAN), "teacher: PGD 1/255")
 GOALS = {1: "42 / 28", 10: "67 / 52", 50: "77 / 62"}  # clean / AutoAttack standard at 2/255
 
 
+def _introduction(groups, results):
+    """INTRODUCTION, with what the records say of the images."""
+    records = [record for group in groups for record in group.records]
+    counts = sorted({record["evaluate student"]["images"] for record in records})
+    known = environment.copies(results)
+    copies = {known.get(record["pretrain"]["settings"].get("data"), "") for record in records}
+    told = [f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))] if counts else ["no"]
+    jpeg = copies and all("JPEG" in copy for copy in copies)
+    text = INTRODUCTION.format(images=" to ".join(told), copy=COPY if jpeg else "")
+    return "\n".join(textwrap.wrap(text, 110, break_on_hyphens=False, break_long_words=False)) + "\n"
+
+
 def section(groups, results):
     """Markdown lines. groups: those of the plain runs at every scale."""
     ours = [group for group in groups if group.scale == SCALE and not group.swapped]
-    lines = [heading(2, TITLE), INTRODUCTION]
+    lines = [heading(2, TITLE), _introduction(ours, results)]
     parts = {
         "frontier": (OF_THE_FRONTIER, lambda here: _frontier(here, published.points(results, 10))),
         "recipes": (OF_RECIPES, _recipes),

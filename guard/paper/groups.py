@@ -157,15 +157,30 @@ def by_seed(group, what):
 
 
 def at_common_seeds(groups, what, *, on_any_device=False):
-    """For each seed that all of the groups have, computed on the same kinds of device, their students as of
-    `by_seed`, in the groups' order. on_any_device: on others as well.
+    """For each seed that all of the groups have, measured alike, of the same training images and computed on
+    the same kinds of device, their students as of `by_seed`, in the groups' order. on_any_device: whatever
+    they were trained on.
     """
     students = [by_seed(group, what) for group in groups]
     seeds = [seed for seed in students[0] if all(seed in student for student in students)]
-    if not on_any_device:
-        computed_on = [{run.seed: devices(run.record) for run in group.runs} for group in groups]
-        seeds = [seed for seed in seeds if all(each[seed] == computed_on[0][seed] for each in computed_on)]
+    made = [{run.seed: _made_alike(run, what, on_any_device) for run in group.runs} for group in groups]
+    seeds = [seed for seed in seeds if all(each[seed] == made[0][seed] for each in made)]
     return [[student[seed] for student in students] for seed in seeds]
+
+
+def _made_alike(run, what, on_any_device):
+    """What has to be the same of two runs for their accuracies to say something of the students. what: as of
+    `by_seed`.
+    """
+    evaluated = run.record["evaluate student"]
+    data, how = [evaluated.get("key", {}).get(name) for name in ("dataset", "data")], None
+    if what == "clean":
+        how = evaluated.get("images")
+    elif what != ALL_CLEAN:
+        attacked = evaluated if isinstance(what, str) else run.curve or {}
+        how = attacked.get("images"), attacked.get("epsilon") if isinstance(what, str) else None
+    trained = None if on_any_device else (run.record["pretrain"]["settings"].get("data"), devices(run.record))
+    return data, how, trained
 
 
 def error_of_sum(measured):

@@ -4,6 +4,7 @@ long it takes.
 The times are those that `bash results/reproduce.sh TABLE -n --keep-estimate` left in results/estimates.json.
 """
 
+import shlex
 from pathlib import Path
 
 from guard.errors import UserError
@@ -14,12 +15,14 @@ FILE = "estimates.json"
 
 
 NOT_RUN = "Not run yet"
+WITHOUT_CURVE = "Not attacked within a second epsilon yet"
 OTHERWISE = "Attacked on other images or by other attacks than planned"
 
 
 def lacking(table, scale, groups):
-    """{NOT_RUN or OTHERWISE: {data set: {arm: its images per class that lack}}} of a table at a scale; {} in
-    place of the arms where it is all of them, and of an arm's sizes () where it is all of these.
+    """{NOT_RUN, WITHOUT_CURVE or OTHERWISE: {data set: {arm: its images per class that lack}}} of a table at
+    a scale; {} in place of the arms where it is all of them, and of an arm's sizes () where it is all of
+    these.
     """
     made = {(group.size, group.images_from, group.labels_from): group.runs for group in groups}
     planned, found = {}, {}
@@ -27,9 +30,11 @@ def lacking(table, scale, groups):
         size = scale, run.dataset, run.images_per_class
         runs = made.get((size, run.images_from, run.labels_from), ())
         planned.setdefault(run.dataset, {}).setdefault(run.arm, []).append(run.images_per_class)
-        if any(commands.attacked_as_planned(one, table) for one in runs):
+        done = [one for one in runs if commands.attacked_as_planned(one, table)]
+        if any(one.curve or table not in plan.AT_TWO_EPSILONS for one in done):
             continue
         state = OTHERWISE if any(map(commands.as_planned, runs)) else NOT_RUN
+        state = WITHOUT_CURVE if done else state
         of_arms = found.setdefault(state, {}).setdefault(run.dataset, {})
         of_arms.setdefault(run.arm, []).append(run.images_per_class)
     return {
@@ -50,9 +55,8 @@ def line(table, scale, groups, results):
     all of the table is done.
     """
     found = lacking(table, scale, groups)
-    said = [
-        _said(state, found[state], table, scale, results) for state in (NOT_RUN, OTHERWISE) if state in found
-    ]
+    states = [state for state in (NOT_RUN, WITHOUT_CURVE, OTHERWISE) if state in found]
+    said = [_said(state, found[state], table, scale, results) for state in states]
     return f"{'. '.join(said)}, {_time(table, scale, results)}." if said else None
 
 
@@ -70,7 +74,7 @@ def _said(state, found, table, scale, results):
 
 def elsewhere(results):
     """What a command of reproduce.sh says where its records go into another folder than the repository's."""
-    return "" if Path(results).resolve() == published.OWN else f" --results {results}"
+    return "" if Path(results).resolve() == published.OWN else f" --results {shlex.quote(str(results))}"
 
 
 def lines(tables, scales, groups, results):
@@ -96,7 +100,7 @@ def _named(dataset, arms):
 
 
 def keep(table, scale, minutes, device, results):
-    """Writes down how long the runs of a table take that are still to do, for one seed."""
+    """Writes down how long the runs of seed 0 of a table take that are still to do."""
     known = _estimates(results) | {f"{scale}/{table}": {"minutes": round(minutes, 1), "device": device}}
     storage.write_json({"estimates": dict(sorted(known.items()))}, Path(results) / FILE)
 
@@ -131,4 +135,4 @@ def _time(table, scale, results):
         time = f"{minutes / 60:.0f} hours"
     else:
         time = f"{minutes / 60 / 24:.0f} days"
-    return f"about {time} for each seed on {entry['device']}"
+    return f"about {time} for seed 0 on {entry['device']}"

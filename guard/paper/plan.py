@@ -249,7 +249,7 @@ def runs_of(table, scale, *, datasets=None, images_per_class=None, arms=None, se
             f"table {table} has no runs at scale {scale}; it has at {' and '.join(scales_of(table))}"
         )
     rows = {name: row for name, row in TABLES[table].items() if name in SCALES[scale]}
-    known = {arm for _, of_row in rows.values() for arm in of_row}
+    known = {arm for name, (_, of_row) in rows.items() if name in (datasets or rows) for arm in of_row}
     for given, there, what in ((datasets, set(rows), "data set"), (arms, known, "arm")):
         if unknown := sorted(set(given or ()) - there):
             raise UserError(

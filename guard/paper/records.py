@@ -36,6 +36,11 @@ class RecordedRun(PlannedRun):
     place: str
 
     @property
+    def table(self):
+        """The table whose file it stands in."""
+        return Path(self.place.rpartition(", line ")[0]).stem
+
+    @property
     def order(self):
         """Runs are sorted by this: scale, size, arm, seed."""
         scale = list(SCALES).index(self.scale)

@@ -71,7 +71,14 @@ OF_RUNS = {
     ),
 }
 SHORT = {"--root": "-r", "--output": "-o"}
-OF_A_PART = ("--dataset", "--images-per-class", "--arms", "--images", "--protocol")  # or of other attacks
+OF_A_PART = (
+    "--dataset",
+    "--images-per-class",
+    "--arms",
+    "--seeds",
+    "--images",
+    "--protocol",
+)  # or of other attacks
 
 
 def _parser():
@@ -187,6 +194,7 @@ def _work(options):
         _print(todo, len(runs), own, options)
         return
     _refuse_to_replace(todo, own, options)
+    _check_teachers(todo)
     remedy = "name another folder for the records with --results"
     storage.check_writable(options.results / scale / f"{options.table}.jsonl", remedy)
     for name in dict.fromkeys(run.dataset for run, _ in todo):
@@ -204,20 +212,36 @@ def _tell_finished(done, count, folder):
 
 
 def _refuse_to_replace(todo, own, options):
-    """Raises UserError where flags ask for other attacks than the plan's, and what they make would come in
-    place of a recorded run that was attacked otherwise. What the plan asks for may.
+    """Raises UserError where what is made would come in place of a recorded run that was attacked otherwise.
+    What the plan asks for may, but not in place of what it asks for in another table.
     """
-    if options.protocol is None and options.images is None:
-        return
+    as_planned = options.protocol is None and options.images is None
     for run, words in todo:
         found = own.recorded.get(run.name)
         if found is None or commands.same(found.command, words):
+            continue
+        if as_planned and not commands.attacked_as_planned(found, found.table):
             continue
         if commands.same(found.command, words, aside=commands.OF_THE_ATTACKS):
             raise UserError(
                 f"{found.place} has {run.name} with other attacks, which this would replace; name another"
                 " folder for the records with --results, or remove that line"
             )
+
+
+def _check_teachers(todo):
+    """Raises UserError for a run that takes a teacher as it is which is not there, and which none of these
+    runs trains: those with labels of another teacher than the images' take both so.
+    """
+    trained = {commands.teacher_at(words, "-y") for _, words in todo if "-p" in words}
+    for run, words in todo:
+        for flag in ("-y", "-Y") if "-p" not in words else ():
+            path = commands.teacher_at(words, flag)
+            if path not in trained and not path.exists():
+                raise UserError(
+                    f"{run.name} needs the teacher {path}, which is not there, and no run here trains it; add"
+                    " the arm of that teacher to --arms, or name the folder that has it with --output"
+                )
 
 
 def command(run, table, scale, options):
@@ -263,7 +287,7 @@ def _print(todo, count, own, options):
         told = f"no estimate of {len(times) - len(known)}; get the data first: python -m data.prepare --help"
     print(f"# {len(todo)} of {count} runs to do, {told}")
     if options.keep_estimate and times:
-        _keep(times, minutes / len(set(options.seeds)), own, options)
+        _keep(times, minutes, own, options)
 
 
 def _keep(times, minutes, own, options):

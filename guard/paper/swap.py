@@ -53,6 +53,13 @@ class Square:
         twice = gathered.twice_the_epsilon(self.groups.values())
         return [gathered.clean_accuracy(self.groups.values()), self.attack, *([twice[1]] if twice else [])]
 
+    @property
+    def as_planned(self):
+        """Whether all students are by the plan's settings, and those of a pair by the same teachers."""
+        groups = self.groups.values()
+        others = any(_other_teachers(self.groups, group) for group in groups)
+        return not others and all(map(gathered.as_planned, groups))
+
     def effects(self, what):
         """((mean, uncertainty) of the effect of the images, of the labels, number of seeds), over the seeds
         that all four students have; None where a student is missing. The uncertainty of a single seed is

@@ -1,5 +1,6 @@
 """What a person looks at."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def _write_results(results, html_page):
     results = results or published.OWN
     if not (records.read(results) or judged.read(results) or (results / "overhead.json").exists()):
         raise UserError(
-            f"no run is recorded in {results}; do some: bash results/reproduce.sh TABLE --results {results}"
+            f"no run is recorded in {results}; do some: bash results/reproduce.sh TABLE --results"
+            f" {shlex.quote(str(results))}"
         )
     print(f"page: {html.write_results(results)}" if html_page else tables.write(results))
 

@@ -233,9 +233,15 @@ def test_a_record_without_its_training_is_told(folders):
 def test_what_follows_from_seed_and_machine_makes_no_other_row(folders):
     for seed, folder in enumerate(folders[:3]):
         settings = records.read(folder / "log.json")["recover"]["settings"]
-        drawn = {"seed": seed, "pack_images": 10 + seed, "data": f"d{seed}"}
+        drawn = {"seed": seed, "pack_images": 10 + seed}
         change(folder, "recover", settings=settings | drawn)
     assert cells(compare(folders[:3]), "plain", "student")[0] == "3"
+
+
+def test_teachers_of_other_training_images_are_no_seeds_of_one_row(folders):
+    settings = records.read(folders[1] / "log.json")["pretrain"]["settings"]
+    change(folders[1], "pretrain", settings=settings | {"data": "of another copy"})
+    assert "plain-1, unlike plain-0: pretrain data of another copy instead of" in compare(folders[:2])
 
 
 @pytest.mark.parametrize("changes", [{"images": 99}, {"key": {"dataset": "digits", "data": "e"}}])

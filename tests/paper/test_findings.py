@@ -252,6 +252,22 @@ def test_runs_of_two_kinds_of_device_are_no_pair(results):
     assert row[1] == "+3.5 [-2.9, +9.9]" and row[-1] == "2"
 
 
+@pytest.mark.parametrize("other", ["attacked images", "validation images", "training images"])
+def test_runs_that_were_measured_otherwise_are_no_pair(other, results):
+    pairs(results, (3.0, 4.0))
+    add(results, run({"clean": 50.0, "pgd100": 20.0}, seed=2), arm="sre2l", seed=2)
+    record = run({"clean": 49.0, "pgd100": 54.0}, seed=2)
+    if other == "attacked images":
+        record["evaluate student"]["images"] = 20
+    elif other == "validation images":
+        record["evaluate student"]["key"] = {"images per class": 0, "data": "of another copy"}
+    else:
+        record["pretrain"]["settings"]["data"] = "of another copy"
+    add(results, record, seed=2)
+    (row,) = rows(found_in(results), "cifar10, 10 images per class, CPU size", "guard less sre2l")
+    assert row[1] == "+3.5 [-2.9, +9.9]" and row[-1] == "2"
+
+
 def test_a_change_that_seeds_do_not_agree_on_is_not_clear(results):
     """Standard deviation 3: 3 4.3027 / sqrt(3) = 7.452 on both sides."""
     pairs(results, (1.0, 4.0, 7.0))
@@ -282,6 +298,23 @@ def test_images_or_labels(results):
     assert rows(found, "cifar10, 10 images per class, CPU size", "pgd100 within 1/255") == [
         ["guard", "+7.1 [+5.8, +8.4]", "higher", "-", "-", "+13.1 [+11.8, +14.4]", "higher", "-", "-", "2"]
     ]
+
+
+@pytest.mark.parametrize("other", ["settings", "teacher"])
+def test_a_swap_by_other_settings_or_teachers_than_planned_answers_nothing(other, results):
+    for images, labels in itertools.product(("sre2l", "guard"), repeat=2):
+        for seed in (0, 1):
+            record = run({"clean": 50.0, "pgd100": 20.0 + seed}, seed=seed)
+            swapped = images != labels
+            if other == "teacher" and swapped and images == "guard":
+                record["relabel"]["teacher"] = "another"
+            arm = f"images {images}, labels {labels}" if swapped else images
+            at = {"scale": "cpu", "dataset": "cifar10", "size": 10, "arm": arm, "seed": seed}
+            made = contents(record, images=images, labels=labels, **at)
+            if other == "settings" and (images, labels, seed) == ("guard", "guard", 0):
+                made = {**made, "command": made["command"] + " --batch-size 7"}
+            records.add(made, results, "main")
+    assert "Images or labels?" not in found_in(results)
 
 
 def test_what_was_measured_within_twice_the_epsilon_is_compared_there_too(results):
@@ -357,6 +390,16 @@ def test_a_setting_of_a_single_seed_is_said_to_be_so(results):
     found = found_in(results).split("Which setting matters?")[1]
     assert "under pgd100, 3 seeds: h-1 +4.0" in found and "under pgd100, a single seed: jpg +40.0" in found
     assert "No setting changes it clearly." in found
+
+
+def test_a_setting_that_was_not_changed_alone_is_no_answer(results):
+    for seed in range(3):
+        add(results, run({"clean": 50.0, "pgd100": 20.0 + seed}, seed=seed), seed=seed)
+        record = run({"clean": 50.0, "pgd100": 26.0 + seed}, seed=seed)
+        at = {"scale": "cpu", "dataset": "cifar10", "size": 10, "arm": "guard-h-1", "seed": seed}
+        made = contents(record, **at)
+        records.add({**made, "command": made["command"] + " --batch-size 7"}, results, "main")
+    assert "Which setting matters?" not in found_in(results)
 
 
 def test_settings_that_matter_stand_apart_from_those_that_do_not(results):

@@ -12,6 +12,7 @@ from guard.distilled.soft_labels import LabelRecipe, draw_epoch
 from guard.paper import (
     arms,
     commands,
+    environment,
     figures,
     full_size,
     full_size_drawing,
@@ -74,6 +75,18 @@ def test_hard_labels_stand_beside_as_many_real_images_as_fit_in_the_same_bytes(l
     steps = epochs * -(-10 * per_class // 50)  # in mini-batches of 50, recipe modern's
     assert steps == pytest.approx(600 * 2, rel=0.01)
     assert arms.ARMS[f"labels-hard-of-{beside}-real/adversarial"].flags == arm.flags
+
+
+def test_what_is_said_of_all_of_cifar10_is_what_its_records_say(results):
+    """Of a copy of the data that data.json knows as JPEG, attacked on as many images as they tell."""
+    (jpeg,) = (known for known, copy in environment.copies(results).items() if copy == "CIFAR-10, JPEG copy")
+    for seed, (data, said) in enumerate([(jpeg, True), ("f" * 64, False)]):
+        record = run({"clean": 50.0, "pgd100": 40.0}, seed=seed)
+        record["pretrain"]["settings"]["data"] = data
+        add(results, record, scale="full-cpu", arm="random/plain", seed=seed, table="frontier")
+        text = " ".join(text_of(results).split())
+        assert ("All come from a JPEG copy of the data set." in text) == said
+        assert "PGD is PGD100 on 100 test images" in text
 
 
 def test_robust_accuracy_is_taken_at_its_epsilon_or_not_at_all(results):

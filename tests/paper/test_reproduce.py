@@ -229,6 +229,8 @@ def test_the_recorded_runs_of_swap_and_variations_are_finished():
         (["overhead", "--scale", "recipe"], "at --scale paper or cpu"),
         (["overhead", "--scale", "full-cpu"], "at --scale paper or cpu"),
         (["digits", "-n", "--keep-estimate", "--arms", "guard"], "as planned; leave --arms out"),
+        (["digits", "-n", "--keep-estimate", "--seeds", "0,1"], "as planned; leave --seeds out"),
+        (["variations", "--scale", "cpu", "--dataset", "cifar10", "--arms", "guard-lambda-1"], "has no arm"),
         (["main", "--keep-estimate"], "add -n"),
     ],
 )
@@ -449,13 +451,13 @@ def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
 
 
 def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
-    words = ["digits", "--results", tmp_path, "--seeds", "0,1,0", "-n"]
+    words = ["digits", "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *words) == 0 and not list(tmp_path.iterdir())
     assert command("guard.paper.reproduce", *words, "--keep-estimate") == 0
     (entry,) = json.loads((tmp_path / "estimates.json").read_text())["estimates"].items()
     total = float(capsys.readouterr().out.splitlines()[-1].split()[-2])
     assert entry[0] == "recipe/digits" and entry[1]["device"]
-    assert entry[1]["minutes"] == pytest.approx(total / 2, abs=1)  # of one of the two seeds
+    assert entry[1]["minutes"] == pytest.approx(total, abs=1)
     data = ["main", "--root", tmp_path, "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
     assert "no estimate of all runs" in capsys.readouterr().err
@@ -464,9 +466,9 @@ def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
 def test_where_nothing_is_left_to_do_there_is_no_estimate_to_keep_and_no_error(tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "results" / "recipe", tmp_path / "recipe")
     monkeypatch.setitem(plan.TABLES, "digits", {"digits": ((10,), ("sre2l", "guard"))})
-    words = ["digits", "--results", tmp_path, "--seeds", "0,1,2", "-n", "--keep-estimate"]
+    words = ["digits", "--results", tmp_path, "-n", "--keep-estimate"]
     assert command("guard.paper.reproduce", *words) == 0
-    assert "# 0 of 6 runs to do" in capsys.readouterr().out and not (tmp_path / "estimates.json").exists()
+    assert "# 0 of 2 runs to do" in capsys.readouterr().out and not (tmp_path / "estimates.json").exists()
 
 
 @pytest.mark.parametrize(("given", "jobs", "threads"), [("1", 1, 1), ("", 2, 3), ("none", 4, 1), ("0", 1, 6)])
@@ -619,3 +621,30 @@ def test_other_attacks_come_in_place_of_no_record(flags, tmp_path, refused):
     words = ["digits", "--arms", "guard", "--seeds", 0, "--output", tmp_path, *flags]
     told = refused("guard.paper.reproduce", *words)
     assert "digits.jsonl, line" in told and "--results" in told and not list(tmp_path.iterdir())
+
+
+def test_a_table_does_not_take_the_place_of_what_another_attacked_as_planned(tmp_path, refused):
+    """Its runs of this size are swap's, too, which are attacked on more images."""
+    words = ["regularizers", "--scale", "cpu", "--dataset", "cifar10", "--images-per-class", 10]
+    told = refused("guard.paper.reproduce", *words, "--output", tmp_path)
+    assert "swap.jsonl, line" in told and "with other attacks" in told and not list(tmp_path.iterdir())
+
+
+def test_a_teacher_that_no_run_trains_is_missed_before_the_first(tmp_path, refused):
+    words = ["swap", "--scale", "cpu", "--dataset", "digits", "--arms", "guard", "--results", tmp_path / "r"]
+    told = refused("guard.paper.reproduce", *words, "--output", tmp_path / "runs")
+    assert "needs the teacher" in told and "plain-0/checkpoint.pt" in told and "--arms" in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_callers_own_modules_are_none_of_ours(tmp_path):
+    for name in ("train.py", "recover.py", "guard.py"):
+        (tmp_path / name).write_text("raise SystemExit(7)")
+    done = reproduce_sh("digits", "--arms", "guard", "--seeds", 0, cwd=tmp_path)
+    assert done.returncode == 0 and "1 of 1 runs are finished" in done.stdout, done.stderr
+    done = reproduce_sh("judge", "--distilled", "nowhere", "-d", "digits", "--output", "o", cwd=tmp_path)
+    assert done.returncode == 2 and "there is nothing at" in done.stderr
+    (tmp_path / "linked.sh").symlink_to(ROOT / "results/reproduce.sh")
+    words = ["bash", "linked.sh", "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")

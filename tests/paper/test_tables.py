@@ -566,13 +566,30 @@ def test_the_time_of_what_was_not_run_comes_from_the_estimates(results):
     not_run.keep("main", "paper", 6000.0, "a GPU", results)
     text = text_of(results)
     assert (
-        f"main --scale cpu --seeds 0,1,2 --results {results}`, about 30 minutes for each seed on a machine."
+        f"main --scale cpu --seeds 0,1,2 --results {results}`, about 30 minutes for seed 0 on a machine."
         in text
     )
-    assert f"main --seeds 0,1,2 --results {results}`, about 4 days for each seed on a GPU." in text
+    assert f"main --seeds 0,1,2 --results {results}`, about 4 days for seed 0 on a GPU." in text
     (results / "estimates.json").write_text('{"estimates": {"cpu/main": 3}}')
     with pytest.raises(UserError, match="estimates.json"):
         text_of(results)
+
+
+def test_a_folder_of_any_name_stands_in_the_command_as_one_would_type_it():
+    assert not_run.elsewhere("/some/of my/results") == " --results '/some/of my/results'"
+
+
+def test_a_run_without_the_curve_that_its_table_shows_is_not_done(results, monkeypatch):
+    monkeypatch.setitem(plan.TABLES, "frontier", {"cifar10": ((10,), ("random/plain", "random/guard"))})
+    at = {"scale": "full-cpu", "dataset": "cifar10", "table": "frontier"}
+    curve = {"attack": "pgd100", "epsilon": [0.0, 2 / 255], "accuracy": [60.0, 30.0], "images": 100}
+    record = run({"clean": 50.0, "pgd100": 40.0})
+    add(results, record, arm="random/plain", curve=curve, **at)
+    add(results, record, arm="random/guard", **at)
+    told = "- frontier. Not attacked within a second epsilon yet (cifar10: random/guard): `bash"
+    assert told in text_of(results)
+    add(results, record, arm="random/guard", curve=curve, **at)
+    assert "- frontier. " not in text_of(results)
 
 
 def test_no_accuracy_of_ours_stands_without_its_interval():
