@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from guard import cli, earlier, ending, recipes
+from guard.errors import printable
 from guard.settings import as_dict
 from train import hard_labels
 
@@ -126,7 +127,7 @@ def main(argv):
         )
         text = judging.judge(request)
         if processes.rank() == 0:
-            print(text)
+            print(printable(text))
 
     ending.run(work)
 

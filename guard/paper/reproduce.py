@@ -71,14 +71,8 @@ OF_RUNS = {
     ),
 }
 SHORT = {"--root": "-r", "--output": "-o"}
-OF_A_PART = (
-    "--dataset",
-    "--images-per-class",
-    "--arms",
-    "--seeds",
-    "--images",
-    "--protocol",
-)  # or of other attacks
+# what makes a part of a table, seeds but 0, or other attacks
+OF_A_PART = ("--dataset", "--images-per-class", "--arms", "--seeds", "--images", "--protocol")
 
 
 def _parser():
