@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from guard import cli, earlier, ending, recipes
-from guard.errors import printable
 from guard.settings import as_dict
 from train import hard_labels
 
@@ -127,7 +126,7 @@ def main(argv):
         )
         text = judging.judge(request)
         if processes.rank() == 0:
-            print(printable(text))
+            print(text)
 
     ending.run(work)
 

@@ -11,7 +11,7 @@ import torch
 from guard.attacks import PROTOCOLS, checks, metrics, robustness
 from guard.data import find
 from guard.distilled import image_folder
-from guard.errors import UserError
+from guard.errors import UserError, printable
 from guard.networks import models
 from guard.paper import judged
 from guard.paper.markdown import number, table
@@ -92,7 +92,7 @@ def judge(request):
         told |= {"rows": rows, "environment": records.environment(ready(request.where["device_name"]))}
         storage.write_sealed(told, request.output / "judge.json")
         with storage.replacing(request.output / "judge.md") as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of any bytes
+            temporary.write_text(text, encoding="utf-8")
     return text
 
 
@@ -243,7 +243,7 @@ def _text(rows, request):
     header = ["set", "network", "views", "images per class", *attacks, *worst, *scores]
     lines = []
     for row in rows:
-        words = [row["set"], row["network"], row["views"], str(row["images per class"])]
+        words = [printable(row["set"]), row["network"], row["views"], str(row["images per class"])]
         numbers = [number(row["accuracies"][attack]) for attack in attacks]
         numbers += [number(row["worst case"]) for _ in worst]
         lines.append(words + numbers + [_score(row.get(name)) for name in scores])
@@ -257,7 +257,7 @@ def _text(rows, request):
         f" {rows[0]['epsilon'] * 255:.4g}/255."
     )
     warned = [
-        f"{row['set']}, {row['network']}, {row['views']}, warning: {text}."
+        f"{printable(row['set'])}, {row['network']}, {row['views']}, warning: {text}."
         for row in rows
         for text in row["warnings"]
     ]
