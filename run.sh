@@ -100,8 +100,10 @@ to_be_forced() {
 
 # list_again LINE...: what -f has yet to do again.
 list_again() {
-    printf '%s\n' "$@" >"$again.part"
-    mv -f "$again.part" "$again"
+    if ! { printf '%s\n' "$@" >"$again.part" && mv -f "$again.part" "$again"; } 2>/dev/null; then
+        rm -f "$again.part"
+        fail "cannot write $again; make room, or choose another -o"
+    fi
 }
 
 # Ctrl-C, once what runs has ended. A stage said so itself, unless it had just finished.

@@ -15,6 +15,7 @@ import contextlib
 import glob
 import http.client
 import os
+import re
 import shutil
 import signal
 import sys
@@ -75,14 +76,17 @@ def subset(name, source, classes, root):
     Raises UserError: a name that is taken or no name, an unknown, repeated or empty class, no room.
     """
     root, source = Path(root), Path(source).resolve()
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):  # run.sh's rule
         raise UserError(
-            f"{name!r} is no name for a data set; choose one without / and without a dot in front"
+            f"{name!r} is no name for a data set; choose one of letters, digits, dots and dashes, without a"
+            " dot in front"
         )
     if name in {*recipes.RECIPES, *registry.DATA_SETS, *NAMES}:
         raise UserError(f"'{name}' is the name of another data set; choose a name of its own for the subset")
     if os.path.lexists(root / name):
         raise UserError(f"{root / name} is there already; remove it or choose another name")
+    if hidden := [each for each in classes if each.startswith(".")]:
+        raise UserError(f"--classes names {hidden[0]}, a hidden folder, which is no class; leave it out")
     repeated = sorted({each for each in classes if classes.count(each) > 1})
     if repeated:
         raise UserError(f"--classes names {', '.join(repeated)} more than once; name each class once")

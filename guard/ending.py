@@ -23,12 +23,15 @@ INTERRUPTED = "interrupted; give the same command again, without --force (-f in 
 
 
 def run(command, *arguments, **named):
-    """Calls a stage and ends the process: 0, 2 with one line for a UserError, a full GPU, a package that is
-    not there or the end of a process that decodes images, 130 with one line for Ctrl-C (the
-    KeyboardInterrupt's own, if it has one), 141 without any for a reader of its output that has left, such as
-    head.
+    """Calls a stage and ends the process: 0, 2 with one line for a UserError, what the system refuses, a full
+    GPU, a package that is not there or the end of a process that decodes images, 130 with one line for Ctrl-C
+    (the KeyboardInterrupt's own, if it has one), 141 without any for a reader of its output that has left,
+    such as head.
     """
     end_with_run_sh()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of any bytes, and terminals of ASCII
     try:
@@ -48,6 +51,11 @@ def run(command, *arguments, **named):
         # For what python itself still writes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as problem:  # a place that may not be entered, a disk that is full
+        if problem.errno is None:
+            raise
+        place = f"{problem.filename}: " if problem.filename is not None else ""
+        end(2, printable(f"error: {place}{problem.strerror}; name another place, or mend this one"))
     except ValueError as problem:
         if not single_image(problem):
             raise

@@ -19,14 +19,14 @@ def main(argv):
     cli.add_root(parser)
     cli.add_files(parser, teacher="checkpoint of the teacher", output="folder of the images")
     options = parser.parse_args(argv)
+    # The method decides what a teacher must have, and it is no matter of a data set.
+    method = cli.resolve(options, options.dataset, "recover").method
     if options.check:
         return
 
     def work():
         from recover import recovery
 
-        # The method decides what a teacher must have, and it is no matter of a data set.
-        method = cli.resolve(options, options.dataset, "recover").method
         teacher = recovery.load_teacher(options.teacher, method)
         settings = cli.resolve(options, cli.family_of(options, teacher), "recover")
         data = {"dataset": options.dataset, "root": options.root}

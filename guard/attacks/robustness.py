@@ -209,7 +209,7 @@ def _attack_all(name, measurement, known, title=None):
     chunks = ValidationBatches(images, batch_size=min(CHUNK * batch_size, share), size=measurement.size)
     broken = torch.zeros(len(images), dtype=torch.int64, device=device)
     extremes = torch.zeros(3, device=device)
-    started, begin = time.time(), 0
+    started, begin = time.monotonic(), 0
     with Progress(f"attack {title or name}", len(images), "image") as progress:
         for number, (pixels, labels) in enumerate(batches(chunks, measurement.workers, device)):
             indices = torch.arange(begin, begin + len(labels), device=device)
@@ -227,7 +227,7 @@ def _attack_all(name, measurement, known, title=None):
         "largest_change": largest_change,
         "out_of_range": out_of_range,
         "not_a_number": bool(not_a_number),
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
         "broken": broken.nonzero().squeeze(1).tolist(),
     }
     if name != "clean" and (title is None or result["seconds"] >= LONG):  # clean takes no time

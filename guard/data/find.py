@@ -15,7 +15,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard import cli, ending, registry
+from guard import cli, ending, recipes, registry
 from guard.errors import UserError, first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".webp")
@@ -61,11 +61,12 @@ def _files_below(folder):
 def find(name, root, split):
     """The Source of split 'train' or 'val' of data set `name` under ROOT/name.
 
-    Raises UserError when it isn't there or is empty, for a split that there is not, and for a name with a
-    slash, by which no recipe would know it.
+    Raises UserError when it isn't there or is empty, for a split that there is not, and for a path to a data
+    set that has a recipe, by which that would not be known.
     """
-    if "/" in name:
-        raise UserError(f"'{name}' is no data set's name; name its folder, and give where it lies as root")
+    last = Path(name).name
+    if last != name and last in {*recipes.RECIPES, *registry.DATA_SETS}:
+        raise UserError(f"'{name}' is no data set's name; name it {last}, and with --root where it lies")
     if split not in SPLITS:
         raise UserError(f"there is no split '{split}'; there are {' and '.join(SPLITS)}")
     look = registry.function_of(registry.DATA_SETS.get(name, _folders))

@@ -265,9 +265,12 @@ def _open(path, count):
     As long as nobody writes to the pixels, all who map the file share its memory.
     """
     bytes_of_sizes = 8 * count
-    if not path.exists() or path.stat().st_size < bytes_of_sizes:
+    try:
+        if path.stat().st_size < bytes_of_sizes:
+            return None
+        contents = numpy.memmap(path, numpy.uint8, mode="c")
+    except OSError:  # it is not there, or may not be read
         return None
-    contents = numpy.memmap(path, numpy.uint8, mode="c")
     sizes = contents[:bytes_of_sizes].view(numpy.int32).reshape(count, 2)
     sizes = torch.from_numpy(sizes.astype(numpy.int64))
     if bytes_of_sizes + 3 * sizes.prod(1).sum() != len(contents):

@@ -84,6 +84,12 @@ def load_distilled(folder):
     return images
 
 
+def teacher_of(folder):
+    """Fingerprint of the teacher that images of ours are from; None of others'."""
+    manifest = ledger(folder)
+    return manifest.read().get("teacher") if manifest.path.exists() else None
+
+
 def fingerprint_of(folder, classes):
     """That which `load_distilled` will give the images of a folder of ours, before its manifest is complete.
 

@@ -39,6 +39,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         wide = activations if activations.dtype == torch.float64 else activations.float()
         channels = wide.shape[1]
         count = _Sum.apply(wide.new_tensor([wide.numel() / channels]))
+        if count < 2:  # in torch's words for batch norm over one process
+            raise ValueError(f"Expected more than 1 value per channel when training, got {int(count)}")
         mean = _Sum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count

@@ -39,7 +39,7 @@ def load_weights(network, weights, name):
             f"{weights} does not fit the model {name}: {'; '.join(wrong[:MOST_NAMED])}{more}; check --model,"
             " --stem and the classes"
         )
-    infinite = [key for key, value in state.items() if not value.double().isfinite().all()]
+    infinite = [key for key, value in state.items() if not value.to(own[key].dtype).isfinite().all()]
     if infinite:
         raise UserError(f"{weights} holds numbers that are not finite, in {infinite[0]}; train it again")
     try:
@@ -57,18 +57,25 @@ def _state_dict_in(contents):
     """
     state = contents
     for key in HOLDERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
+        if isinstance(state, dict) and _holds_tensors(state.get(key)):
             state = state[key]
     if not isinstance(state, dict):
         return None
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+        if not isinstance(key, str) or not tensor_files.is_plain(value) or value.is_complex():
             return None
     for _ in PREFIXES:  # one may stand before another
         for prefix in PREFIXES:
             if all(key.startswith(prefix) for key in state):
                 state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _holds_tensors(value):
+    """Whether something is a dict that holds a tensor, or a dict that does: a configuration is none."""
+    if not isinstance(value, dict):
+        return False
+    return any(isinstance(each, torch.Tensor) or _holds_tensors(each) for each in value.values())
 
 
 def _misfits(state, own):

@@ -1,12 +1,13 @@
 """Batch norm folded into convolutions: the same function, the same gradients, and nothing left behind."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from guard.networks import models, torchvision_models
+from guard.networks import models, synced_norm, torchvision_models
 from guard.networks.folding import foldable, folded
 from guard.networks.synced_norm import synchronize
 
@@ -124,3 +125,15 @@ def test_after_an_error_nothing_stays_folded():
         assert any("forward" in vars(module) for module in network.modules())
         raise ZeroDivisionError
     assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_synchronized_batch_norm_of_a_single_value_says_so_as_torch_does(monkeypatch):
+    monkeypatch.setattr(synced_norm, "_Sum", SimpleNamespace(apply=lambda own: own))  # of a process alone
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    single = torch.ones(1, 3, 1, 1)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(single)
+    synchronize(network)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(single)
+    assert network[0].running_var.isfinite().all() and network(torch.ones(2, 3, 1, 1)).isfinite().all()

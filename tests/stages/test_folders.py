@@ -84,6 +84,40 @@ def test_a_student_lies_outside_the_folder_of_images(output, toy, tmp_path, refu
     assert sorted((tmp_path / "images").rglob("*")) == before
 
 
+def test_what_the_system_refuses_is_one_line(capsys):
+    """As a folder that may not be entered, or output to a full disk."""
+
+    def refused(*told):
+        raise PermissionError(13, "Permission denied", *told)
+
+    for told, line in (
+        (("/home/other",), "error: /home/other: Permission denied; "),
+        ((), "error: Permission "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            ending.run(refused, *told)
+        assert ended.value.code == 2 and capsys.readouterr().err.startswith(line)
+    with pytest.raises(OSError, match="no number"):
+        ending.run(lambda: (_ for _ in ()).throw(OSError("no number")))
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_caller_closed_is_written_to_nowhere(closed, toy, tmp_path):
+    words = " ".join(map(str, [sys.executable, "-m", *recover(toy, tmp_path / "images")]))
+    done = subprocess.run(f"{words} {closed}", shell=True, cwd=ROOT, check=False, capture_output=True)
+    assert done.returncode == 0 and (tmp_path / "images" / "manifest.json").is_file()
+
+
+def test_labels_of_another_teacher_than_the_images_are_told(toy, tmp_path, capsys):
+    images = shutil.copytree(toy / "images", tmp_path / "images")
+    assert command(*relabel(toy, tmp_path / "labels", images=images)) == 0
+    assert "of another teacher" not in capsys.readouterr().err
+    manifest = storage.read_sealed(images / "manifest.json", "manifest")
+    storage.write_sealed({**manifest, "teacher": "another"}, images / "manifest.json")
+    assert command(*relabel(toy, tmp_path / "others", images=images)) == 0
+    assert f"the images in {images} are of another teacher than these labels" in capsys.readouterr().err
+
+
 def test_the_record_says_which_images_it_is_of(toy):
     told = records.read(toy / "images" / "log.json")["recover"]["fingerprint"]
     assert told == image_folder.load_distilled(toy / "images").fingerprint

@@ -241,6 +241,16 @@ def test_what_a_killed_process_left_half_written_is_cleared(root):
     assert caches(root) == [made]
 
 
+def test_a_cache_that_may_not_be_read_is_none(root, monkeypatch):
+    assert len(train_of(root)) and caches(root)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pixel_cache.numpy, "memmap", refused)
+    assert pixel_cache._open(caches(root)[0], 3) is None
+
+
 def test_a_cache_that_others_are_making_and_only_they_can_write_is_nobodys_to_wait_for(root, monkeypatch):
     from guard.run import lock
 

@@ -537,6 +537,8 @@ SUBSETS = {
     "twice": ("cats", ["a", "b", "a"], "more than once"),
     "separator": ("x/cats", ["a"], "no name"),
     "up": ("..", ["a"], "no name"),
+    "two words": ("two words", ["a"], "no name"),
+    "hidden": ("cats", ["a", ".b"], "names .b, a hidden folder"),
     "nothing": ("", ["a"], "no name"),
     **{
         name: (name, ["a"], "another data set")

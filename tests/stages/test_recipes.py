@@ -278,6 +278,13 @@ def test_a_name_with_a_slash_is_no_data_sets(name, refused, tmp_path):
         _print(name)
 
 
+def test_a_layout_that_auto_chooses_is_told_by_the_check(refused):
+    """run.sh checks all stages so, before a teacher is trained."""
+    words = ["recover", "--dataset", "cifar10", "--teacher", "t.pt", "--output", "x", "--check"]
+    assert command(*words) == 0
+    assert "--precision auto chooses" in refused(*words, "--no-channels-last")
+
+
 def test_a_path_that_is_empty_needs_a_value(refused):
     """As an unset variable of the shell leaves it; Path("") is the folder where one is."""
     assert "--checkpoint: needs a value" in refused("train.evaluate", "--checkpoint", "", "-d", "digits")

@@ -603,6 +603,10 @@ WRAPPED = {
         "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}
     },
     "under net": lambda state: {"net": state},
+    "beside a configuration under model": lambda state: {
+        "model": {"name": "convnet", "width": 32},
+        "state_dict": state,
+    },
     "under model_state_dict, Lightning": lambda state: {
         "model_state_dict": {f"model.{name}": tensor for name, tensor in state.items()}
     },
