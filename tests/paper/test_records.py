@@ -330,7 +330,7 @@ def test_the_committed_runs_are_whole_and_attack_enough_images():
     """
     held = records.read(RESULTS)
     assert {each.scale for each in held} == {"recipe", "cpu", "full-cpu"}
-    assert sum(each.scale != "full-cpu" for each in held) == 215
+    assert sum(each.scale != "full-cpu" for each in held) == 219
     of_full_size = [each for each in held if each.scale == "full-cpu"]
     assert all(each.record["evaluate student"]["images"] >= plan.ENOUGH for each in of_full_size)
     assert all(each.record["evaluate student"]["images"] >= 100 for each in held)
@@ -338,7 +338,7 @@ def test_the_committed_runs_are_whole_and_attack_enough_images():
     of_all_seeds = dict.fromkeys(plan.TABLES["digits"]["digits"][1], 5)
     of_fewer = {"random+guard": 4, "random+guard-batch": 1, "random+nfgsm": 4, "random+nfgsm+adversarial": 4}
     of_fewer |= {f"{labels}+adversarial": 3 for labels in ("sre2l", "guard", "nfgsm", "sre2l-hard")}
-    of_fewer |= {"sre2l-hard": 3, "random+adversarial": 0, "random+guard+adversarial": 0}
+    of_fewer |= {"sre2l-hard": 3, "random+adversarial": 4, "random+guard+adversarial": 0}
     assert {(each.arm, each.seed) for each in of_digits} == {
         (arm, seed) for arm, runs in (of_all_seeds | of_fewer).items() for seed in range(runs)
     }
