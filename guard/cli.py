@@ -273,8 +273,9 @@ def _named(argv, *flags):
     for position, word in enumerate(argv):
         if word in flags and position + 1 < len(argv):
             return argv[position + 1]
-        if word.startswith("--") and word.split("=", 1)[0] in flags and "=" in word:
-            return word.split("=", 1)[1]
+        flag, given, value = word.partition("=")
+        if given and flag.startswith("--") and flag in flags:
+            return value
     return None
 
 

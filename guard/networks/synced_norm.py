@@ -38,8 +38,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(activations)
         wide = activations if activations.dtype == torch.float64 else activations.float()
         channels = wide.shape[1]
-        count = _Sum.apply(wide.new_tensor([wide.numel() / channels]))
-        if count < 2:  # in torch's words for batch norm over one process
+        own = wide.numel() / channels
+        count = _Sum.apply(wide.new_tensor([own]))
+        # In torch's words for batch norm over one process. A GPU is waited for only where it can be so.
+        if own < 2 and count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {int(count)}")
         mean = _Sum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)

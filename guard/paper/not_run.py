@@ -33,8 +33,8 @@ def lacking(table, scale, groups):
         done = [one for one in runs if commands.attacked_as_planned(one, table)]
         if any(one.curve or table not in plan.AT_TWO_EPSILONS for one in done):
             continue
-        state = OTHERWISE if any(map(commands.as_planned, runs)) else NOT_RUN
-        state = WITHOUT_CURVE if done else state
+        otherwise = OTHERWISE if any(map(commands.as_planned, runs)) else NOT_RUN
+        state = WITHOUT_CURVE if done else otherwise
         of_arms = found.setdefault(state, {}).setdefault(run.dataset, {})
         of_arms.setdefault(run.arm, []).append(run.images_per_class)
     return {

@@ -137,3 +137,11 @@ def test_synchronized_batch_norm_of_a_single_value_says_so_as_torch_does(monkeyp
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         network(single)
     assert network[0].running_var.isfinite().all() and network(torch.ones(2, 3, 1, 1)).isfinite().all()
+
+
+def test_synchronized_batch_norm_of_several_values_does_not_wait_for_the_device(monkeypatch):
+    """On meta tensors, whose numbers nobody can ask for."""
+    monkeypatch.setattr(synced_norm, "_Sum", SimpleNamespace(apply=lambda own: own))
+    network = nn.Sequential(nn.BatchNorm2d(3, device="meta"))
+    synchronize(network)
+    assert network(torch.ones(2, 3, 1, 1, device="meta")).shape == (2, 3, 1, 1)
