@@ -1,5 +1,6 @@
 """How every command ends."""
 
+import atexit
 import contextlib
 import ctypes
 import io
@@ -50,7 +51,7 @@ def run(command, *arguments, **named):
             raise  # a pipe of our own
         # For what python itself still writes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _leave(141)
     except OSError as problem:  # a place that may not be entered, a disk that is full
         if problem.errno is None:
             raise
@@ -102,4 +103,16 @@ def end(status, line):
             json.dump({"message": line, "timestamp": int(time.time()), "status": status}, file)
     else:
         print(("\n" if status == 130 else "") + line, file=sys.stderr)
-    sys.exit(status)
+    _leave(status)
+
+
+def _leave(status):
+    """Ends the process. One of a group does it without python's teardown: gloo's threads may still be busy,
+    held by the exception's traceback, and C++ aborts where one of them asks for a python that is gone.
+    """
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        sys.exit(status)
+    atexit._run_exitfuncs()  # among them those that end the processes that decode images
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(status)

@@ -321,6 +321,31 @@ def test_an_interrupt_of_several_processes_is_one_line(toy, tmp_path):
     assert printed.strip() == ending.INTERRUPTED
 
 
+BUSY = """
+import os, threading
+if "RANK" in os.environ:
+    import torch
+    def work():
+        while True:
+            torch.rand(64, 64) @ torch.rand(64, 64)
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+@WITHOUT_A_GPU
+def test_threads_of_a_group_do_not_disturb_its_end(toy, tmp_path, monkeypatch):
+    """gloo's may still be at work, and C++ ends a process whose thread asks for a Python that is gone: with
+    a line of its own, "terminate called without an active exception".
+    """
+    (tmp_path / "sitecustomize.py").write_text(BUSY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started = long_training(toy, tmp_path)
+    os.killpg(started.pid, signal.SIGINT)
+    _, printed = started.communicate(timeout=30)
+    assert started.returncode == 130
+    assert printed.strip() == ending.INTERRUPTED
+
+
 # ---- processes that are not equally fast ---------------------------------------------------------
 
 
