@@ -210,7 +210,7 @@ GOALS = {
         f"goal-random-teacher-40-epochs-{epochs}": Arm(
             "nfgsm-40", f"{_RANDOM.flags} -z {epochs}", f"{_LONG} pretrain --epochs 40"
         )
-        for epochs in ("600", "2400", "3000", "6000")
+        for epochs in ("2400", "3000", "6000")
     },
     **{
         f"goal-random-nfgsm+guard-batch-epochs-{epochs}": Arm(
@@ -229,11 +229,7 @@ GOALS = {
 }
 GOALS |= {
     f"goal-{teacher}-gradients-epochs-{epochs}": replace(arm, stages=f"{arm.stages} {_GRADIENTS}")
-    for teacher, epochs in (
-        ("random", "3000"),
-        ("random-teacher-40", "600"),
-        ("random-teacher-40", "2400"),
-    )
+    for teacher, epochs in (("random", "3000"), ("random-teacher-40", "2400"))
     for arm in [GOALS[f"goal-{teacher}-epochs-{epochs}"]]
 }
 ARMS |= GOALS

@@ -140,8 +140,7 @@ TABLES = {
             (50,),
             _goals(
                 "epochs-600 random-epochs-600 random-teacher-40-epochs-2400"
-                " random-teacher-40-gradients-epochs-600 random-teacher-40-gradients-epochs-2400"
-                " random-nfgsm+guard-batch-epochs-2400"
+                " random-teacher-40-gradients-epochs-2400 random-nfgsm+guard-batch-epochs-2400"
             ),
         )
     },
