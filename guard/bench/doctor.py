@@ -29,7 +29,6 @@ CASES = {
 }
 PUBLISHED = "bash run.sh -x 1 -y 1 -d imagenette -u 0 -b 10.0 -p -C -h 3.0 -l 100"
 RUN_SH = Path(guard.__file__).resolve().parents[1] / "run.sh"
-IMAGENETTE = estimate.Size(train=9469, val=3925, classes=10)
 
 
 def checks(device):
@@ -160,7 +159,7 @@ def published_minutes(choice, device):
     where = ["-u", "cpu" if device.type == "cpu" else str(device.index)]
     words = [bash, str(RUN_SH), *words, *where, "--", *flags_of(choice)]
     try:
-        return estimate.seconds_of(words, set(), IMAGENETTE) / 60
+        return estimate.seconds_of(words, set(), estimate.SIZES["imagenette"]) / 60
     except (OSError, RuntimeError, UserError):
         return None
 

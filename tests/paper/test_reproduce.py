@@ -316,7 +316,8 @@ def test_the_dry_run_prints_commands_with_an_estimate_and_does_nothing(tmp_path,
         lines[0] == f"# in {ROOT}" and f" -o {tmp_path}/runs/cpu " in lines[1]
     )  # folders are those of the caller, the default ones the project's
     assert not list(tmp_path.iterdir())
-    assert command("guard.paper.reproduce", "main", "--dataset", "imagenet", "--root", tmp_path, "-n") == 0
+    of_a_part = ["--scale", "cpu", "--dataset", "imagenette", "--root", tmp_path, "-n"]
+    assert command("guard.paper.reproduce", "main", *of_a_part) == 0
     printed = capsys.readouterr().out
     assert "the data are not there" in printed
     unknown = printed.count("# no estimate")
@@ -440,14 +441,13 @@ def test_an_estimate_times_each_stage_in_its_own_layout_and_attacks_as_they_are_
 
 
 @pytest.mark.parametrize("table", ["methods", "methods-dc-1", "methods-dc-10", "methods-resnet18"])
-def test_every_arm_of_the_paper_has_an_estimate(table, monkeypatch):
+def test_every_arm_of_the_paper_has_an_estimate_though_no_data_are_there(table, tmp_path, monkeypatch):
     """The pieces are made at their true sizes, as they would be timed, and not run."""
     monkeypatch.setattr(units, "about", lambda steps, _: dict.fromkeys(steps, 1.0))
-    size = estimate.Size(50_000, 10_000, 10)
     of_arms = {run.arm: run for run in plan.runs_of(table, "full-cpu")}  # other sizes change one number
     for run in of_arms.values():
-        words = commands.command_of(run, "full-cpu", root="data", output="runs")
-        assert estimate.seconds_of(words, set(), size) > 0
+        words = commands.command_of(run, "full-cpu", root=tmp_path, output="runs")
+        assert estimate.seconds_of(words, set()) > 0
 
 
 def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
@@ -458,7 +458,7 @@ def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
     total = float(capsys.readouterr().out.splitlines()[-1].split()[-2])
     assert entry[0] == "recipe/digits" and entry[1]["device"]
     assert entry[1]["minutes"] == pytest.approx(total, abs=1)
-    data = ["main", "--root", tmp_path, "--results", tmp_path, "-n"]
+    data = ["main", "--scale", "cpu", "--root", tmp_path, "--results", tmp_path, "-n"]
     assert command("guard.paper.reproduce", *data, "--keep-estimate") == 2
     assert "no estimate of all runs" in capsys.readouterr().err
 
