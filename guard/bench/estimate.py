@@ -110,11 +110,11 @@ def seconds_of(words, teachers, size=None):
         )
     recover, relabel = resolved(stages["recover"], "recover"), resolved(stages["relabel"], "relabel")
     student, evaluate = resolved(train, "train"), cli.resolve(train, train.dataset, "evaluate")
-    held = max(1, min(recover.images_per_class, MOST // classes))
     network = train.dataset, shape.model, shape.image_size, shape.stem, classes, device
-    of_labels, of_student, forward, both = _rest(relabel, student, held * classes, *network)
     distilled = recover.images_per_class * classes
+    of_labels, of_student, forward, both = _rest(relabel, student, min(distilled, MOST), *network)
     if recover.method == "sre2l":
+        held = max(1, min(recover.images_per_class, MOST // classes))
         fewer = {"iterations": units.iterations(device), "images_per_class": held, "pack_images": MOST}
         of_image = _recovery(dataclasses.replace(recover, **fewer), *network)
         total += recover.iterations * distilled * of_image
@@ -163,8 +163,9 @@ def _recovery(recover, dataset, model, size, stem, classes, device):
     """Seconds of an iteration on an image."""
     layout = {"channels_last": recover.channels_last}
     teacher = units.network(dataset, model, size, stem, classes, device, **layout).eval()
-    run = units.recover_iterations(recover, teacher, classes, device)
-    images_and_iterations = recover.images_per_class * classes * recover.iterations
+    few = min(classes, MOST)
+    run = units.recover_iterations(recover, teacher, few, device)
+    images_and_iterations = recover.images_per_class * few * recover.iterations
     return units.about({"recover": run}, device)["recover"] / images_and_iterations
 
 

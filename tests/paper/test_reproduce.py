@@ -22,6 +22,7 @@ from guard.bench import estimate, units
 from guard.method import regularizers
 from guard.paper import arms, commands, plan, records, reproduce, runner
 from guard.settings import Pretrain
+from recover import sre2l
 
 
 def reproduce_sh(*words, cwd=ROOT):
@@ -448,6 +449,31 @@ def test_every_arm_of_the_paper_has_an_estimate_though_no_data_are_there(table, 
     for run in of_arms.values():
         words = commands.command_of(run, "full-cpu", root=tmp_path, output="runs")
         assert estimate.seconds_of(words, set()) > 0
+
+
+def test_an_estimate_times_no_more_images_than_it_says_however_many_classes_there_are(tmp_path, monkeypatch):
+    monkeypatch.setitem(estimate.SIZES, "cifar100", estimate.Size(5_000, 1_000, 1_000))
+    pieces = {"steps": 0.0, "recover": 8.0, "relabel": 2.0, "student": 3.0, "forward": 0.0, "both": 0.0}
+    know_the_seconds(monkeypatch, pieces)
+    drawn, recovered, draw = [], [], units.random_images
+
+    def about(steps, _):
+        if "recover" in steps:
+            steps["recover"]()
+        return {name: pieces[name] for name in steps}
+
+    def random_images(count, *given):
+        drawn.append(count)
+        return draw(count, *given)
+
+    monkeypatch.setattr(units, "about", about)
+    monkeypatch.setattr(units, "random_images", random_images)
+    monkeypatch.setattr(sre2l, "recover_pack", lambda settings, model, pack, *_: recovered.extend(pack))
+    words = f"bash run.sh -d cifar100 -r {tmp_path} -m convnet-32 -e convnet-32 -x 1 -y 1 -c 3 -i 20 -z 7"
+    seconds = estimate.seconds_of([*words.split(), "--", "train", "--attacks", "fgsm"], set())
+    assert set(drawn) == {estimate.MOST} and sum(len(problem.classes) for problem in recovered) == 100
+    each = (20 * pieces["recover"] + 7 * (pieces["relabel"] + pieces["student"])) / 100
+    assert seconds == pytest.approx(4 * 4.0 + 3_000 * each)
 
 
 def test_an_estimate_is_kept_where_it_is_asked_for(tmp_path, capsys):
