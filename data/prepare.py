@@ -78,8 +78,8 @@ def subset(name, source, classes, root):
     root, source = Path(root), Path(source).resolve()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):  # run.sh's rule
         raise UserError(
-            f"{name!r} is no name for a data set; choose one of letters, digits, dots and dashes, without a"
-            " dot in front"
+            f"{name!r} is no name for a data set; choose one of letters, digits, dots, dashes and underscores"
+            " that starts with a letter or digit"
         )
     if name in {*recipes.RECIPES, *registry.DATA_SETS, *NAMES}:
         raise UserError(f"'{name}' is the name of another data set; choose a name of its own for the subset")
