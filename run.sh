@@ -239,7 +239,7 @@ done
 labeller=${labeller:-$teacher}
 for id in "$dataset" "$experiment" "$teacher" "$labeller"; do
     if [[ ! $id =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]]; then
-        fail "'$id' is no name for a folder; use letters, digits, dots, dashes and underscores, a letter or digit first"
+        fail "'$id' is no name for a folder; use letters and digits, and after the first . _ -"
     fi
 done
 

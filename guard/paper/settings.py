@@ -2,7 +2,7 @@
 attacks; and where the settings of two runs differ.
 """
 
-from guard.earlier import TOLD_ALONE
+from guard.earlier import TOLD_ALONE, read_by_stage
 from guard.paper import groups as gathered
 from guard.paper import stored
 from guard.paper.markdown import size_text
@@ -13,7 +13,9 @@ from guard.report.statistics import standard_error
 # settings that name what a run was made from, not how: they differ between seeds as they must
 OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
 OF_THE_RUN |= {"train view_target"}  # which follows from the loss
+OF_THE_RUN |= {"recover pack_images"}  # which the memory decides, and no image comes from
 OF_THE_RUN |= {f"{stage} {name}" for stage in ("pretrain", "train") for name in TOLD_ALONE}
+UNREAD = object()
 
 
 def described(record):
@@ -172,26 +174,29 @@ def _named(groups):
 
 def settings(record):
     """Every setting of a run, apart from its seed and from the fingerprints that follow from it: 'stage
-    name' -> value.
+    name' -> value, UNREAD where the stage makes nothing of it beside the others.
     """
     found = {}
     for stage in STAGES:
-        for name, value in record[stage]["settings"].items():
+        recorded = record[stage]["settings"]
+        read = read_by_stage(stage, recorded)
+        for name, value in recorded.items():
             if name == "labels" and isinstance(value, dict):
                 relabelled = record["relabel"]["settings"]
                 found |= {f"labels {key}": inside for key, inside in value.items() if key not in relabelled}
             elif name != "seed":
-                found[f"{stage} {name}"] = value
+                found[f"{stage} {name}"] = value if name in read else UNREAD
     evaluated = record["evaluate student"]
     found |= {f"evaluation {name}": evaluated.get(name) for name in ("epsilon", "images", "protocols")}
     return {name: value for name, value in found.items() if name not in OF_THE_RUN}
 
 
 def differences(records):
-    """What differs between the settings of records: 'stage name (8, 4)', one for each."""
+    """What differs between the settings of records that read them: 'stage name (8, 4)', one for each."""
     told, held = [], [settings(record) for record in records]
     for name in dict.fromkeys(name for one in held for name in one):
-        values = {str(value): value for value in (one.get(name, "not recorded") for one in held)}
+        found = [one.get(name, "not recorded") for one in held]
+        values = {str(value): value for value in found if value is not UNREAD}
         if len(values) > 1:
             told.append(f"{name} ({', '.join(map(_shown, values.values()))})")
     return told

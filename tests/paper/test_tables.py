@@ -326,6 +326,26 @@ def test_runs_that_differ_in_their_seeds_alone_are_fine(results):
     assert "Warning" not in text_of(results)
 
 
+@pytest.mark.parametrize(
+    ("stage", "beside", "name", "values", "told"),
+    [
+        ("pretrain", {"augmentation": "shift"}, "flip", (True, False), False),
+        ("pretrain", {"augmentation": "pad-crop"}, "flip", (True, False), True),
+        ("relabel", {"mix": "none"}, "mix_alpha", (0.8, 1.0), False),
+        ("relabel", {"mix": "mixup"}, "mix_alpha", (0.8, 1.0), True),
+        ("recover", {"method": "random"}, "r_bn", (0.01, 1.0), False),
+        ("recover", {"method": "sre2l"}, "r_bn", (0.01, 1.0), True),
+        ("recover", {"method": "sre2l"}, "pack_images", (500, 100), False),
+    ],
+)
+def test_a_setting_that_no_stage_reads_mixes_nothing(results, stage, beside, name, values, told):
+    for seed, value in enumerate(values):
+        record = run({"clean": 40.0}, seed=seed)
+        record[stage]["settings"] |= {**beside, name: value}
+        add(results, record, seed=seed)
+    assert ("their mean mixes settings" in text_of(results)) == told
+
+
 def test_machine_and_commit_are_told(results):
     add(results, run({"clean": 40.0}))
     (results / "data.json").write_text(json.dumps({"copies": {"feedbeef" * 8: "a copy"}}))
