@@ -198,8 +198,8 @@ ARMS |= LABEL_BYTES
 
 # As good as a ConvNet's student gets: some 6,000 steps with a learning rate that stops halfway, of the best
 # arm and of random images; then by a teacher of more steps, and of 50 images per class a student of more,
-# too; by a teacher of less curvature; then from labels in int8 of fewer epochs that are gone through again;
-# then with the teacher's input gradients matched
+# too; by a teacher of less curvature; then from labels of fewer epochs that are gone through again; then with
+# the teacher's input gradients matched
 _JUDGED = "train --attacks pgd100,apgd-ce,apgd-dlr,autoattack --epsilon 2/255 --images 63 train --zeta 2"
 _RANDOM = ARMS["random/nfgsm/adversarial"]
 _LONG = f"{_RANDOM.stages} {_JUDGED}"
@@ -230,6 +230,11 @@ GOALS = {
         )
         for epochs in ("600", "200")
     },
+    "goal-random-teacher-40-labels-2400-epochs-4800": Arm(
+        "nfgsm-40",
+        f"{_RANDOM.flags} -z 4800",
+        f"{_LONG} pretrain --epochs 40 relabel --epochs 2400 train --epochs 4800 --reuse-labels",
+    ),
 }
 GOALS |= {
     f"goal-{teacher}-gradients-epochs-{epochs}": replace(arm, stages=f"{arm.stages} {_GRADIENTS}")

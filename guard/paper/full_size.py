@@ -45,14 +45,14 @@ are one step up the student's cross-entropy with these labels. An image counts a
 byte. "Less the first": as in the table before.
 """
 OF_GOALS = """\
-As good as it gets here: 6,000 steps, or 24,000 where an arm of 50 images per class ends in epochs-2400, of
-RDED's images and of random ones. The goals are this project's own. The attacks are at 2/255 on 630 test
-images; APGD-CE and APGD-DLR are two of the four parts of AutoAttack, version standard, whose accuracy is no
-higher than the lower of them; where some runs of a row have not met it, it says how many have. Zeta: the
-cosine of the student's learning rate ends after zeta times its steps. "gradients": the teacher's input
-gradients are matched, too. "labels-600", "labels-200": in int8, of as many epochs, gone through again. The
-last rows were published at these sizes, for a ConvNet-3 unless they say otherwise; their numbers below
-pgd100 are by attacks of their own.
+As good as it gets here: 6,000 steps, or 24,000 and 48,000 where an arm of 50 images per class ends in
+epochs-2400 and epochs-4800, of RDED's images and of random ones. The goals are this project's own. The
+attacks are at 2/255 on 630 test images; APGD-CE and APGD-DLR are two of the four parts of AutoAttack,
+version standard, whose accuracy is no higher than the lower of them; where some runs of a row have not met
+it, it says how many have. Zeta: the cosine of the student's learning rate ends after zeta times its steps.
+"gradients": the teacher's input gradients are matched, too. "labels-600", "labels-200": in int8,
+"labels-2400": in 16 bits, of as many epochs, gone through again. The last rows were published at these
+sizes, for a ConvNet-3 unless they say otherwise; their numbers below pgd100 are by attacks of their own.
 """
 OF_METHODS = """\
 The published methods, each without and with GUARD, and random real images, whose students learn by the

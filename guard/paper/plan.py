@@ -141,6 +141,7 @@ TABLES = {
             _goals(
                 "epochs-600 random-epochs-600 random-teacher-40-epochs-2400"
                 " random-teacher-40-gradients-epochs-2400 random-nfgsm+guard-batch-epochs-2400"
+                " random-teacher-40-labels-2400-epochs-4800"
             ),
         )
     },
