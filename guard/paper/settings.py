@@ -13,9 +13,9 @@ from guard.report.statistics import standard_error
 # settings that name what a run was made from, not how: they differ between seeds as they must
 OF_THE_RUN = {"seed", "train images", "train teacher", "labels seed"}
 OF_THE_RUN |= {"train view_target"}  # which follows from the loss
-OF_THE_RUN |= {"recover pack_images"}  # which the memory decides, and no image comes from
+OF_THE_RUN |= {"recover pack_images"}  # how many at a time, by the memory: no choice of anybody's
 OF_THE_RUN |= {f"{stage} {name}" for stage in ("pretrain", "train") for name in TOLD_ALONE}
-UNREAD = object()
+UNREAD = object()  # stands for the value of a setting that the stage makes nothing of
 
 
 def described(record):

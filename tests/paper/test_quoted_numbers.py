@@ -187,7 +187,7 @@ def rows_of(text):
         row = line.strip("| ")
         header = header or row
         cells = [cell.strip(" *") for cell in row.split("|")]
-        if header.startswith(TABLES) or row.startswith(ROWS) or cells[0].endswith("published"):
+        if header.startswith(TABLES) or row.startswith(ROWS) or "published" in cells[0]:
             continue
         found = set()
         for pattern in (INTERVAL, SPREAD, NUMBER):
